@@ -1,0 +1,273 @@
+//! What a client's machine tells the application.
+
+use crate::env::UnixMillis;
+use crate::error::{ErrorCode, PeerFault};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
+use crate::io::{ConnId, Ticket};
+use crate::mls::suite::Suite;
+use crate::wire::message::{Accepted, DeviceEntry, Username};
+use zeroize::Zeroizing;
+
+/// Something for the application.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A session is open. From here on commands reach the server.
+    Online {
+        /// The connection.
+        conn: ConnId,
+    },
+    /// Every log was read to the head that the server named when the session opened.
+    Synced,
+    /// The connection is gone; the machine tries again by itself unless `last`.
+    Offline {
+        /// Why, for people.
+        why: String,
+        /// Trying again cannot help: wrong certificate, revoked device, ended session.
+        last: bool,
+    },
+    /// A command is done.
+    Done(Ticket, Outcome),
+    /// A command failed for good; what it changed is undone.
+    Failed(Ticket, Failed),
+    /// A message, or one not acknowledged before a restart. It comes again after each restart until
+    /// [`Client::ack`](super::Client::ack).
+    Message(Message),
+    /// This device is in a new group.
+    Joined {
+        /// The group.
+        channel: ChannelId,
+        /// Who added it.
+        by: Sender,
+    },
+    /// A group has moved to a new epoch.
+    Changed(GroupChange),
+    /// A group's sealed metadata arrived or changed.
+    Metadata {
+        /// The group.
+        channel: ChannelId,
+        /// Its name.
+        name: String,
+    },
+    /// This device is no member of that group any more.
+    Evicted {
+        /// The group.
+        channel: ChannelId,
+        /// Who did it, as far as known.
+        by: Option<Sender>,
+    },
+    /// An entry of a log could not be used, and why; it is passed over.
+    Unreadable {
+        /// The group.
+        channel: ChannelId,
+        /// The entry.
+        seq: u64,
+        /// Why, for people.
+        why: String,
+    },
+    /// The server shows this device another log than it shows, or showed, another: proof in hand.
+    ForkDetected {
+        /// The group.
+        channel: ChannelId,
+        /// The first seq known to differ.
+        seq: u64,
+    },
+    /// A log has entries that are gone: this device was away longer than they are kept.
+    Gap {
+        /// The group.
+        channel: ChannelId,
+        /// First seq missed.
+        from: u64,
+        /// First seq still there.
+        to: u64,
+    },
+    /// A username now leads to another account than before: tell the person, do not go on silently.
+    AccountChanged {
+        /// The name.
+        username: Username,
+        /// The account it led to.
+        before: AccountId,
+        /// The account it leads to.
+        now: AccountId,
+    },
+    /// The server broke the protocol; its connection was closed.
+    ServerFault {
+        /// The connection.
+        conn: ConnId,
+        /// How.
+        fault: PeerFault,
+    },
+    /// The session ended for good: logged out elsewhere, device revoked, account deleted.
+    SessionEnded(ErrorCode),
+}
+
+/// A received message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The group.
+    pub channel: ChannelId,
+    /// Its place in the log.
+    pub seq: u64,
+    /// Its name across resends.
+    pub message: MessageId,
+    /// Who sent it, by MLS and the device record.
+    pub sender: Sender,
+    /// The sender's username, if known.
+    pub username: Option<Username>,
+    /// When the server accepted it, by the server's clock.
+    pub time: UnixMillis,
+    /// The epoch it was sent in.
+    pub epoch: u64,
+    /// The content.
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+impl core::fmt::Debug for Message {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Message({:?} #{}, {} bytes)", self.channel, self.seq, self.body.len())
+    }
+}
+
+/// A step of a group from one epoch to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupChange {
+    /// The group.
+    pub channel: ChannelId,
+    /// The new epoch.
+    pub epoch: u64,
+    /// Who committed.
+    pub by: Sender,
+    /// Devices added.
+    pub added: Vec<Sender>,
+    /// Devices removed.
+    pub removed: Vec<Sender>,
+}
+
+/// What a finished command came to.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Nothing more to say.
+    Done,
+    /// `register`, `login`.
+    Account {
+        /// The name.
+        username: Username,
+        /// The account.
+        account: AccountId,
+        /// This device.
+        device: DeviceId,
+    },
+    /// `create_group`, `open_direct`.
+    Group(ChannelId),
+    /// `invite`, `remove`, `leave`, `update`: the epoch that made it true.
+    Epoch(u64),
+    /// `send`: accepted and durable on the server.
+    Sent(Sent),
+    /// `lookup`.
+    Lookup {
+        /// The name.
+        username: Username,
+        /// The account.
+        account: AccountId,
+        /// 60 digits to compare with that person by another way.
+        safety_number: String,
+    },
+    /// `devices`.
+    Devices(Vec<DeviceEntry>),
+    /// `key_packages`, `refresh_key_packages`.
+    KeyPackages {
+        /// How many the server holds, the last-resort one not counted.
+        available: u32,
+        /// Whether there is a last-resort one.
+        last_resort: bool,
+    },
+    /// `ping`: the round trip.
+    Pong(core::time::Duration),
+    /// `health`.
+    Health {
+        /// Whether the server calls itself healthy.
+        healthy: bool,
+        /// Its version.
+        version: String,
+        /// Its clock.
+        time: UnixMillis,
+    },
+}
+
+/// What `send` came to: the delivery proof with all it takes to check it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// The group.
+    pub channel: ChannelId,
+    /// The submission.
+    pub message: MessageId,
+    /// SHA-256 of the payload.
+    pub hash: Digest,
+    /// Seq, chain, time, signature.
+    pub accepted: Accepted,
+}
+
+/// Why a command failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failed {
+    /// The server refused.
+    Server {
+        /// The stable code.
+        code: ErrorCode,
+        /// For people.
+        detail: String,
+    },
+    /// A device of an account could not be added; the rest was. The text names the reason.
+    NotAdded {
+        /// The account.
+        account: AccountId,
+        /// Why, for people.
+        why: String,
+    },
+    /// What the command asked for cannot come true any more: the group changed, the device was removed.
+    Obsolete(&'static str),
+    /// The server's answer does not hold: a record wrongly signed, a proof that does not verify.
+    Untrusted(&'static str),
+    /// The account's own sealed key does not open: wrong password, or a server that lies.
+    SealedKey,
+    /// The connection cannot be made, and trying again cannot help.
+    Unreachable(String),
+}
+
+/// A group as this device knows it, for listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSummary {
+    /// The group.
+    pub channel: ChannelId,
+    /// Its name, if its metadata arrived.
+    pub name: Option<String>,
+    /// Its suite.
+    pub suite: Suite,
+    /// Its epoch here.
+    pub epoch: u64,
+    /// Read up to here.
+    pub cursor: u64,
+    /// The log's chain up to there.
+    pub chain: Digest,
+    /// Whether this device still is a member.
+    pub member: bool,
+    /// The epoch authenticator: equal on all members of the epoch.
+    pub authenticator: Vec<u8>,
+    /// Members, in order of their leaves.
+    pub members: Vec<GroupMember>,
+}
+
+/// A member of a group, for listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMember {
+    /// Its leaf.
+    pub leaf: u32,
+    /// Who.
+    pub sender: Sender,
+    /// Its name, if known.
+    pub username: Option<Username>,
+    /// Whether it may change who is in the group.
+    pub admin: bool,
+}

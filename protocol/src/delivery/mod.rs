@@ -1,0 +1,5 @@
+//! Delivery by sequence number: the log's chain, delivery proofs, order, gaps and duplicates, the outbox,
+//! backoff.
+
+pub mod chain;
+pub mod proof;

@@ -1,0 +1,140 @@
+//! Every bound of the protocol, named, with its reason. Nothing grows past a number on this page.
+
+use core::time::Duration;
+
+// ---- wire -------------------------------------------------------------------------------------
+
+/// The wire version this crate speaks; any other is refused before anything else is looked at.
+pub const WIRE_VERSION: u16 = 1;
+/// Longest frame in bytes, segment table included. What is longer travels as a blob.
+pub const FRAME_BYTES: usize = 5 * 1024 * 1024;
+/// Most segments in a frame. Our encoder writes one; other libraries grow by doubling, so few.
+pub const FRAME_SEGMENTS: usize = 64;
+/// Deepest nesting of pointers in a frame; our schema needs eight.
+pub const FRAME_NESTING: i32 = 16;
+/// Most bytes handed to a machine in one `Bytes` input; the runtime reads no more at once.
+pub const READ_CHUNK: usize = 64 * 1024;
+/// Longest username in bytes after preparation (RFC 8265).
+pub const USERNAME_BYTES: usize = 64;
+/// Longest human-readable detail of an error on the wire, in bytes.
+pub const ERROR_DETAIL_BYTES: usize = 256;
+/// Size of a blob's chunk in bytes.
+pub const BLOB_CHUNK: usize = 256 * 1024;
+/// Largest blob in bytes (50 MB).
+pub const BLOB_BYTES: u64 = 50 * 1024 * 1024;
+
+// ---- connections ------------------------------------------------------------------------------
+
+/// Calls that a connection may have in flight; the next one waits unread.
+pub const CALLS_IN_FLIGHT: usize = 512;
+/// Links that one connection may hold open: calls, pushes and bulk.
+pub const LINKS_PER_CONNECTION: usize = 18;
+/// Connections that one server machine holds by default.
+pub const CONNECTIONS: usize = 10_000;
+/// Bytes waiting to be sent on a link before the machine stops reading the requests behind them.
+pub const LINK_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// Time a connection may take from `Connected` to a proven session.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
+/// Time a call may take before its caller gives the connection up.
+pub const CALL_TIME: Duration = Duration::from_secs(30);
+/// A connection without traffic is pinged after this long.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(25);
+/// Longest time a fetch may wait for the first entry.
+pub const FETCH_WAIT: Duration = Duration::from_secs(30);
+/// Time that calls in flight get to finish when a server drains.
+pub const DRAIN_TIME: Duration = Duration::from_secs(30);
+
+// ---- accounts and sessions --------------------------------------------------------------------
+
+/// Devices of one account.
+pub const DEVICES_PER_ACCOUNT: usize = 16;
+/// Life of an access token.
+pub const ACCESS_TOKEN_TIME: Duration = Duration::from_secs(60 * 60);
+/// Life of a refresh token.
+pub const REFRESH_TOKEN_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Longest sealed account key in bytes.
+pub const SEALED_KEY_BYTES: usize = 256;
+/// Failed logins that one account, known or unknown, may have within [`LOGIN_WINDOW`].
+pub const LOGINS_PER_ACCOUNT: u32 = 10;
+/// Logins and registrations that one source may start within [`LOGIN_WINDOW`].
+pub const LOGINS_PER_SOURCE: u32 = 200;
+/// Logins and registrations that a server starts in all within [`LOGIN_WINDOW`].
+pub const LOGINS_IN_ALL: u32 = 20_000;
+/// The window of the login budgets.
+pub const LOGIN_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Account lookups that one account may make per minute, against enumeration.
+pub const LOOKUPS_PER_MINUTE: u32 = 100;
+/// A lookup takes at least this long whatever it finds.
+pub const LOOKUP_TIME: Duration = Duration::from_millis(5);
+
+// ---- key packages -----------------------------------------------------------------------------
+
+/// Key packages a server keeps per device, the last-resort one not counted.
+pub const KEY_PACKAGES_PER_DEVICE: usize = 100;
+/// Key packages a device tries to keep on the server.
+pub const KEY_PACKAGES_WANTED: usize = 20;
+/// Below this many a device uploads new ones.
+pub const KEY_PACKAGES_LOW: usize = 8;
+/// Longest encoded key package in bytes (a hybrid one is about 3 KB).
+pub const KEY_PACKAGE_BYTES: usize = 16 * 1024;
+/// Life of a key package, signed inside it in extension 0xF0A1.
+pub const KEY_PACKAGE_TIME: Duration = Duration::from_secs(24 * 60 * 60);
+/// Life of a last-resort key package.
+pub const LAST_RESORT_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long a superseded last-resort private key is kept.
+pub const LAST_RESORT_GRACE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How far another device's clock may be ahead or behind before its signed times are refused.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
+
+// ---- channels ---------------------------------------------------------------------------------
+
+/// Longest payload of a log entry in bytes, so that a frame holds it with room to spare.
+pub const PAYLOAD_BYTES: usize = FRAME_BYTES - 64 * 1024;
+/// Longest application content in bytes.
+pub const CONTENT_BYTES: usize = 4 * 1024 * 1024;
+/// Life of a log entry, and of the memory of a submission for answering its resend.
+pub const ENTRY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Entries in one reply to a fetch or in one push.
+pub const FETCH_ENTRIES: usize = 256;
+/// Payload bytes in one reply to a fetch or in one push; one larger entry still goes alone.
+pub const FETCH_BYTES: usize = 1024 * 1024;
+/// From this many unread entries on, a reader is told how far behind it is.
+pub const BEHIND: u64 = 1_000;
+/// Subscriptions of one connection.
+pub const SUBSCRIPTIONS: usize = 4_096;
+/// Past epochs from which application messages are accepted and decrypted.
+pub const PAST_EPOCHS: u64 = 2;
+/// Leaves of one group.
+pub const MEMBERS: usize = 5_000;
+/// Members that one commit may add.
+pub const ADDS_PER_COMMIT: usize = 5_000;
+/// Longest group name in bytes.
+pub const GROUP_NAME_BYTES: usize = 256;
+
+// ---- client -----------------------------------------------------------------------------------
+
+/// Commands accepted and not yet finished.
+pub const TICKETS: usize = 4_096;
+/// Unacknowledged submissions of one device.
+pub const OUTBOX: usize = 4_096;
+/// Groups kept in memory at once; the others are read from the store when used.
+pub const WARM_GROUPS: usize = 32;
+/// Received messages waiting for the application across all groups before fetching pauses.
+pub const UNREAD_EVENTS: usize = 1_024;
+/// First delay before a reconnect; doubled each time, full jitter.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Longest delay before a reconnect.
+pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// Losses of an intent's commit before it is published as a proposal.
+pub const COMMIT_LOSSES: u32 = 3;
+
+// ---- server -----------------------------------------------------------------------------------
+
+/// Store operations under way; requests behind them wait unread.
+pub const STORE_OPS: usize = 16_384;
+/// Jobs under way; requests that need one behind them are refused as busy.
+pub const JOBS: usize = 1_024;
+/// Groups whose public state is kept in memory.
+pub const PUBLIC_GROUPS: usize = 1_024;
+/// Commits and proposals waiting for one group.
+pub const GROUP_QUEUE: usize = 64;

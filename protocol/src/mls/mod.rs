@@ -1,0 +1,76 @@
+//! MLS groups (RFC 9420). OpenMLS stays in here: what goes in and comes out is ours.
+//!
+//! * [`Group`](group::Group): a group as a member sees it, over its own records;
+//! * [`PublicState`](public::PublicState): a group as the server sees it;
+//! * [`KeyPackages`](key_package::KeyPackages): the private halves of a device's key packages;
+//! * [`Provider`](provider::Provider): our OpenMLS provider, usable with plain OpenMLS.
+//!
+//! All state is a map of records in memory; every change is also noted in a write set that the machine takes and
+//! puts into its batch. After an error the write set is discarded and the group read again from its records.
+
+pub mod data;
+pub mod group;
+pub mod key_package;
+pub mod public;
+pub mod suite;
+
+use thiserror::Error;
+
+use crate::crypto::Backend;
+use crate::env::{Entropy, UnixMillis};
+
+/// What every operation needs from outside: primitives, randomness for this operation alone, the calendar.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Primitives.
+    pub backend: Backend,
+    /// Fresh randomness.
+    pub entropy: &'a mut Entropy,
+    /// The calendar.
+    pub wall: UnixMillis,
+}
+
+/// Why something of MLS did not go through. Never carries secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MlsError {
+    /// Bytes that are no MLS message of the expected kind, or break a rule of MLS; the text says which.
+    #[error("not acceptable: {0}")]
+    Invalid(String),
+    /// A suite that is not allowed.
+    #[error("cipher suite not allowed")]
+    Suite,
+    /// A leaf's device record is missing, wrongly signed, or contradicts the leaf's key.
+    #[error("device record does not hold")]
+    Record,
+    /// A key package past its signed expiry, or with none.
+    #[error("key package expired")]
+    Expired,
+    /// A message of a later epoch: its commit has not been processed yet.
+    #[error("message from a later epoch")]
+    FutureEpoch,
+    /// A message of an epoch whose keys are gone.
+    #[error("message from an epoch too long ago")]
+    PastEpoch,
+    /// A message of another group or generation.
+    #[error("message of another group")]
+    WrongGroup,
+    /// A ciphertext that does not open under this epoch's keys, or was opened before.
+    #[error("message does not decrypt")]
+    Decrypt,
+    /// This device is no member any more.
+    #[error("no longer a member")]
+    NotMember,
+    /// There is a pending commit, or there is none, against expectation.
+    #[error("pending commit: {0}")]
+    Pending(&'static str),
+    /// The welcome is for none of our key packages.
+    #[error("welcome for another device")]
+    NotForUs,
+    /// Stored state does not load.
+    #[error("stored group state is damaged: {0}")]
+    Damaged(String),
+    /// OpenMLS failed where it must not.
+    #[error("internal: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,335 @@
+//! Everything that a server's store must be able to do, as values.
+//!
+//! A runtime executes all operations that are ready as **one transaction**, in the order they came out,
+//! and hands each its [`StoreReply`]. An operation sees the effects of those before it. A reply of
+//! [`StoreReply::Refused`] is an ordinary answer: that operation changed nothing, the others stand.
+//! [`MemoryStore`](crate::server::memory::MemoryStore) is the reference: a backend is right if it
+//! answers every sequence of operations as that one does.
+//!
+//! Rules that hold for all of them:
+//!
+//! * Time comes in the operation (`at`); a store has no clock.
+//! * A revoked or deleted device counts as no member and has no session, and its inbox is gone.
+//! * Lists come back in ascending order of their ids (key packages in order of upload).
+
+use bytes::Bytes;
+
+use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
+use crate::env::UnixMillis;
+use crate::error::ErrorCode;
+use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
+use crate::mls::suite::Suite;
+use crate::store::batch::Op;
+use crate::wire::message::{
+    ChannelInfo, ChannelKind, ClaimedKeyPackage, DeviceEntry, Entry, EntryKind, Part, Username,
+};
+
+/// One operation.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "a variant names its fields; the line above it says what they are")]
+pub enum StoreOp {
+    /// → `Done`, or `UsernameTaken`, `AccountExists`.
+    CreateAccount(AccountRow),
+    /// → `Account`.
+    FindAccount { username: Username },
+    /// Deletes the account, its devices, inboxes, key packages and memberships (each `left_seq` = head).
+    /// The username stays taken. → `Done`, or `AccountUnknown`.
+    DeleteAccount { account: AccountId, at: UnixMillis },
+
+    /// Registers a device, with its inbox, or replaces its record and envelope keys. The same record again
+    /// is `Done`. → `Done`, or `AccountUnknown`, `DeviceRevoked`, `DeviceLimit` (above `most` active ones),
+    /// `RecordStale` (sequence not above the stored one's, and not the same record).
+    PutDevice { record: DeviceRecord, envelope_keys: EnvelopeKeys, most: u32, at: UnixMillis },
+    /// → `Devices`, revoked ones included; empty for an unknown account.
+    ListDevices { account: AccountId },
+    /// Revokes: key packages, refresh token and inbox go. Again is `Done`. → `Done`, or `DeviceUnknown`.
+    RevokeDevice { revocation: Revocation, at: UnixMillis },
+    /// Opens a session: the device has to be active and its tokens issued at or after its
+    /// `tokens_from`. Raises its `state_version` to the maximum of both and sets `last_seen`.
+    /// → `Session`, or `DeviceUnknown`, `DeviceRevoked`, `TokenInvalid`.
+    OpenSession { sender: Sender, issued: UnixMillis, state_version: u64, at: UnixMillis },
+    /// Stores a device's only refresh token in place of any before; the device need not be registered yet.
+    /// → `Done`, or `AccountUnknown`, `DeviceRevoked`.
+    PutRefresh { sender: Sender, device_key: [u8; 32], hash: Digest, expires: UnixMillis },
+    /// The device key stored beside the refresh token of that hash. → `RefreshKey`, or `TokenInvalid` (no such
+    /// token of this device), `TokenExpired`.
+    FindRefresh { sender: Sender, hash: Digest, at: UnixMillis },
+    /// Replaces a refresh token by its successor. → `Done`, or `TokenInvalid` (also if the device is
+    /// revoked), `TokenExpired`.
+    RotateRefresh { sender: Sender, old: Digest, new: Digest, expires: UnixMillis, at: UnixMillis },
+    /// Ends all tokens of a device: drops the refresh token, sets `tokens_from` to `at` + 1 ms. → `Done`.
+    EndTokens { sender: Sender, at: UnixMillis },
+
+    /// Adds key packages and, if given, replaces the last-resort one. All or nothing; the same package again is
+    /// ignored. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (above `most`).
+    PutKeyPackages {
+        sender: Sender,
+        packages: Vec<KeyPackageRow>,
+        last_resort: Option<KeyPackageRow>,
+        most: u32,
+        at: UnixMillis,
+    },
+    /// Unexpired ones at `at`. → `KeyPackages`.
+    CountKeyPackages { sender: Sender, at: UnixMillis },
+    /// For each active device of the account: the oldest unexpired package of the suite, removed; else the
+    /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
+    ClaimKeyPackages { account: AccountId, suite: Suite, at: UnixMillis },
+
+    /// Creates a channel with its first member. → `Done`, or `ChannelExists`, `DeviceUnknown`, `DeviceRevoked`.
+    CreateChannel {
+        channel: ChannelId,
+        kind: ChannelKind,
+        generation: u32,
+        creator: Sender,
+        group: Vec<Op>,
+        group_info: Bytes,
+        at: UnixMillis,
+    },
+    /// → `Channel`, or `ChannelUnknown`, `NotMember`.
+    ChannelInfo { channel: ChannelId, reader: Sender },
+    /// Channels that the device is a present member of, its inbox included, ids above `after`. → `Channels`.
+    ListChannels { reader: Sender, after: Option<ChannelId>, most: u32 },
+    /// The public group state and present members. → `Group`, or `ChannelUnknown`.
+    LoadGroup { channel: ChannelId },
+    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `NotMember`.
+    LoadGroupInfo { channel: ChannelId, reader: Sender },
+
+    /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →
+    /// the first answer with `duplicate`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`;
+    /// `GenerationMismatch`; `FutureEpoch`; `StaleEpoch` (more than `past_epochs` behind). → `Appended`.
+    Append(Append),
+    /// Accepts a commit. Checks as `Append` with `past_epochs` 0, but a passed epoch is `EpochConflict`; then
+    /// every added device must be active and registered with that device key, else `RecordInvalid`.
+    /// Then at once: entry appended (kind `Commit`), epoch raised by one, group records changed, GroupInfo
+    /// replaced, tree kept as a blob, removed devices' `left_seq` and added devices' `joined_seq` set to its
+    /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device.
+    /// → `Appended`.
+    Commit(Commit),
+    /// Entries after `after` that the reader may read: those with `joined_seq` < seq ≤ `left_seq`, unexpired at
+    /// `at`. Stops before exceeding `most` entries or `bytes` payload bytes, but returns at least one if there is
+    /// one. → `Entries`, or `ChannelUnknown`, `NotMember` (never was one), `CursorInvalid` (after > head).
+    Fetch { channel: ChannelId, reader: Sender, after: u64, most: u32, bytes: u64, at: UnixMillis },
+    /// Raises the reader's cursor; entries that every present member and every removed one short of its
+    /// `left_seq` has passed may go. A lower seq changes nothing. → `Done`, or `ChannelUnknown`, `NotMember`,
+    /// `CursorInvalid` (seq > head).
+    Ack { channel: ChannelId, reader: Sender, seq: u64 },
+
+    /// Appends a chunk at `offset`, which must be what the store has; else only tells. The last one checks the
+    /// hash: → `BlobPut`, or `BlobMismatch` (what was received is dropped), `BlobTooLarge` (above `most`).
+    PutBlob { hash: Digest, total: u64, offset: u64, chunk: Bytes, most: u64, expires: UnixMillis },
+    /// → `Blob` of a complete, unexpired blob, or `BlobUnknown`, `CursorInvalid` (offset > total).
+    GetBlob { hash: Digest, offset: u64, most: u64, at: UnixMillis },
+
+    /// Removes up to `most` each of what expired before `at`: entries, remembered submissions, key packages,
+    /// blobs, refresh tokens. → `Swept`.
+    Sweep { at: UnixMillis, most: u32 },
+}
+
+/// An account as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountRow {
+    /// Its name.
+    pub username: Username,
+    /// Itself.
+    pub account: AccountId,
+    /// The OPAQUE password file, 192 bytes.
+    pub opaque_record: Bytes,
+    /// The sealed account key.
+    pub sealed_account_key: Bytes,
+    /// When it was made.
+    pub created: UnixMillis,
+}
+
+/// A key package as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPackageRow {
+    /// SHA-256 of the package.
+    pub hash: Digest,
+    /// Its suite.
+    pub suite: Suite,
+    /// When it ends.
+    pub expires: UnixMillis,
+    /// The MLSMessage.
+    pub package: Bytes,
+}
+
+/// A device of a group as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub sender: Sender,
+    /// The device key in its leaf.
+    pub device_key: [u8; 32],
+}
+
+/// See [`StoreOp::Append`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Where to.
+    pub channel: ChannelId,
+    /// The generation it was made in.
+    pub generation: u32,
+    /// The epoch it was made in.
+    pub epoch: u64,
+    /// How many epochs behind the present one are accepted.
+    pub past_epochs: u64,
+    /// Who submits.
+    pub sender: Sender,
+    /// The submission's name.
+    pub message: MessageId,
+    /// SHA-256 of everything the duplicate check compares.
+    pub hash: Digest,
+    /// What it is.
+    pub kind: EntryKind,
+    /// The bytes.
+    pub payload: Part,
+    /// Changes of the group's public state that go with it (a queued proposal).
+    pub group: Vec<Op>,
+    /// The server's time.
+    pub at: UnixMillis,
+    /// When the entry, and the memory of the submission, may go.
+    pub expires: UnixMillis,
+}
+
+/// See [`StoreOp::Commit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Where to.
+    pub channel: ChannelId,
+    /// The generation it was made in.
+    pub generation: u32,
+    /// The epoch that it ends.
+    pub epoch: u64,
+    /// Who submits.
+    pub sender: Sender,
+    /// The submission's name.
+    pub message: MessageId,
+    /// SHA-256 of everything the duplicate check compares.
+    pub hash: Digest,
+    /// The MLSMessage with the commit.
+    pub commit: Part,
+    /// The MLSMessage with the welcome.
+    pub welcome: Option<Part>,
+    /// The new epoch's GroupInfo.
+    pub group_info: Bytes,
+    /// The new epoch's ratchet tree, if a welcome needs it.
+    pub tree: Option<Bytes>,
+    /// Changes of the group's public state.
+    pub group: Vec<Op>,
+    /// Devices added, in order of their leaves.
+    pub adds: Vec<Member>,
+    /// Devices removed.
+    pub removes: Vec<Sender>,
+    /// Devices whose leaf changed, with the device key they now have.
+    pub updates: Vec<Member>,
+    /// The server's time.
+    pub at: UnixMillis,
+    /// When the entries, the tree, and the memory of the submission may go.
+    pub expires: UnixMillis,
+}
+
+/// The answer to a [`StoreOp`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum StoreReply {
+    /// Done.
+    Done,
+    /// Not done, for this reason; nothing changed. `epoch` is the channel's, where an epoch was the reason.
+    Refused {
+        /// Why.
+        code: ErrorCode,
+        /// The channel's epoch, else 0.
+        epoch: u64,
+    },
+    /// To `FindAccount`.
+    Account(Option<AccountRow>),
+    /// To `ListDevices`.
+    Devices(Vec<DeviceEntry>),
+    /// To `OpenSession`; `state_version` is the highest presented before.
+    Session {
+        /// The account's name.
+        username: Username,
+        /// The device's record.
+        record: DeviceRecord,
+        /// Highest state version before this session.
+        state_version: u64,
+    },
+    /// To `FindRefresh`.
+    RefreshKey([u8; 32]),
+    /// To `PutKeyPackages` and `CountKeyPackages`.
+    KeyPackages {
+        /// How many, the last-resort one not counted.
+        available: u32,
+        /// Whether there is a last-resort one.
+        last_resort: bool,
+    },
+    /// To `ClaimKeyPackages`.
+    Claimed(Vec<ClaimedKeyPackage>),
+    /// To `ChannelInfo`.
+    Channel(ChannelInfo),
+    /// To `ListChannels`: a page, and whether there are more.
+    Channels(Vec<ChannelInfo>, bool),
+    /// To `LoadGroup`.
+    Group {
+        /// The generation.
+        generation: u32,
+        /// The epoch.
+        epoch: u64,
+        /// The kind of channel.
+        kind: ChannelKind,
+        /// The public state, in key order.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+    },
+    /// To `LoadGroupInfo`.
+    GroupInfo {
+        /// The generation.
+        generation: u32,
+        /// The epoch.
+        epoch: u64,
+        /// The MLSMessage.
+        group_info: Bytes,
+        /// The log's last seq.
+        seq: u64,
+        /// The log's chain up to it.
+        chain: Digest,
+    },
+    /// To `Append` and `Commit`.
+    Appended {
+        /// The entry's seq.
+        seq: u64,
+        /// The chain up to and including it.
+        chain: Digest,
+        /// The time it was accepted at: of the first submission, if this is a duplicate.
+        time: UnixMillis,
+        /// Whether it had been accepted before.
+        duplicate: bool,
+        /// Inboxes that got a welcome, with the seq of it there.
+        inboxes: Vec<(ChannelId, u64)>,
+    },
+    /// To `Fetch`.
+    Entries {
+        /// The entries.
+        entries: Vec<Entry>,
+        /// The last seq that this reader may read.
+        head: u64,
+        /// The first seq still kept for this reader; `head + 1` if none.
+        first: u64,
+    },
+    /// To `PutBlob`: bytes received, contiguous from the start.
+    BlobPut(u64),
+    /// To `GetBlob`.
+    Blob {
+        /// The blob's length.
+        total: u64,
+        /// The bytes from the offset.
+        chunk: Bytes,
+    },
+    /// To `Sweep`: how many things went; at `most` of any kind, there may be more.
+    Swept(u32),
+}
+
+impl StoreReply {
+    /// A refusal for a reason that has nothing to do with epochs.
+    pub fn refused(code: ErrorCode) -> Self {
+        Self::Refused { code, epoch: 0 }
+    }
+}

@@ -1,0 +1,5 @@
+//! Durable state of a client: batches of records, the gate that holds outputs until they are durable,
+//! and the versioned encoding of records.
+
+pub mod batch;
+pub mod record;

@@ -1,0 +1,3 @@
+//! Drives qpc machines over QUIC (quinn) on smol.
+
+pub mod store;
