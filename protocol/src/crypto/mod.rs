@@ -2,7 +2,11 @@
 //!
 //! Both backends give the same bytes for the same inputs; randomness is always an argument.
 
+#[cfg(feature = "fast")]
+mod fast;
 pub mod identity;
+mod portable;
+mod strict;
 
 use core::fmt;
 
@@ -91,3 +95,14 @@ pub trait Primitives: fmt::Debug + Send + Sync {
 
 /// A backend: chosen once, passed along.
 pub type Backend = &'static dyn Primitives;
+
+/// The pure-Rust backend: builds for any target; the default of this crate.
+pub fn portable() -> Backend {
+    &portable::Portable
+}
+
+/// The backend over AWS-LC and libcrux (feature `fast`): the default of the binaries.
+#[cfg(feature = "fast")]
+pub fn fast() -> Backend {
+    &fast::Fast
+}
