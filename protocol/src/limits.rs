@@ -62,6 +62,8 @@ pub const DEVICES_PER_ACCOUNT: usize = 16;
 pub const ACCESS_TOKEN_TIME: Duration = Duration::from_secs(60 * 60);
 /// Life of a refresh token.
 pub const REFRESH_TOKEN_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Longest password in bytes after preparation (RFC 8265); the OPRF takes up to 65,535.
+pub const PASSWORD_BYTES: usize = 1024;
 /// Longest sealed account key in bytes.
 pub const SEALED_KEY_BYTES: usize = 256;
 /// Failed logins that one account, known or unknown, may have within [`LOGIN_WINDOW`].

@@ -1,3 +1,10 @@
 //! Authentication: OPAQUE on both sides, tokens, the session proof, device registration.
 
+pub mod client;
 pub mod device;
+pub mod opaque;
+pub mod server;
+pub mod token;
+
+#[cfg(test)]
+mod tests;
