@@ -11,6 +11,8 @@
 pub mod data;
 pub mod group;
 pub mod key_package;
+pub mod overlay;
+pub mod provider;
 pub mod public;
 pub mod suite;
 
