@@ -4,9 +4,12 @@
 
 #[cfg(feature = "fast")]
 mod fast;
+pub mod hpke;
 pub mod identity;
+pub mod kdf;
 mod portable;
 mod strict;
+pub mod xwing;
 
 use core::fmt;
 
@@ -27,6 +30,16 @@ pub enum Aead {
     Aes256Gcm,
     /// ChaCha20-Poly1305 (RFC 8439): 32-byte key.
     ChaCha20Poly1305,
+}
+
+impl Aead {
+    /// Length of a key in bytes.
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
 }
 
 /// The primitives that everything else is built from. No method draws randomness.
