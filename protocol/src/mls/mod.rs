@@ -14,6 +14,7 @@ pub mod key_package;
 pub mod overlay;
 pub mod provider;
 pub mod public;
+mod rules;
 pub mod suite;
 
 use thiserror::Error;
