@@ -32,9 +32,14 @@ type Value = Zeroizing<Vec<u8>>;
 #[derive(Default)]
 struct State {
     records: BTreeMap<Vec<u8>, Value>,
-    /// What stood under each key changed since the last take; `None` for nothing.
-    before: BTreeMap<Vec<u8>, Option<Value>>,
+    /// What stood under each key changed since the last take, up to the last settled step.
+    before: Undo,
+    /// The same, for what changed in the present step.
+    step: Undo,
 }
+
+/// What stood under a key before; `None` for nothing.
+type Undo = BTreeMap<Vec<u8>, Option<Value>>;
 
 impl State {
     fn set(&mut self, key: Vec<u8>, value: Option<Value>) {
@@ -42,7 +47,22 @@ impl State {
             Some(value) => self.records.insert(key.clone(), value),
             None => self.records.remove(&key),
         };
-        self.before.entry(key).or_insert(old);
+        self.step.entry(key).or_insert(old);
+    }
+
+    fn settle(&mut self) {
+        for (key, old) in core::mem::take(&mut self.step) {
+            self.before.entry(key).or_insert(old);
+        }
+    }
+
+    fn restore(&mut self, undo: Undo) {
+        for (key, old) in undo {
+            match old {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
     }
 }
 
@@ -51,12 +71,13 @@ impl Overlay {
     pub fn new(records: Records) -> Self {
         let records =
             records.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
-        Self(RefCell::new(State { records, before: BTreeMap::new() }))
+        Self(RefCell::new(State { records, ..State::default() }))
     }
 
     /// The changes since the last call, in order of their keys; none for what is as it was.
     pub fn take_ops(&self) -> Vec<Op> {
         let mut state = self.0.borrow_mut();
+        state.settle();
         let before = core::mem::take(&mut state.before);
         before
             .into_iter()
@@ -69,15 +90,25 @@ impl Overlay {
             .collect()
     }
 
+    /// Ends a step that went through: [`Self::revert`] no longer undoes it.
+    pub fn settle(&self) {
+        self.0.borrow_mut().settle();
+    }
+
+    /// Undoes a step that failed: every change since the last [`Self::settle`], [`Self::take_ops`] or
+    /// [`Self::rollback`].
+    pub fn revert(&self) {
+        let mut state = self.0.borrow_mut();
+        let step = core::mem::take(&mut state.step);
+        state.restore(step);
+    }
+
     /// Drops the changes since the last [`Self::take_ops`].
     pub fn rollback(&self) {
         let mut state = self.0.borrow_mut();
-        for (key, old) in core::mem::take(&mut state.before) {
-            match old {
-                Some(value) => state.records.insert(key, value),
-                None => state.records.remove(&key),
-            };
-        }
+        state.settle();
+        let before = core::mem::take(&mut state.before);
+        state.restore(before);
     }
 
     /// Every record as it stands, unsaved changes included.
@@ -143,7 +174,7 @@ impl Overlay {
 impl fmt::Debug for Overlay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.0.borrow();
-        let (records, changed) = (state.records.len(), state.before.len());
+        let (records, changed) = (state.records.len(), state.before.len() + state.step.len());
         write!(f, "Overlay({records} records, {changed} changed)")
     }
 }

@@ -5,6 +5,7 @@ use core::borrow::Borrow;
 use core::convert::Infallible;
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
 
 use openmls_traits::OpenMlsProvider;
 use openmls_traits::crypto::OpenMlsCrypto;
@@ -16,8 +17,8 @@ use openmls_traits::types::{
 use tls_codec::SecretVLBytes;
 use zeroize::Zeroizing;
 
-use self::hpke::Kem;
 use super::overlay::Overlay;
+use crate::crypto::hpke::{self, Info, InfoHash, Kem};
 use crate::crypto::{Aead, Backend};
 use crate::env::Entropy;
 
@@ -31,12 +32,27 @@ pub struct Crypto {
     backend: Backend,
     seed: Zeroizing<[u8; 32]>,
     draws: AtomicU64,
+    /// What one commit encrypts under: its GroupContext to the path, its GroupInfo to each new member. Hashing the
+    /// latter anew for each would take most of the time that adding a thousand members takes.
+    infos: [OnceLock<Memo>; 2],
+}
+
+struct Memo {
+    kem: Kem,
+    aead: Aead,
+    info: Vec<u8>,
+    hash: InfoHash,
 }
 
 impl Crypto {
     /// Draws a seed from `entropy`.
     pub fn new(backend: Backend, entropy: &mut Entropy) -> Self {
-        Self { backend, seed: Zeroizing::new(entropy.array()), draws: AtomicU64::new(0) }
+        Self {
+            backend,
+            seed: Zeroizing::new(entropy.array()),
+            draws: AtomicU64::new(0),
+            infos: [const { OnceLock::new() }; 2],
+        }
     }
 
     /// The primitives in use.
@@ -52,28 +68,44 @@ impl Crypto {
         }
     }
 
-    /// Fields are length-prefixed, so no two encapsulations that differ share their randomness; two that do not
-    /// differ give the same ciphertext, which tells nothing new.
+    fn info_hash(&self, kem: Kem, aead: Aead, info: &[u8]) -> InfoHash {
+        let compute = || InfoHash::new(self.backend, kem, aead, info);
+        for slot in &self.infos {
+            match slot.get() {
+                Some(memo) if memo.kem == kem && memo.aead == aead && memo.info == info => {
+                    return memo.hash;
+                }
+                Some(_) => {}
+                None => {
+                    let hash = compute();
+                    // Another thread may have been first: then it is kept by nobody, and still right.
+                    let _ = slot.set(Memo { kem, aead, info: info.to_vec(), hash });
+                    return hash;
+                }
+            }
+        }
+        compute()
+    }
+
+    /// Fields have a fixed length or are preceded by it, so no two encapsulations that differ share their randomness;
+    /// two that do not differ give the same ciphertext, which tells nothing new.
     fn encapsulation(
         &self,
         kem: Kem,
         public: &[u8],
-        info: &[u8],
+        info: &InfoHash,
         aad: &[u8],
         content: &[u8],
     ) -> Zeroizing<[u8; 64]> {
         let length = |field: &[u8]| (field.len() as u64).to_be_bytes();
-        let kem = match kem {
-            Kem::X25519 => b"kemD",
-            Kem::XWing => b"kemX",
-        };
         self.backend.hmac_sha512(
             &*self.seed,
             &[
-                kem,
+                b"encapsulation",
+                &kem.id().to_be_bytes(),
+                info.as_bytes(),
                 &length(public),
                 public,
-                &self.backend.sha256(&[info]),
                 &length(aad),
                 aad,
                 &length(content),
@@ -248,10 +280,19 @@ impl OpenMlsCrypto for Crypto {
         ptxt: &[u8],
     ) -> Result<HpkeCiphertext, CryptoError> {
         let (kem, aead) = hpke_parts(&config)?;
-        let randomness = self.encapsulation(kem, pk_r, info, aad, ptxt);
-        let (enc, ciphertext) =
-            hpke::seal(self.backend, kem, aead, pk_r, info, aad, ptxt, randomness.as_slice())
-                .map_err(|_| CryptoError::HpkeEncryptionError)?;
+        let info = self.info_hash(kem, aead, info);
+        let randomness = self.encapsulation(kem, pk_r, &info, aad, ptxt);
+        let (enc, ciphertext) = hpke::seal(
+            self.backend,
+            kem,
+            aead,
+            pk_r,
+            Info::Hashed(&info),
+            aad,
+            ptxt,
+            &randomness[..kem.randomness_len()],
+        )
+        .map_err(|_| CryptoError::HpkeEncryptionError)?;
         Ok(HpkeCiphertext { kem_output: enc.into(), ciphertext: ciphertext.into() })
     }
 
@@ -282,16 +323,17 @@ impl OpenMlsCrypto for Crypto {
         // Who exports has no content that tells one use from another, so the draw counts.
         let mut salt = Zeroizing::new([0; 32]);
         self.fill(salt.as_mut_slice());
-        let randomness = self.encapsulation(kem, pk_r, info, exporter_context, salt.as_slice());
+        let info = self.info_hash(kem, aead, info);
+        let randomness = self.encapsulation(kem, pk_r, &info, exporter_context, salt.as_slice());
         let (enc, secret) = hpke::setup_sender_and_export(
             self.backend,
             kem,
             aead,
             pk_r,
-            info,
+            Info::Hashed(&info),
             exporter_context,
             exporter_length,
-            randomness.as_slice(),
+            &randomness[..kem.randomness_len()],
         )
         .map_err(|_| CryptoError::SenderSetupError)?;
         Ok((enc, secret.to_vec().into()))
@@ -327,8 +369,7 @@ impl OpenMlsCrypto for Crypto {
         ikm: &[u8],
     ) -> Result<HpkeKeyPair, CryptoError> {
         let (kem, _) = hpke_parts(&config)?;
-        let (secret, public) = hpke::derive_keypair(self.backend, kem, ikm)
-            .map_err(|_| CryptoError::CryptoLibraryError)?;
+        let (secret, public) = hpke::derive_keypair(self.backend, kem, ikm);
         Ok(HpkeKeyPair { private: secret.as_slice().into(), public })
     }
 }
@@ -404,74 +445,5 @@ impl<S: Borrow<Overlay>> OpenMlsProvider for Provider<S> {
 
     fn rand(&self) -> &Crypto {
         &self.crypto
-    }
-}
-/// Until `crypto::hpke` lands: refuses.
-#[expect(unused_variables, clippy::too_many_arguments, reason = "replaced by crypto::hpke")]
-mod hpke {
-    use zeroize::Zeroizing;
-
-    use crate::crypto::{Aead, Backend, CryptoError};
-
-    #[derive(Clone, Copy)]
-    pub(super) enum Kem {
-        X25519,
-        XWing,
-    }
-    type Secret = Zeroizing<Vec<u8>>;
-    pub(super) fn seal(
-        b: Backend,
-        k: Kem,
-        a: Aead,
-        p: &[u8],
-        i: &[u8],
-        aad: &[u8],
-        t: &[u8],
-        r: &[u8],
-    ) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
-        Err(CryptoError)
-    }
-    pub(super) fn open(
-        b: Backend,
-        k: Kem,
-        a: Aead,
-        s: &[u8],
-        e: &[u8],
-        i: &[u8],
-        aad: &[u8],
-        c: &[u8],
-    ) -> Result<Secret, CryptoError> {
-        Err(CryptoError)
-    }
-    pub(super) fn setup_sender_and_export(
-        b: Backend,
-        k: Kem,
-        a: Aead,
-        p: &[u8],
-        i: &[u8],
-        x: &[u8],
-        l: usize,
-        r: &[u8],
-    ) -> Result<(Vec<u8>, Secret), CryptoError> {
-        Err(CryptoError)
-    }
-    pub(super) fn setup_receiver_and_export(
-        b: Backend,
-        k: Kem,
-        a: Aead,
-        e: &[u8],
-        s: &[u8],
-        i: &[u8],
-        x: &[u8],
-        l: usize,
-    ) -> Result<Secret, CryptoError> {
-        Err(CryptoError)
-    }
-    pub(super) fn derive_keypair(
-        b: Backend,
-        k: Kem,
-        i: &[u8],
-    ) -> Result<(Secret, Vec<u8>), CryptoError> {
-        Err(CryptoError)
     }
 }
