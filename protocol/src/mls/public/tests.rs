@@ -50,6 +50,7 @@ fn conversation(suite: Suite) {
     let checked = server.commit(alice.sender(), &sent).unwrap();
     assert_eq!((checked.adds, checked.removes), (vec![back.member()], vec![bob2.sender()]));
     alice.merge();
+    back.join(sent.welcome.as_ref().unwrap(), checked.tree.as_ref().unwrap());
     bob.receive(&sent.commit);
     let mut data = data(&[alice, bob]);
     data.version = 2;

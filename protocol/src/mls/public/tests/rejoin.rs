@@ -59,22 +59,27 @@ fn regression_15_an_external_commit_removes_no_other_and_repeats_no_key() {
     let sent = rekeyed.rejoin(&added.group_info, &tree);
     server.refuses(&rekeyed, &sent, "no leaf of its own");
 
-    // The same randomness twice: the second path repeats the keys of the first.
-    let sent = carol.update();
-    server.commit(carol.sender(), &sent).unwrap();
-    carol.merge();
-    let before = crate::env::Entropy::from_seed([5; 32]);
-    let mut one = Device::new(3, 1);
-    one.entropy = before;
-    let tree = server.state().tree().unwrap();
-    let sent = one.rejoin(&sent.group_info, &tree);
-    server.commit(one.sender(), &sent).unwrap();
-    let mut two = Device::new(3, 1);
-    two.entropy = crate::env::Entropy::from_seed([5; 32]);
-    let tree = server.state().tree().unwrap();
-    let again = two.rejoin(&sent.group_info, &tree);
-    server.refuses(&two, &again, "");
-    assert_ne!(server.commit(two.sender(), &again), Err(MlsError::PastEpoch));
-    let sent = one.update();
-    server.commit(one.sender(), &sent).unwrap();
+    // The randomness of somebody else's path: its keys are in the tree since.
+    let mut world = World::new(Suite::Classical);
+    let same = || crate::env::Entropy::from_seed([5; 32]);
+    let mut carol = Device::new(3, 1);
+    carol.entropy = same();
+    let sent = carol.rejoin(&added.group_info, &tree);
+    world.server.commit(carol.sender(), &sent).unwrap();
+    let tree = world.server.state().tree().unwrap();
+    let mut bob = Device::new(2, 1);
+    bob.entropy = same();
+    let again = bob.rejoin(&sent.group_info, &tree);
+    world.server.refuses(&bob, &again, "encryption key");
+    // And one's own, by ordinary commits.
+    let mut bob = Device::new(2, 1);
+    let sent = bob.rejoin(&sent.group_info, &tree);
+    world.server.commit(bob.sender(), &sent).unwrap();
+    bob.entropy = same();
+    let sent = bob.update();
+    world.server.commit(bob.sender(), &sent).unwrap();
+    bob.merge();
+    bob.entropy = same();
+    let again = bob.update();
+    world.server.refuses(&bob, &again, "encryption key");
 }
