@@ -3,6 +3,7 @@ mod refusals;
 mod rejoin;
 mod world;
 
+use super::*;
 use crate::mls::suite::Suite;
 use world::*;
 
@@ -60,7 +61,7 @@ fn conversation(suite: Suite) {
     alice.merge();
     bob.receive(&sent.commit);
     back.receive(&sent.commit);
-    world.agree(&[&world.alice, &world.bob, &back]);
+    world.server.agree(&[&world.alice, &world.bob, &back]);
     assert_eq!(
         world.server.state().members(),
         [world.alice.member(), world.bob.member(), back.member()]
@@ -75,4 +76,44 @@ fn follows_a_classical_group() {
 #[test]
 fn follows_a_hybrid_group() {
     conversation(Suite::Hybrid);
+}
+
+#[test]
+fn a_device_is_removed_and_added_anew() {
+    let World { mut server, mut alice, mut bob, carol, .. } = World::new(Suite::Hybrid);
+    let leaf = alice.leaf_of(&carol);
+    let mut back = Device::numbered(3, 1, 2);
+    let package = back.key_package(Suite::Hybrid);
+    let sent = alice.commit(|builder| builder.propose_removals([leaf]).propose_adds([package]));
+    let checked = server.commit(alice.sender(), &sent).unwrap();
+    assert_eq!((checked.removes, checked.adds), (vec![carol.sender()], vec![back.member()]));
+    assert_eq!(checked.updates, vec![]);
+    alice.merge();
+    bob.receive(&sent.commit);
+    back.join(&sent.welcome.unwrap(), &checked.tree.unwrap());
+    server.agree(&[&alice, &bob, &back]);
+}
+
+#[test]
+fn a_change_that_fails_late_leaves_nothing_behind() {
+    let World { server, mut alice, mut bob, mut carol, .. } = World::new(Suite::Classical);
+    let mut state = server.state();
+    let leaving = carol.leave();
+    // Not taken yet, but done: a later failure does not undo it.
+    state.propose(carol.sender(), &leaving).unwrap();
+    let before = (state.epoch(), state.members(), state.tree(), state.overlay.records());
+    bob.receive(&leaving);
+    let sent = bob.update();
+    let failed: Result<(), _> = state.change(|state| {
+        let checked = state.commit(bob.sender(), &sent.commit, None, &sent.group_info).unwrap();
+        assert_eq!((checked.epoch, state.epoch()), (2, 2));
+        Err(MlsError::Suite)
+    });
+    assert_eq!(failed, Err(MlsError::Suite));
+    let after = (state.epoch(), state.members(), state.tree(), state.overlay.records());
+    assert!(before == after);
+    let ignorant = alice.update();
+    let refused = state.commit(alice.sender(), &ignorant.commit, None, &ignorant.group_info);
+    assert!(refused.is_err());
+    state.commit(bob.sender(), &sent.commit, None, &sent.group_info).unwrap();
 }

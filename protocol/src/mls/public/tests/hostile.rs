@@ -98,7 +98,7 @@ fn damaged_records_do_not_load() {
 fn one_kind_of_message_in_place_of_another() {
     let World { mut server, mut alice, .. } = World::new(Suite::Classical);
     let package = Device::new(4, 1).key_package(Suite::Classical);
-    let sent = alice.add(&[package.clone()]);
+    let sent = alice.add(core::slice::from_ref(&package));
     alice.discard();
     let provider = Provider::new(portable(), &mut alice.entropy, &alice.overlay);
     let private =

@@ -152,7 +152,7 @@ fn a_device_with_two_leaves() {
     let mut again = Device::numbered(2, 1, 2);
     assert_eq!(again.sender(), bob.sender());
     let package = again.key_package(Suite::Classical);
-    let sent = alice.add(&[package.clone()]);
+    let sent = alice.add(core::slice::from_ref(&package));
     server.refuses(&alice, &sent, "two leaves");
     alice.discard();
     let proposal = alice.propose(Propose::Add(package));
@@ -249,18 +249,15 @@ fn a_welcome_for_others_or_none() {
 #[test]
 fn a_group_info_that_does_not_match() {
     let World { mut server, mut alice, mut bob, added, .. } = world();
-    let provider = |device: &Device| {
-        let mut entropy = crate::env::Entropy::from_seed([1; 32]);
-        let _ = device;
-        crate::mls::provider::Crypto::new(portable(), &mut entropy)
-    };
+    let mut entropy = crate::env::Entropy::from_seed([1; 32]);
+    let crypto = crate::mls::provider::Crypto::new(portable(), &mut entropy);
     let of_bob = bob.update();
     let sent = alice.update();
     let with = |group_info: Vec<u8>| Sent { group_info, ..sent.clone() };
     let encode = |info: MlsMessageOut| tls_codec::Serialize::tls_serialize_detached(&info).unwrap();
     // The present epoch's, made at joining and now; the one of a rival commit.
     server.refuses(&alice, &with(added.group_info), "another state");
-    let now = alice.group().export_group_info(&provider(&alice), &alice.key, false).unwrap();
+    let now = alice.group().export_group_info(&crypto, &alice.key, false).unwrap();
     server.refuses(&alice, &with(encode(now)), "another state");
     server.refuses(&alice, &with(of_bob.group_info.clone()), "another state");
     server.refuses(&alice, &with(sent.commit.clone()), "not a GroupInfo");
@@ -268,14 +265,14 @@ fn a_group_info_that_does_not_match() {
     // Those of the right epoch: by another member; with the tree; then the right one.
     bob.discard();
     bob.receive(&sent.commit);
-    let others = bob.group().export_group_info(&provider(&bob), &bob.key, false).unwrap();
+    let others = bob.group().export_group_info(&crypto, &bob.key, false).unwrap();
     server.refuses(&alice, &with(encode(others)), "not signed by the committer");
     alice.merge();
-    let with_tree = alice.group().export_group_info(&provider(&alice), &alice.key, true).unwrap();
+    let with_tree = alice.group().export_group_info(&crypto, &alice.key, true).unwrap();
     server.refuses(&alice, &with(encode(with_tree)), "external_pub and nothing else");
-    let forged = alice.group().export_group_info(&provider(&alice), &bob.key, false).unwrap();
+    let forged = alice.group().export_group_info(&crypto, &bob.key, false).unwrap();
     server.refuses(&alice, &with(encode(forged)), "signature");
-    let again = alice.group().export_group_info(&provider(&alice), &alice.key, false).unwrap();
+    let again = alice.group().export_group_info(&crypto, &alice.key, false).unwrap();
     server.commit(alice.sender(), &with(encode(again))).unwrap();
 }
 
@@ -450,10 +447,8 @@ fn a_group_of_another_suite() {
 
 #[test]
 fn a_key_package_of_another_suite() {
-    let World { mut server, alice, added, .. } = World::new(Suite::Hybrid);
-    let _ = (&mut server, added);
+    let World { mut server, mut alice, .. } = World::new(Suite::Hybrid);
     let package = Device::new(4, 1).key_package(Suite::Classical);
-    let mut alice = alice;
     let provider =
         crate::mls::provider::Provider::new(portable(), &mut alice.entropy, &alice.overlay);
     // Even a member that wants to cannot make such a commit with OpenMLS; as a proposal it goes out.

@@ -385,6 +385,20 @@ impl Stored {
         result
     }
 
+    /// All who are given agree with the server.
+    pub(super) fn agree(&self, devices: &[&Device]) {
+        let state = self.state();
+        for device in devices {
+            let group = device.group();
+            assert_eq!(group.epoch().as_u64(), state.epoch());
+            assert_eq!(group.public_group().group_context(), state.group.group_context());
+            let first = devices[0].group().epoch_authenticator();
+            assert_eq!(group.epoch_authenticator().as_slice(), first.as_slice());
+            let tree = group.export_ratchet_tree().tls_serialize_detached().unwrap();
+            assert_eq!(state.tree().unwrap(), tree);
+        }
+    }
+
     /// The commit is refused, and for that reason.
     #[track_caller]
     pub(super) fn refuses(&mut self, by: &Device, sent: &Sent, why: &str) {
@@ -412,7 +426,6 @@ pub(super) fn data(admins: &[&Device]) -> GroupData {
 
 /// A group with an admin (account 1), two plain members (2 and 3) and a second device of 2; and a stranger (9).
 pub(super) struct World {
-    pub(super) suite: Suite,
     pub(super) server: Stored,
     pub(super) alice: Device,
     pub(super) bob: Device,
@@ -446,20 +459,6 @@ impl World {
             device.join(&welcome, &tree);
         }
         let stranger = Device::new(9, 1);
-        Self { suite, server, alice, bob, bob2, carol, stranger, added }
-    }
-
-    /// All who are given agree with the server.
-    pub(super) fn agree(&self, devices: &[&Device]) {
-        let state = self.server.state();
-        for device in devices {
-            let group = device.group();
-            assert_eq!(group.epoch().as_u64(), state.epoch());
-            assert_eq!(group.public_group().group_context(), state.group.group_context());
-            let first = devices[0].group().epoch_authenticator();
-            assert_eq!(group.epoch_authenticator().as_slice(), first.as_slice());
-            let tree = group.export_ratchet_tree().tls_serialize_detached().unwrap();
-            assert_eq!(state.tree().unwrap(), tree);
-        }
+        Self { server, alice, bob, bob2, carol, stranger, added }
     }
 }
