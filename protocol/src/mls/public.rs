@@ -57,7 +57,7 @@ pub struct CheckedCommit {
     pub epoch: u64,
     /// Devices added, in order of their leaves.
     pub adds: Vec<Member>,
-    /// Devices removed.
+    /// Devices removed. One that is in `adds` too was removed and added anew: its removal comes first.
     pub removes: Vec<Sender>,
     /// Devices whose device key changed.
     pub updates: Vec<Member>,
@@ -141,16 +141,7 @@ impl PublicState {
     /// Reads it from its records. Error: [`MlsError::Damaged`].
     pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
         let overlay = Overlay::new(records);
-        let id = overlay.get_raw(GROUP_RECORD).ok_or_else(|| damaged("no group id"))?;
-        let id = MlsGroupId::from_slice(&id);
-        let group = PublicGroup::load(&overlay, &id)
-            .map_err(|error| MlsError::Damaged(error.to_string()))?
-            .ok_or_else(|| damaged("incomplete"))?;
-        let suite = Suite::from_number(u16::from(group.ciphersuite()))
-            .ok_or_else(|| damaged("unknown suite"))?;
-        let data = rules::check_context(group.group_context().extensions())
-            .map_err(|_| damaged("group data"))?;
-        let records = records_of(&group)?;
+        let Loaded { group, suite, data, records } = Loaded::from(&overlay)?;
         Ok(Self { backend, crypto: verifier(backend), overlay, group, suite, data, records })
     }
 
@@ -202,9 +193,12 @@ impl PublicState {
         if adds == self.records.values().any(|record| record.sender() == whom) {
             return Err(invalid("a proposal that changes nothing"));
         }
-        self.group
-            .add_proposal(&self.overlay, *proposal)
-            .map_err(|error| MlsError::Internal(error.to_string()))
+        self.change(|state| {
+            state
+                .group
+                .add_proposal(&state.overlay, *proposal)
+                .map_err(|error| MlsError::Internal(error.to_string()))
+        })
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
@@ -251,7 +245,7 @@ impl PublicState {
             key: &verdict.committer.device_key,
         };
         outside::check_group_info(self.backend, group_info, &expected)?;
-        self.merge(*staged, verdict, welcome.is_some())
+        self.change(|state| state.merge(*staged, verdict, welcome.is_some()))
     }
 
     /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
@@ -263,6 +257,21 @@ impl PublicState {
     /// The changes since the last call.
     pub fn take_ops(&mut self) -> Vec<Op> {
         self.overlay.take_ops()
+    }
+
+    /// Does something that changes the state, wholly or not at all.
+    fn change<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, MlsError>,
+    ) -> Result<T, MlsError> {
+        self.overlay.settle();
+        let result = step(self);
+        if result.is_err() {
+            self.overlay.revert();
+            let before = Loaded::from(&self.overlay)?;
+            (self.group, self.data, self.records) = (before.group, before.data, before.records);
+        }
+        result
     }
 
     fn before(&self) -> Before<'_> {
@@ -429,6 +438,30 @@ impl fmt::Debug for PublicState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (epoch, members) = (self.epoch(), self.records.len());
         write!(f, "PublicState({:?}, epoch {epoch}, {members} members)", self.suite)
+    }
+}
+
+/// What a state in memory has beside its records.
+struct Loaded {
+    group: PublicGroup,
+    suite: Suite,
+    data: GroupData,
+    records: BTreeMap<u32, DeviceRecord>,
+}
+
+impl Loaded {
+    fn from(overlay: &Overlay) -> Result<Self, MlsError> {
+        let id = overlay.get_raw(GROUP_RECORD).ok_or_else(|| damaged("no group id"))?;
+        let id = MlsGroupId::from_slice(&id);
+        let group = PublicGroup::load(overlay, &id)
+            .map_err(|error| MlsError::Damaged(error.to_string()))?
+            .ok_or_else(|| damaged("incomplete"))?;
+        let suite = Suite::from_number(u16::from(group.ciphersuite()))
+            .ok_or_else(|| damaged("unknown suite"))?;
+        let data = rules::check_context(group.group_context().extensions())
+            .map_err(|_| damaged("group data"))?;
+        let records = records_of(&group)?;
+        Ok(Self { group, suite, data, records })
     }
 }
 

@@ -2,6 +2,7 @@
 //! allocated, every length is checked against what is there.
 
 use crate::crypto::Backend;
+use crate::crypto::hpke::Kem;
 use crate::id::GroupId;
 use crate::mls::MlsError;
 use crate::mls::rules::invalid;
@@ -184,13 +185,13 @@ fn external_pub_only(extensions: &[u8], suite: Suite) -> bool {
     let mut reader = Reader::new(extensions);
     let (kind, content) = (reader.u16(), reader.vector());
     let mut key = Reader::new(content.unwrap_or_default());
-    let length = match suite {
-        Suite::Classical => 32,
-        Suite::Hybrid => 1216,
+    let kem = match suite {
+        Suite::Classical => Kem::X25519,
+        Suite::Hybrid => Kem::XWing,
     };
     kind == Some(EXTERNAL_PUB)
         && reader.is_empty()
-        && key.vector().is_some_and(|key| key.len() == length)
+        && key.vector().is_some_and(|key| key.len() == kem.public_len())
         && key.is_empty()
 }
 
