@@ -84,9 +84,10 @@ impl Client {
             group.members().iter().filter(|member| member.leaf < own).count()
         });
         let turn = u32::try_from(turn.unwrap_or(0)).unwrap_or(u32::MAX);
-        let waiting = self.intents.values().any(|intent| {
-            intent.channel == id && matches!(intent.want, Want::Flush)
-        });
+        let waiting = self
+            .intents
+            .values()
+            .any(|intent| intent.channel == id && matches!(intent.want, Want::Flush));
         if waiting {
             return;
         }
@@ -232,9 +233,10 @@ impl Client {
     /// Whether a commit or proposal may be made in a channel now.
     fn may_commit(&mut self, id: ChannelId) -> bool {
         let (restored, mono) = (self.restored, self.now.mono);
-        let pending = self.outbox.values().any(|item| {
-            item.channel == id && matches!(item.what, OutWhat::Commit { .. })
-        });
+        let pending = self
+            .outbox
+            .values()
+            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
         let Some(channel) = self.channels.get_mut(&id) else { return false };
         if channel.hold_until.is_some_and(|at| at > mono) {
             return false;
@@ -314,7 +316,9 @@ impl Client {
                     self.fulfil(ticket, Outcome::Epoch(epoch));
                     return false;
                 }
-                plan.removes.extend(gone.iter().filter(|m| !plan.removes.contains(m)).copied().collect::<Vec<_>>());
+                plan.removes.extend(
+                    gone.iter().filter(|m| !plan.removes.contains(m)).copied().collect::<Vec<_>>(),
+                );
                 true
             }
             Want::Update => true,
@@ -369,7 +373,10 @@ impl Client {
         let ticket = self.next_ticket();
         let what = OutWhat::Commit { bundle, intents };
         self.stage_channel(id);
-        self.store_item(ticket, OutItem { channel: id, message, what, accepted: None, silent: true });
+        self.store_item(
+            ticket,
+            OutItem { channel: id, message, what, accepted: None, silent: true },
+        );
     }
 
     /// Our pending commit came up in the log: it is merged, and what it was for is true.
@@ -462,9 +469,9 @@ impl Client {
     // ---- leaving ------------------------------------------------------------------------------
 
     fn propose_leave(&mut self, id: ChannelId, ticket: Ticket) {
-        let proposed = self.outbox.values().any(|item| {
-            matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0)
-        });
+        let proposed = self.outbox.values().any(
+            |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
+        );
         let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
             return;
         };
@@ -536,7 +543,10 @@ impl Client {
         let message = MessageId(self.entropy.array());
         let what = OutWhat::Application { body: Vec::new().into(), metadata: true, sealed: None };
         let ticket = self.next_ticket();
-        self.store_item(ticket, OutItem { channel: id, message, what, accepted: None, silent: true });
+        self.store_item(
+            ticket,
+            OutItem { channel: id, message, what, accepted: None, silent: true },
+        );
     }
 }
 

@@ -8,6 +8,8 @@ use super::event::{GroupMember, GroupSummary, Outcome};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
 use super::{Channel, Client, Event};
+use crate::auth::client::Password;
+use crate::crypto::safety_number::SafetyNumber;
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId, Sender, ServerId};
@@ -20,15 +22,17 @@ use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::wire::message::Username;
 
-/// Longest password in bytes.
-const PASSWORD_BYTES: usize = 1024;
-
 impl Client {
     /// Makes the account `username` and logs this device in. → [`Outcome::Account`]
     ///
     /// # Errors
     /// `HasAccount`, `Busy` while another login is under way, `Invalid` for a name or password out of bounds.
-    pub fn register(&mut self, now: Now, username: &str, password: Zeroizing<String>) -> Result<Ticket, Refused> {
+    pub fn register(
+        &mut self,
+        now: Now,
+        username: &str,
+        password: Zeroizing<String>,
+    ) -> Result<Ticket, Refused> {
         self.begin(now)?;
         if self.identity.is_some() {
             return Err(Refused::HasAccount);
@@ -42,7 +46,12 @@ impl Client {
     /// # Errors
     /// `Busy` while another login is under way, `Invalid` for a name or password out of bounds or another name
     /// than this device's.
-    pub fn login(&mut self, now: Now, username: &str, password: Zeroizing<String>) -> Result<Ticket, Refused> {
+    pub fn login(
+        &mut self,
+        now: Now,
+        username: &str,
+        password: Zeroizing<String>,
+    ) -> Result<Ticket, Refused> {
         self.begin(now)?;
         self.authenticate(username, password, false)
     }
@@ -54,9 +63,9 @@ impl Client {
         register: bool,
     ) -> Result<Ticket, Refused> {
         let username = prepare(username)?;
-        if password.is_empty() || password.len() > PASSWORD_BYTES {
-            return Err(Refused::Invalid("a password has 1 to 1024 bytes"));
-        }
+        let password = Password::prepare(&password).ok_or(Refused::Invalid(
+            "a password has 1 to 1024 bytes and no control characters (RFC 8265)",
+        ))?;
         if self.auth.is_some() {
             return Err(Refused::Busy);
         }
@@ -140,7 +149,9 @@ impl Client {
     /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for this device itself.
     pub fn revoke(&mut self, now: Now, device: DeviceId) -> Result<Ticket, Refused> {
         if self.me().is_some_and(|me| me.device == device) {
-            return Err(Refused::Invalid("a device cannot revoke itself; log out or delete the account"));
+            return Err(Refused::Invalid(
+                "a device cannot revoke itself; log out or delete the account",
+            ));
         }
         self.ask(now, Ask::Revoke(device))
     }
@@ -206,7 +217,8 @@ impl Client {
         };
         let new = NewGroup { id: GroupId::of(id, generation), suite, data };
         let mut entropy = self.entropy.fork();
-        let cx = Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
+        let cx =
+            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
         let (group, founding) = Group::create(cx, &device, &new)
             .map_err(|_| Refused::Invalid("the group cannot be made with this cipher suite"))?;
         let mut row = ChannelRow::fresh(id);
@@ -233,7 +245,12 @@ impl Client {
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid`, `UnknownChannel`, `NotMember`.
-    pub fn invite(&mut self, now: Now, channel: ChannelId, username: &str) -> Result<Ticket, Refused> {
+    pub fn invite(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        username: &str,
+    ) -> Result<Ticket, Refused> {
         let username = prepare(username)?;
         self.want(now, channel, Want::Add { username, account: None, packages: None })
     }
@@ -242,7 +259,12 @@ impl Client {
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
-    pub fn remove(&mut self, now: Now, channel: ChannelId, account: AccountId) -> Result<Ticket, Refused> {
+    pub fn remove(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        account: AccountId,
+    ) -> Result<Ticket, Refused> {
         self.want(now, channel, Want::Remove { account })
     }
 
@@ -405,7 +427,7 @@ impl Client {
     /// The safety number between this account and another: 60 digits.
     pub fn safety_number(&self, other: AccountId) -> Option<String> {
         let me = self.me()?;
-        Some(crate::crypto::safety_number::safety_number(me.account, other))
+        Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
     }
 
     /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
@@ -476,11 +498,19 @@ impl Client {
         }
         let contact = directory::Contact { username: username.clone(), verified: false };
         self.learn(account, contact);
-        self.call(super::net::Call::Confirm(account), crate::wire::message::Request::AccountLookup { username });
+        self.call(
+            super::net::Call::Confirm(account),
+            crate::wire::message::Request::AccountLookup { username },
+        );
     }
 
     /// The directory's word on a name that a member claimed.
-    pub(super) fn on_confirmed(&mut self, claimed: AccountId, username: Username, account: AccountId) {
+    pub(super) fn on_confirmed(
+        &mut self,
+        claimed: AccountId,
+        username: Username,
+        account: AccountId,
+    ) {
         if claimed == account {
             self.learn(account, directory::Contact { username, verified: true });
         }
@@ -488,6 +518,7 @@ impl Client {
 }
 
 fn prepare(username: &str) -> Result<Username, Refused> {
-    Username::prepare(username)
-        .ok_or(Refused::Invalid("a username has 1 to 64 bytes of letters, digits and plain signs (RFC 8265)"))
+    Username::prepare(username).ok_or(Refused::Invalid(
+        "a username has 1 to 64 bytes of letters, digits and plain signs (RFC 8265)",
+    ))
 }

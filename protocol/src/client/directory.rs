@@ -30,6 +30,9 @@ use crate::store::batch::Op;
 use crate::store::record;
 use crate::wire::message::{Accepted, CommitBundle, Submit, SubmitKind, Username};
 
+/// The prefix of the records that [`Client::restore`](super::Client::restore) needs; all others are loaded on demand.
+pub const DIRECTORY: &[u8] = b"d/";
+
 pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const PACKAGES: &[u8] = b"d/packages";

@@ -9,12 +9,13 @@ use super::net::Call;
 use super::{Channel, Client, ClientContext};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
+use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, GroupId, Sender};
 use crate::limits::{BLOB_CHUNK, FETCH_ENTRIES, UNREAD_EVENTS};
 use crate::mls::group::{Change, Group, Received};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
-use crate::wire::message::{Entries, Entry, EntryKind, Origin, Part, Request};
+use crate::wire::message::{Entries, Entry, EntryKind, Failure, Origin, Part, Request};
 
 impl Client {
     /// A session began: every log is read on from its cursor.
@@ -41,6 +42,24 @@ impl Client {
             channel.subscription = Subscription::Active;
             channel.head = Some(head);
             self.dirty.insert(id);
+        }
+    }
+
+    /// The server does not let this device read a channel.
+    pub(super) fn on_subscribe_refused(&mut self, id: ChannelId, failure: &Failure) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.subscription = Subscription::None;
+        match failure.code {
+            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
+                self.hold(id, failure.retry_after_ms);
+            }
+            _ => {
+                channel.row.stuck = true;
+                channel.row_dirty = true;
+                self.stage_channel(id);
+                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.seq);
+                self.unreadable(id, seq, failure.code.text());
+            }
         }
     }
 
@@ -267,7 +286,11 @@ impl Client {
     ) {
         if sender.sender() != entry.sender {
             // The server named another sender than the one who signed: MLS wins, the lie is told.
-            self.unreadable(id, entry.seq, "the server named another sender than the one who signed");
+            self.unreadable(
+                id,
+                entry.seq,
+                "the server named another sender than the one who signed",
+            );
             return;
         }
         let Some(content) = Content::decode(content) else {
@@ -404,7 +427,9 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
         let next = chain::next(channel.row.chain, &entry);
         match entry.origin {
-            Some(origin) if entry.kind == EntryKind::Welcome && self.wants_welcome(&entry, &origin) => {
+            Some(origin)
+                if entry.kind == EntryKind::Welcome && self.wants_welcome(&entry, &origin) =>
+            {
                 self.begin_join(inbox, entry, origin);
             }
             _ => self.advance(inbox, entry.seq, next),
@@ -490,11 +515,8 @@ impl Client {
         };
         let Some(packages) = self.packages.warm() else { return Ok(()) };
         let mut entropy = self.entropy.fork();
-        let cx = Context {
-            backend: self.config.backend,
-            entropy: &mut entropy,
-            wall: self.now.wall,
-        };
+        let cx =
+            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
         let group = Group::join(cx, &device, packages, welcome, &join.tree)?;
         if group.id() != GroupId::of(origin.channel, join.entry.generation) {
             return Err(MlsError::WrongGroup);
@@ -531,7 +553,7 @@ impl Client {
         self.event(Event::Joined { channel: id, by });
     }
 
-    fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
+    pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
         let Some(join) = channel.join.take() else { return };
         let next = chain::next(channel.row.chain, &join.entry);
@@ -558,11 +580,8 @@ impl Client {
         let channel = self.channels.get_mut(&id)?;
         self.uses += 1;
         channel.used = self.uses;
-        let cx = Context {
-            backend: self.config.backend,
-            entropy: &mut entropy,
-            wall: self.now.wall,
-        };
+        let cx =
+            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
         channel.group().map(|group| run(group, cx))
     }
 

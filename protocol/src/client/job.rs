@@ -1,9 +1,9 @@
 //! The slow steps of a client, as values.
 
-use zeroize::Zeroizing;
+use bytes::Bytes;
 
 use super::Stretching;
-use crate::auth::client::{Login, Registration};
+use crate::auth::client::{ExportKey, Login, Registration};
 use crate::env::Entropy;
 use crate::id::ServerId;
 use crate::wire::message::Username;
@@ -29,8 +29,7 @@ pub enum ClientJobOutput {
 /// See [`ClientJob::Register`].
 pub struct RegisterStep {
     pub(super) registration: Registration,
-    pub(super) response: Vec<u8>,
-    pub(super) password: Zeroizing<String>,
+    pub(super) response: Bytes,
     pub(super) username: Username,
     pub(super) server: ServerId,
     pub(super) stretching: Stretching,
@@ -40,25 +39,23 @@ pub struct RegisterStep {
 /// See [`ClientJob::Login`].
 pub struct LoginStep {
     pub(super) login: Login,
-    pub(super) ke2: Vec<u8>,
-    pub(super) password: Zeroizing<String>,
+    pub(super) ke2: Bytes,
     pub(super) username: Username,
     pub(super) server: ServerId,
     pub(super) context: Vec<u8>,
     pub(super) stretching: Stretching,
-    pub(super) entropy: Entropy,
 }
 
 /// The outcome of a registration step.
 pub struct RegisterDone {
-    pub(super) upload: Vec<u8>,
-    pub(super) export_key: Zeroizing<[u8; 64]>,
+    pub(super) upload: Bytes,
+    pub(super) export_key: ExportKey,
 }
 
 /// The outcome of a login step.
 pub struct LoginDone {
-    pub(super) ke3: Vec<u8>,
-    pub(super) export_key: Zeroizing<[u8; 64]>,
+    pub(super) ke3: Bytes,
+    pub(super) export_key: ExportKey,
 }
 
 macro_rules! redacted {
@@ -89,32 +86,17 @@ impl RegisterStep {
     fn run(mut self) -> Option<RegisterDone> {
         let finished = self
             .registration
-            .finish(
-                &self.response,
-                self.password.as_bytes(),
-                &self.username,
-                self.server,
-                self.stretching,
-                &mut self.entropy,
-            )
+            .finish(&self.response, &self.username, self.server, self.stretching, &mut self.entropy)
             .ok()?;
         Some(RegisterDone { upload: finished.upload, export_key: finished.export_key })
     }
 }
 
 impl LoginStep {
-    fn run(mut self) -> Option<LoginDone> {
+    fn run(self) -> Option<LoginDone> {
         let finished = self
             .login
-            .finish(
-                &self.ke2,
-                self.password.as_bytes(),
-                &self.username,
-                self.server,
-                &self.context,
-                self.stretching,
-                &mut self.entropy,
-            )
+            .finish(&self.ke2, &self.username, self.server, &self.context, self.stretching)
             .ok()?;
         Some(LoginDone { ke3: finished.ke3, export_key: finished.export_key })
     }

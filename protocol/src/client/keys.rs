@@ -8,9 +8,7 @@ use super::net::Call;
 use super::{Client, Loading};
 use crate::env::UnixMillis;
 use crate::io::{LoadId, Ticket};
-use crate::limits::{
-    KEY_PACKAGE_TIME, KEY_PACKAGES_LOW, KEY_PACKAGES_WANTED, LAST_RESORT_TIME,
-};
+use crate::limits::{KEY_PACKAGE_TIME, KEY_PACKAGES_LOW, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
 use crate::mls::Context;
 use crate::mls::key_package::KeyPackages;
 use crate::mls::suite::Suite;

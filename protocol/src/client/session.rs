@@ -15,24 +15,29 @@
 //! | `Resume` | `TokenExpired`, `TokenInvalid` | `Refresh`, once |
 //! | any | refused for good | `Anonymous`, and an event says why |
 
-use zeroize::Zeroizing;
+use bytes::Bytes;
 
 use super::directory::{self, Identity};
 use super::event::{Event, Failed, Outcome};
 use super::job::{ClientJob, LoginDone, LoginStep, RegisterDone, RegisterStep};
 use super::net::Call;
-use super::{WrongReply, Client};
-use crate::auth::client::{Login, Registration, open_account_key, seal_account_key};
+use super::{Client, WrongReply};
+use crate::auth::client::{
+    ExportKey, Login, Password, Registration, open_account_key, seal_account_key,
+};
 use crate::auth::device::{opaque_context, registration_statement, session_statement};
 use crate::auth::token;
 use crate::crypto::hybrid::EnvelopeSecrets;
-use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord, EnvelopeKeys};
+use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, DeviceId, Digest, Sender, ServerId};
 use crate::io::Ticket;
 use crate::job::Job;
 use crate::wire::message::{Failure, Reply, Request, Tokens, Username};
+
+/// The password cannot be used with OPAQUE: it hashes to the neutral element, which nobody ever sees.
+const UNUSABLE: Failed = Failed::Obsolete("this password cannot be used");
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +56,7 @@ pub(super) enum Phase {
 pub(super) struct AuthTask {
     pub ticket: Ticket,
     pub username: Username,
-    pub password: Zeroizing<String>,
+    pub password: Password,
     /// Register first.
     pub register: bool,
     /// The registration may have reached the server although no answer came: "taken" may mean "by us".
@@ -74,7 +79,7 @@ pub(super) enum AuthStep {
     RegisterFinish,
     LoginStart(Login),
     LoginJob { device: DeviceId, key: DeviceKey },
-    LoginFinish { device: DeviceId, key: DeviceKey, export_key: Zeroizing<[u8; 64]> },
+    LoginFinish { device: DeviceId, key: DeviceKey, export_key: ExportKey },
 }
 
 impl Client {
@@ -111,7 +116,8 @@ impl Client {
     /// Resumes, after a refresh if the access token has ended.
     fn open_session(&mut self) {
         let Some(tokens) = self.tokens.clone() else { return };
-        let refresh = tokens.access_expires <= self.now.wall.plus(core::time::Duration::from_secs(60));
+        let refresh =
+            tokens.access_expires <= self.now.wall.plus(core::time::Duration::from_secs(60));
         if refresh { self.refresh(&tokens) } else { self.resume(&tokens) }
     }
 
@@ -155,7 +161,7 @@ impl Client {
     pub(super) fn on_session(&mut self, seen_version: u64, token_expires: UnixMillis) {
         let _ = token_expires;
         self.set_phase(Phase::Online);
-        self.net.backoff.reset();
+        self.net.backoff.opened(self.now.mono);
         let ours = self.gate.version();
         if seen_version > ours && !self.restored {
             self.restored = true;
@@ -175,6 +181,7 @@ impl Client {
             };
             self.event(Event::Done(task.ticket, outcome));
         }
+        self.open_pushes();
         self.begin_sync();
         self.ask_waiting();
     }
@@ -184,21 +191,22 @@ impl Client {
     fn start_auth(&mut self) {
         let Some(task) = &mut self.auth else { return };
         let username = task.username.clone();
-        let password = task.password.as_bytes();
+        let password = task.password.clone();
         if task.register {
-            let (registration, request) = Registration::start(&mut self.entropy, password);
+            let started = Registration::start(&mut self.entropy, password);
+            let Ok((registration, request)) = started else { return self.fail_auth(UNUSABLE) };
             task.step = AuthStep::RegisterStart(registration);
-            let request = request.into();
             self.call(Call::RegisterStart, Request::RegisterStart { username, request });
         } else {
-            let (login, ke1) = Login::start(&mut self.entropy, password);
+            let started = Login::start(&mut self.entropy, password);
+            let Ok((login, ke1)) = started else { return self.fail_auth(UNUSABLE) };
             task.step = AuthStep::LoginStart(login);
-            self.call(Call::LoginStart, Request::LoginStart { username, ke1: ke1.into() });
+            self.call(Call::LoginStart, Request::LoginStart { username, ke1 });
         }
     }
 
     /// The server's half of the registration.
-    pub(super) fn on_register_start(&mut self, response: Vec<u8>) {
+    pub(super) fn on_register_start(&mut self, response: Bytes) {
         let (Some(task), Some(server)) = (&mut self.auth, self.server) else { return };
         let AuthStep::RegisterStart(registration) =
             core::mem::replace(&mut task.step, AuthStep::RegisterJob)
@@ -208,7 +216,6 @@ impl Client {
         let step = RegisterStep {
             registration,
             response,
-            password: task.password.clone(),
             username: task.username.clone(),
             server,
             stretching: self.config.stretching,
@@ -228,6 +235,9 @@ impl Client {
         let account = key.account();
         let (Some(server), Some(conn)) = (self.server, &self.net.conn) else { return };
         let nonce = conn.nonce;
+        let Ok(sealed_account_key) = seal_account_key(backend, &export_key, &key) else {
+            return self.fail_auth(Failed::SealedKey);
+        };
         let Some(task) = &mut self.auth else { return };
         if !matches!(task.step, AuthStep::RegisterJob) {
             return;
@@ -238,9 +248,9 @@ impl Client {
         let statement = registration_statement(&nonce, server, account, &username);
         let request = Request::RegisterFinish {
             username,
-            upload: upload.into(),
+            upload,
             account,
-            sealed_account_key: seal_account_key(backend, &export_key, &key).into(),
+            sealed_account_key,
             proof: key.sign(backend, &statement),
         };
         self.call(Call::RegisterFinish, request);
@@ -255,7 +265,7 @@ impl Client {
     }
 
     /// The server's half of the login.
-    pub(super) fn on_login_start(&mut self, ke2: Vec<u8>) {
+    pub(super) fn on_login_start(&mut self, ke2: Bytes) {
         let (device, key) = match &self.identity {
             Some(identity) => match identity.device_record() {
                 Some(record) => (record.device, identity.device_key.clone()),
@@ -278,12 +288,10 @@ impl Client {
         let step = LoginStep {
             login,
             ke2,
-            password: task.password.clone(),
             username: task.username.clone(),
             server,
             context,
             stretching: self.config.stretching,
-            entropy: self.entropy.fork(),
         };
         self.compute(Job::Client(ClientJob::Login(step)));
     }
@@ -310,7 +318,7 @@ impl Client {
         if let Some(task) = &mut self.auth {
             task.step = AuthStep::LoginFinish { device, key, export_key };
         }
-        let request = Request::LoginFinish { ke3: ke3.into(), device, device_key, signature };
+        let request = Request::LoginFinish { ke3, device, device_key, signature };
         self.call(Call::LoginFinish, request);
     }
 
@@ -326,8 +334,8 @@ impl Client {
         };
         let username = task.username.clone();
         let account_key = match open_account_key(backend, &export_key, account, sealed) {
-            Some(account_key) if account_key.account() == account => account_key,
-            _ => return self.fail_auth(Failed::SealedKey),
+            Ok(account_key) => account_key,
+            Err(_) => return self.fail_auth(Failed::SealedKey),
         };
         let identity = match self.identity.take() {
             Some(mut identity) => {
@@ -350,7 +358,7 @@ impl Client {
                     account_key,
                     device_key: key,
                     record: record.encode(),
-                    envelope: EnvelopeSecrets::generate(backend, &mut self.entropy),
+                    envelope: EnvelopeSecrets::generate(&mut self.entropy),
                     envelope_sequence: 1,
                     registered: false,
                     ended: false,
@@ -372,15 +380,12 @@ impl Client {
             return self.open_session();
         }
         let (Some(record), Some(sender)) = (identity.device_record(), self.me()) else { return };
-        let (x25519, mlkem768) = identity.envelope.public(self.config.backend);
-        let envelope_keys = EnvelopeKeys::sign(
+        let envelope_keys = identity.envelope.publish(
             self.config.backend,
             &identity.device_key,
             sender,
             identity.envelope_sequence,
             self.now.wall,
-            x25519,
-            mlkem768,
         );
         self.set_phase(Phase::Device);
         self.call(Call::DeviceRegister, Request::DeviceRegister { record, envelope_keys });
@@ -419,28 +424,37 @@ impl Client {
                     self.refresh(&tokens);
                 }
             }
-            _ if matches!(code, ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::ShuttingDown) => {
+            _ if matches!(
+                code,
+                ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::ShuttingDown
+            ) =>
+            {
                 self.drop_connection(code.text().into());
             }
             _ => self.end_session(code),
         }
     }
 
-    /// The session is over for good: only a login can open another.
-    pub(super) fn end_session(&mut self, code: ErrorCode) {
+    /// Logged out, or the account is gone: nothing more happens here until a login.
+    pub(super) fn end_quietly(&mut self) {
         if let Some(mut identity) = self.identity.take() {
             identity.ended = true;
             self.store_identity(identity);
         }
         self.tokens = None;
         self.gate.stage(crate::store::batch::Op::Delete(directory::TOKENS.to_vec()));
+        self.set_phase(Phase::Anonymous);
+    }
+
+    /// The session is over for good: only a login can open another.
+    pub(super) fn end_session(&mut self, code: ErrorCode) {
+        self.end_quietly();
         let failed = Failed::Server { code, detail: code.text().into() };
         if let Some(task) = self.auth.take() {
             self.event(Event::Failed(task.ticket, failed.clone()));
         }
         self.fail_asks(&failed);
         self.event(Event::SessionEnded(code));
-        self.set_phase(Phase::Anonymous);
     }
 
     fn fail_auth(&mut self, failed: Failed) {
@@ -462,10 +476,10 @@ impl Client {
         match (call, reply) {
             (Call::Hello, Reply::Hello { nonce, server, .. }) => self.on_hello(nonce, server),
             (Call::RegisterStart, Reply::RegisterStart { response }) => {
-                self.on_register_start(response.to_vec());
+                self.on_register_start(response);
             }
             (Call::RegisterFinish, Reply::Done) => self.on_registered(),
-            (Call::LoginStart, Reply::LoginStart { ke2 }) => self.on_login_start(ke2.to_vec()),
+            (Call::LoginStart, Reply::LoginStart { ke2 }) => self.on_login_start(ke2),
             (Call::LoginFinish, Reply::LoginFinish { account, sealed_account_key, tokens }) => {
                 self.on_logged_in(account, &sealed_account_key, tokens);
             }
