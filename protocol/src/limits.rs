@@ -139,6 +139,10 @@ pub const UNREAD_EVENTS: usize = 1_024;
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest delay before a reconnect.
 pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// A session that stood this long starts the backoff over; a shorter one counts as one more failure.
+pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
+/// Chain values behind a cursor that a device keeps, to check what others say they saw.
+pub const CHAINS_KEPT: usize = 64;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -1,5 +1,6 @@
 //! Authentication: OPAQUE on both sides, tokens, the session proof, device registration.
 
+pub mod budget;
 pub mod client;
 pub mod device;
 pub mod opaque;
