@@ -3,7 +3,8 @@
 use bytes::Bytes;
 
 use super::Stretching;
-use crate::auth::client::{ExportKey, Login, Registration};
+use crate::auth::client::{Login, Registration};
+use crate::auth::opaque::ExportKey;
 use crate::env::Entropy;
 use crate::id::ServerId;
 use crate::wire::message::Username;

@@ -22,10 +22,9 @@ use super::event::{Event, Failed, Outcome};
 use super::job::{ClientJob, LoginDone, LoginStep, RegisterDone, RegisterStep};
 use super::net::Call;
 use super::{Client, WrongReply};
-use crate::auth::client::{
-    ExportKey, Login, Password, Registration, open_account_key, seal_account_key,
-};
+use crate::auth::client::{Login, Password, Registration, open_account_key, seal_account_key};
 use crate::auth::device::{opaque_context, registration_statement, session_statement};
+use crate::auth::opaque::ExportKey;
 use crate::auth::token;
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
