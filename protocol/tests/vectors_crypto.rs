@@ -1,4 +1,5 @@
 //! Published vectors against every backend that is built in. Origins and licences: `vectors/README.md`.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use qpc_protocol::crypto::{Aead, Backend, hpke, kdf, portable, xwing};
