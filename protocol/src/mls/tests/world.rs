@@ -289,3 +289,11 @@ impl World {
         assert!(seen.eq(known));
     }
 }
+
+impl World {
+    /// Why the server refuses a commit.
+    pub(super) fn accept_error(&mut self, by: &Device, bundle: &Bundle) -> MlsError {
+        let welcome = bundle.welcome.as_deref();
+        self.server.commit(by.sender(), &bundle.commit, welcome, &bundle.group_info).unwrap_err()
+    }
+}
