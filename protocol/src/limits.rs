@@ -18,6 +18,16 @@ pub const READ_CHUNK: usize = 64 * 1024;
 pub const USERNAME_BYTES: usize = 64;
 /// Longest human-readable detail of an error on the wire, in bytes.
 pub const ERROR_DETAIL_BYTES: usize = 256;
+/// Longest payload of a ping in bytes.
+pub const PING_BYTES: usize = 64;
+/// Longest token in bytes.
+pub const TOKEN_BYTES: usize = 256;
+/// Longest version text of a server program in bytes.
+pub const VERSION_BYTES: usize = 64;
+/// Devices in one reply to a device list, revoked ones included.
+pub const DEVICES_LISTED: usize = 1_024;
+/// Channels in one reply to a channel list.
+pub const CHANNELS_LISTED: usize = 1_024;
 /// Size of a blob's chunk in bytes.
 pub const BLOB_CHUNK: usize = 256 * 1024;
 /// Largest blob in bytes (50 MB).
