@@ -120,6 +120,8 @@ pub const PAST_EPOCHS: u64 = 2;
 pub const MEMBERS: usize = 5_000;
 /// Members that one commit may add.
 pub const ADDS_PER_COMMIT: usize = 5_000;
+/// Proposals queued in one epoch of a group; the next commit clears them.
+pub const PROPOSALS: usize = 256;
 /// Longest group name in bytes.
 pub const GROUP_NAME_BYTES: usize = 256;
 
