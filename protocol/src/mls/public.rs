@@ -1,7 +1,8 @@
 //! A group as the server sees it: everything but its secrets.
 //!
 //! The server follows each group so that it accepts only what honest members will accept (DESIGN §4). Everything is
-//! checked before anything changes: after an error the state is as it was.
+//! checked before anything changes: after an error the state is as it was. What takes the group's secrets stays for
+//! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
 mod outside;
 #[cfg(test)]
@@ -13,21 +14,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::group::GroupId as MlsGroupId;
 use openmls::prelude::{
-    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent,
-    Proposal, ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
+    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
+    ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
     Sender as MlsSender, StagedCommit, Welcome,
 };
 use tls_codec::Deserialize as _;
 
-use super::MlsError;
 use super::data::GroupData;
 use super::overlay::Overlay;
 use super::provider::Crypto;
 use super::rules::{self, Before, Verdict, invalid};
 use super::suite::Suite;
+use super::{MlsError, encode, parse};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
-use crate::env::{Entropy, UnixMillis};
+use crate::env::UnixMillis;
 use crate::id::{GroupId, Sender};
 use crate::limits;
 use crate::server::op::Member;
@@ -57,7 +58,7 @@ pub struct CheckedCommit {
     pub epoch: u64,
     /// Devices added, in order of their leaves.
     pub adds: Vec<Member>,
-    /// Devices removed.
+    /// Devices removed. One that is in `adds` too was removed and added anew: its removal comes first.
     pub removes: Vec<Sender>,
     /// Devices whose device key changed.
     pub updates: Vec<Member>,
@@ -122,7 +123,7 @@ impl PublicState {
             key: &creator.device_key,
         };
         outside::check_group_info(backend, group_info, &expected)?;
-        let (crypto, overlay) = (verifier(backend), Overlay::default());
+        let (crypto, overlay) = (Crypto::verifier(backend), Overlay::default());
         let (group, _) =
             PublicGroup::from_external(&crypto, &overlay, tree, info, ProposalStore::new())
                 .map_err(|error| MlsError::Invalid(error.to_string()))?;
@@ -141,17 +142,16 @@ impl PublicState {
     /// Reads it from its records. Error: [`MlsError::Damaged`].
     pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
         let overlay = Overlay::new(records);
-        let id = overlay.get_raw(GROUP_RECORD).ok_or_else(|| damaged("no group id"))?;
-        let id = MlsGroupId::from_slice(&id);
-        let group = PublicGroup::load(&overlay, &id)
-            .map_err(|error| MlsError::Damaged(error.to_string()))?
-            .ok_or_else(|| damaged("incomplete"))?;
-        let suite = Suite::from_number(u16::from(group.ciphersuite()))
-            .ok_or_else(|| damaged("unknown suite"))?;
-        let data = rules::check_context(group.group_context().extensions())
-            .map_err(|_| damaged("group data"))?;
-        let records = records_of(&group)?;
-        Ok(Self { backend, crypto: verifier(backend), overlay, group, suite, data, records })
+        let Loaded { group, suite, data, records } = Loaded::from(&overlay)?;
+        Ok(Self {
+            backend,
+            crypto: Crypto::verifier(backend),
+            overlay,
+            group,
+            suite,
+            data,
+            records,
+        })
     }
 
     /// The present epoch.
@@ -202,9 +202,12 @@ impl PublicState {
         if adds == self.records.values().any(|record| record.sender() == whom) {
             return Err(invalid("a proposal that changes nothing"));
         }
-        self.group
-            .add_proposal(&self.overlay, *proposal)
-            .map_err(|error| MlsError::Internal(error.to_string()))
+        self.change(|state| {
+            state
+                .group
+                .add_proposal(&state.overlay, *proposal)
+                .map_err(|error| MlsError::Internal(error.to_string()))
+        })
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
@@ -229,6 +232,8 @@ impl PublicState {
             return Err(invalid("a commit has to be a PublicMessage"));
         };
         let tag = public.confirmation_tag().map(encode).transpose()?.unwrap_or_default();
+        let tag = outside::Reader::new(&tag).vector();
+        let tag = tag.ok_or_else(|| invalid("a commit without a confirmation tag"))?;
         let by = public.sender().clone();
         let processed = self
             .group
@@ -246,12 +251,12 @@ impl PublicState {
         let expected = Expected {
             suite: self.suite,
             context: &encode(staged.group_context())?,
-            tag: outside::Reader::new(&tag).vector(),
+            tag: Some(tag),
             signer: self.signer(&by, &staged)?.u32(),
             key: &verdict.committer.device_key,
         };
         outside::check_group_info(self.backend, group_info, &expected)?;
-        self.merge(*staged, verdict, welcome.is_some())
+        self.change(|state| state.merge(*staged, verdict, welcome.is_some()))
     }
 
     /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
@@ -263,6 +268,21 @@ impl PublicState {
     /// The changes since the last call.
     pub fn take_ops(&mut self) -> Vec<Op> {
         self.overlay.take_ops()
+    }
+
+    /// Does something that changes the state, wholly or not at all.
+    fn change<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, MlsError>,
+    ) -> Result<T, MlsError> {
+        self.overlay.settle();
+        let result = step(self);
+        if result.is_err() {
+            self.overlay.revert();
+            let before = Loaded::from(&self.overlay)?;
+            (self.group, self.data, self.records) = (before.group, before.data, before.records);
+        }
+        result
     }
 
     fn before(&self) -> Before<'_> {
@@ -432,23 +452,32 @@ impl fmt::Debug for PublicState {
     }
 }
 
-/// Verifying draws no randomness, so that any seed will do.
-fn verifier(backend: Backend) -> Crypto {
-    Crypto::new(backend, &mut Entropy::from_seed([0; 32]))
+/// What a state in memory has beside its records.
+struct Loaded {
+    group: PublicGroup,
+    suite: Suite,
+    data: GroupData,
+    records: BTreeMap<u32, DeviceRecord>,
+}
+
+impl Loaded {
+    fn from(overlay: &Overlay) -> Result<Self, MlsError> {
+        let id = overlay.get_raw(GROUP_RECORD).ok_or_else(|| damaged("no group id"))?;
+        let id = MlsGroupId::from_slice(&id);
+        let group = PublicGroup::load(overlay, &id)
+            .map_err(|error| MlsError::Damaged(error.to_string()))?
+            .ok_or_else(|| damaged("incomplete"))?;
+        let suite = Suite::from_number(u16::from(group.ciphersuite()))
+            .ok_or_else(|| damaged("unknown suite"))?;
+        let data = rules::check_context(group.group_context().extensions())
+            .map_err(|_| damaged("group data"))?;
+        let records = records_of(&group)?;
+        Ok(Self { group, suite, data, records })
+    }
 }
 
 fn damaged(what: &str) -> MlsError {
     MlsError::Damaged(what.to_owned())
-}
-
-fn parse(message: &[u8]) -> Result<MlsMessageBodyIn, MlsError> {
-    let message = MlsMessageIn::tls_deserialize_exact(message)
-        .map_err(|error| MlsError::Invalid(error.to_string()))?;
-    Ok(message.extract())
-}
-
-fn encode(value: &impl tls_codec::Serialize) -> Result<Vec<u8>, MlsError> {
-    value.tls_serialize_detached().map_err(|error| MlsError::Internal(error.to_string()))
 }
 
 fn member_of(record: &DeviceRecord) -> Member {

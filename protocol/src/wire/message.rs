@@ -121,8 +121,9 @@ pub enum Request {
     },
     /// OPAQUE login, first step: `KE1`, 96 bytes.
     LoginStart { username: Username, ke1: Bytes },
-    /// OPAQUE login, last step: `KE3`, 64 bytes; and the device that logs in, which signs as in `Resume`
-    /// with the hash of `ke3` in place of the token's.
+    /// OPAQUE login, last step: `KE3`, 64 bytes; and the device that logs in, which signs as in `Resume`, with
+    /// the hash of `ke3` in place of the token's and zeros in place of the account, which a new device does not
+    /// know yet.
     LoginFinish { ke3: Bytes, device: DeviceId, device_key: [u8; 32], signature: [u8; 64] },
     /// Registers this device, or replaces its record, under the login or session of this connection.
     DeviceRegister { record: DeviceRecord, envelope_keys: EnvelopeKeys },

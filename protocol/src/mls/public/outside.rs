@@ -2,6 +2,7 @@
 //! allocated, every length is checked against what is there.
 
 use crate::crypto::Backend;
+use crate::crypto::hpke::Kem;
 use crate::id::GroupId;
 use crate::mls::MlsError;
 use crate::mls::rules::invalid;
@@ -15,6 +16,8 @@ const PUBLIC_MESSAGE: u16 = 1;
 const PRIVATE_MESSAGE: u16 = 2;
 const GROUP_INFO: u16 = 4;
 const EXTERNAL_PUB: u16 = 4;
+/// HMAC-SHA-256, with either suite.
+const TAG_LEN: usize = 32;
 
 /// Takes fields of the TLS presentation language off the front of a slice.
 pub(super) struct Reader<'a>(&'a [u8]);
@@ -150,6 +153,9 @@ pub(super) fn check_group_info(
     if !external_pub_only(info.extensions, expected.suite) {
         return Err(invalid("GroupInfo has to carry external_pub and nothing else"));
     }
+    if info.tag.len() != TAG_LEN {
+        return Err(invalid("a confirmation tag of another length"));
+    }
     if expected.tag.is_some_and(|tag| tag != info.tag) {
         return Err(invalid("GroupInfo with another confirmation tag than the commit"));
     }
@@ -184,18 +190,18 @@ fn external_pub_only(extensions: &[u8], suite: Suite) -> bool {
     let mut reader = Reader::new(extensions);
     let (kind, content) = (reader.u16(), reader.vector());
     let mut key = Reader::new(content.unwrap_or_default());
-    let length = match suite {
-        Suite::Classical => 32,
-        Suite::Hybrid => 1216,
+    let kem = match suite {
+        Suite::Classical => Kem::X25519,
+        Suite::Hybrid => Kem::XWing,
     };
     kind == Some(EXTERNAL_PUB)
         && reader.is_empty()
-        && key.vector().is_some_and(|key| key.len() == length)
+        && key.vector().is_some_and(|key| key.len() == kem.public_len())
         && key.is_empty()
 }
 
 /// SignContent (RFC 9420 §5.1.2).
-fn sign_content(label: &[u8], content: &[u8]) -> Vec<u8> {
+pub(super) fn sign_content(label: &[u8], content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(label.len() + content.len() + 8);
     for field in [label, content] {
         match field.len() {
