@@ -58,7 +58,10 @@ impl Device {
     }
 
     pub(super) fn with_backend(backend: Backend, seed: u8) -> Self {
-        let mut entropy = Entropy::from_seed([seed; 32]);
+        Self::from_entropy(backend, Entropy::from_seed([seed; 32]))
+    }
+
+    pub(super) fn from_entropy(backend: Backend, mut entropy: Entropy) -> Self {
         let account = AccountKey::generate(backend, &mut entropy);
         Self::of_account(backend, entropy, account)
     }
