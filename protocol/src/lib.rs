@@ -15,18 +15,16 @@
 //! use qpc_protocol::client::{Client, Config, DIRECTORY, Stretching, event::Event};
 //! use qpc_protocol::crypto::portable;
 //! use qpc_protocol::env::{Entropy, Now, UnixMillis};
-//! use qpc_protocol::io::{Binding, BindingKind, ConnId, Input, LinkId, Links, Output, Target, Transport};
+//! use qpc_protocol::io::{Binding, BindingKind, ConnId, Input, LinkId, Links, Output, Page, Target, Transport};
 //! use qpc_protocol::limits::READ_CHUNK;
 //! use qpc_protocol::server::{self, Server, ServerSecrets, memory::MemoryStore};
-//! use qpc_protocol::store::batch::Op;
 //!
 //! // A runtime reads the clock before each call and seeds each machine once from the system; here both stand still.
 //! let now = Now { mono: core::time::Duration::ZERO, wall: UnixMillis(1_800_000_000_000) };
 //! let mut disk: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
 //!
 //! // A machine starts from the small records under `DIRECTORY`; it asks for the others when it needs them.
-//! let directory = disk.iter().filter(|(key, _)| key.starts_with(DIRECTORY));
-//! let directory = directory.map(|(key, value)| (key.clone(), value.clone())).collect();
+//! let directory = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX }.read(&disk);
 //! let config = Config {
 //!     backend: portable(),
 //!     server: Target("in memory".into()),
@@ -80,21 +78,12 @@
 //!                 }
 //!                 Output::Read(_) => client_reads = true,
 //!                 Output::Persist(batch) => {
-//!                     for op in batch.ops {
-//!                         match op {
-//!                             Op::Put(key, value) => drop(disk.insert(key, value)),
-//!                             Op::Delete(key) => drop(disk.remove(&key)),
-//!                             Op::DeletePrefix(prefix) => disk.retain(|key, _| !key.starts_with(&prefix)),
-//!                         }
-//!                     }
+//!                     batch.ops.into_iter().for_each(|op| op.apply(&mut disk));
 //!                     // Only once all of it is on the disk: until then nothing that depends on it leaves.
 //!                     client.handle(now, Input::Persisted(batch.id, Ok(())))?;
 //!                 }
 //!                 Output::Load(id, page) => {
-//!                     let found = disk.iter().filter(|(key, _)| key.starts_with(&page.prefix));
-//!                     let found = found.filter(|(key, _)| page.after.as_ref().is_none_or(|after| *key > after));
-//!                     let found = found.take(page.most).map(|(key, value)| (key.clone(), value.clone()));
-//!                     client.handle(now, Input::Loaded(id, Ok(found.collect())))?;
+//!                     client.handle(now, Input::Loaded(id, Ok(page.read(&disk))))?;
 //!                 }
 //!                 Output::Compute(id, job) => client.handle(now, Input::Computed(id, job.run()))?,
 //!                 Output::Event(Event::Done(done, outcome)) if done == ticket => {
