@@ -1,6 +1,8 @@
 //! The server machine: one per process, holds all connections.
 
 pub mod audit;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod job;
 pub mod memory;
 pub mod op;
