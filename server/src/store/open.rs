@@ -75,6 +75,8 @@ impl SqliteStore {
         let explain = |error: &rusqlite::Error| explain(path, error);
         let mut db = Connection::open_with_flags(path, flags).map_err(|e| explain(&e))?;
         db.busy_timeout(BUSY_TIME).map_err(|e| explain(&e))?;
+        // What SQLCipher would print to stderr, the errors say.
+        db.execute_batch("PRAGMA cipher_log_level = NONE").map_err(|e| explain(&e))?;
         set_key(&db, &key).map_err(|e| explain(&e))?;
         drop(key);
         configure(&db).map_err(|e| explain(&e))?;
