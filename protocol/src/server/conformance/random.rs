@@ -165,7 +165,7 @@ impl Decoder<'_> {
 
     fn package(&mut self) -> KeyPackageRow {
         let n = self.below(24);
-        let suite = if n % 3 == 0 { Suite::Classical } else { Suite::Hybrid };
+        let suite = if n.is_multiple_of(3) { Suite::Classical } else { Suite::Hybrid };
         package(n, suite, later(u64::from(n) * 16))
     }
 
