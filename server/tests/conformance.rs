@@ -1,4 +1,5 @@
 //! The SQLCipher store beside the reference.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its disk fails")]
 
 use proptest::prelude::*;
 use qpc_protocol::error::StoreFault;

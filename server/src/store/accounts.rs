@@ -79,6 +79,8 @@ impl SqliteStore {
 
     pub(super) fn delete_account(&mut self, account: AccountId) -> Answer {
         self.known_account(account)?;
+        // The statement below reads the heads.
+        self.write_channels()?;
         for (no, device, _) in self.devices_of(account)? {
             self.drop_holdings(no, Sender { account, device })?;
             run(&self.db, "DELETE FROM devices WHERE sender = ?", [no])?;
@@ -91,6 +93,7 @@ impl SqliteStore {
             )?;
         }
         self.cache.holding.clear();
+        self.cache.rows.forget_members();
         // A device may hold a refresh token before it is registered.
         run(
             &self.db,
@@ -187,6 +190,7 @@ impl SqliteStore {
             self.drop_holdings(no, sender)?;
             run(&self.db, "UPDATE members SET gone = 1 WHERE sender = ?", [no])?;
             self.cache.holding.clear();
+            self.cache.rows.forget_members();
         }
         Ok(StoreReply::Done)
     }

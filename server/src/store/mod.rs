@@ -41,6 +41,7 @@ pub struct SqliteStore {
 struct Cache {
     senders: HashMap<Sender, i64>,
     submissions: submissions::Index,
+    rows: channels::Rows,
     /// Of a channel (by number): how many members hold back entries at its floor. Absent: not counted.
     holding: HashMap<i64, u64>,
     hashing: HashMap<i64, blobs::Hashing>,
@@ -99,6 +100,7 @@ impl SqliteStore {
                 Err(Stop::Fault(fault)) => return Err(fault),
             });
         }
+        self.write_channels().map_err(|error| fault(&error))?;
         run(&self.db, "COMMIT", ()).map_err(|error| fault(&error))?;
         Ok(replies)
     }
