@@ -386,6 +386,76 @@ fn batches_write_few_pages() {
     }
 }
 
+/// Which message stands where is forgotten for devices that rest, and read again when they do not.
+#[test]
+fn the_memory_of_submissions_is_bounded() {
+    let (_directory, path) = place();
+    let mut store = open(&path).unwrap();
+    store.apply(&founding()).unwrap();
+    let device = |n: u8| Sender { account: ONE.account, device: DeviceId([n; 16]) };
+    let channel = |n: u8| ChannelId([n; 16]);
+    let from = |n: u8, op: StoreOp| match op {
+        StoreOp::Append(op) => {
+            StoreOp::Append(Append { sender: device(n), channel: channel(n), ..op })
+        }
+        other => other,
+    };
+    for n in 2..=3 {
+        let ops = founding().into_iter().filter_map(|op| match op {
+            StoreOp::PutDevice { mut record, mut envelope_keys, at, .. } => {
+                record.device = DeviceId([n; 16]);
+                envelope_keys.sender = device(n);
+                Some(StoreOp::PutDevice { record, envelope_keys, most: 3, at })
+            }
+            StoreOp::CreateChannel { kind, generation, group, group_info, at, .. } => {
+                Some(StoreOp::CreateChannel {
+                    channel: channel(n),
+                    kind,
+                    generation,
+                    creator: device(n),
+                    group,
+                    group_info,
+                    at,
+                })
+            }
+            _ => None,
+        });
+        let replies = store.apply(&ops.collect::<Vec<_>>()).unwrap();
+        assert_eq!(replies, [StoreReply::Done, StoreReply::Done]);
+    }
+    store.cache.submissions.most = 10;
+    for round in 0..8 {
+        for n in 1..=3 {
+            let replies = store.apply(&[from(n, append(round, Bytes::new()))]).unwrap();
+            let seq = round + 1;
+            let expected = |reply: &StoreReply| matches!(reply, StoreReply::Appended { seq: s, duplicate: false, .. } if *s == seq);
+            assert!(expected(&replies[0]), "{replies:?}");
+            assert!(store.cache.submissions.ids <= 10);
+        }
+    }
+    for n in 1..=3 {
+        let again: Vec<_> = (0..8).map(|round| from(n, append(round, Bytes::new()))).collect();
+        for (reply, expected) in store.apply(&again).unwrap().iter().zip(1..) {
+            assert!(
+                matches!(reply, StoreReply::Appended { seq, duplicate: true, .. } if *seq == expected),
+                "{reply:?}"
+            );
+        }
+        assert!(store.cache.submissions.ids <= 10);
+    }
+}
+
+#[test]
+fn numbers_that_do_not_fit_are_refused() {
+    let place = |no, n| super::row::place(no, n).ok();
+    assert_eq!(place(3, 5), Some(3 << 35 | 5));
+    assert_eq!(place((1 << 28) - 1, (1 << 35) - 1), Some(i64::MAX));
+    assert_eq!(place(1 << 28, 0), None);
+    assert_eq!(place(0, 1 << 35), None);
+    assert_eq!(place(-1, 0), None);
+    assert_eq!(super::row::position(3 << 35 | 5), 5);
+}
+
 /// SQLite's codes as the protocol tells them apart.
 #[test]
 fn faults_say_what_happened() {
