@@ -327,10 +327,14 @@ impl Server {
                 // After a commit accepted elsewhere only the store knows who may read on.
                 subscription.seamless = last.kind != EntryKind::Commit;
             }
-            None if lost => subscription.after = first - 1,
+            None if lost => {
+                subscription.after = first - 1;
+                subscription.seamless = false;
+            }
             None => {
+                // A removed device that has read up to its removal looks the same: the store says next time.
                 subscription.head = subscription.after;
-                subscription.seamless = true;
+                subscription.seamless = false;
             }
         }
         if lost || !entries.is_empty() {

@@ -1,3 +1,4 @@
+mod channels;
 mod device;
 mod harness;
 mod sessions;

@@ -406,6 +406,22 @@ impl Device {
         })
     }
 
+    pub(super) fn leave_request(&mut self, world: &World, channel: ChannelId) -> Request {
+        let wall = world.now.wall;
+        let (group, entropy, local) = self.group();
+        let epoch = group.epoch();
+        let cx = Context { backend: backend(), entropy, wall };
+        let payload = group.propose_leave(cx, local).unwrap().into();
+        Request::Submit(Submit {
+            channel,
+            generation: 1,
+            epoch,
+            message: MessageId(self.entropy.array()),
+            kind: SubmitKind::Proposal,
+            payload,
+        })
+    }
+
     pub(super) fn say(&mut self, world: &mut World, channel: ChannelId, text: &str) -> Accepted {
         let request = self.message(world, channel, text);
         accepted(world.call(self.link, request))
