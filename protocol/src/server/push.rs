@@ -253,9 +253,13 @@ impl Server {
                     let Some(subscription) = connection.subscriptions.get_mut(&channel) else {
                         return;
                     };
-                    if connection.fetches >= PUSH_FETCHES {
+                    let starved = self.ops.len() >= limits::STORE_OPS;
+                    if starved || connection.fetches >= PUSH_FETCHES {
                         subscription.listed = true;
                         connection.due.push_front(channel);
+                        if starved {
+                            self.starved.push_back(id);
+                        }
                         return;
                     }
                     connection.fetches += 1;
