@@ -101,7 +101,6 @@ impl<'a> From<&'a InfoHash> for Info<'a> {
 
 /// Encrypts one message to the holder of `public`: the encapsulated secret and the ciphertext. `randomness` must be
 /// fresh, used once, and [`Kem::randomness_len`] long. Fails on any wrong length and on a malformed key.
-#[expect(clippy::too_many_arguments, reason = "RFC 9180 §6.1 and what it draws from outside")]
 pub fn seal<'a>(
     backend: Backend,
     kem: Kem,
@@ -117,7 +116,6 @@ pub fn seal<'a>(
 }
 
 /// Decrypts what [`seal`] made.
-#[expect(clippy::too_many_arguments, reason = "RFC 9180 §6.1")]
 pub fn open<'a>(
     backend: Backend,
     kem: Kem,
@@ -133,7 +131,6 @@ pub fn open<'a>(
 
 /// Agrees on a secret of `len` bytes with the holder of `public` (RFC 9180 §6.2): the encapsulated secret and the
 /// exported one. Fails as [`seal`] does, and if `len` is above [`kdf::EXPAND_MOST`].
-#[expect(clippy::too_many_arguments, reason = "RFC 9180 §6.2 and what it draws from outside")]
 pub fn setup_sender_and_export<'a>(
     backend: Backend,
     kem: Kem,
@@ -149,7 +146,6 @@ pub fn setup_sender_and_export<'a>(
 }
 
 /// The receiver's side of [`setup_sender_and_export`].
-#[expect(clippy::too_many_arguments, reason = "RFC 9180 §6.2")]
 pub fn setup_receiver_and_export<'a>(
     backend: Backend,
     kem: Kem,
@@ -443,3 +439,6 @@ fn labeled_expand(
 fn labeled_info<'a>(suite: &'a [u8], length: &'a [u8; 2], label: &'a [u8]) -> [&'a [u8]; 4] {
     [length, VERSION, suite, label]
 }
+
+#[cfg(test)]
+mod tests;

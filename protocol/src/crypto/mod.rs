@@ -5,9 +5,12 @@
 #[cfg(feature = "fast")]
 mod fast;
 pub mod hpke;
+pub mod hybrid;
 pub mod identity;
 pub mod kdf;
 mod portable;
+pub mod safety_number;
+pub mod seal;
 mod strict;
 pub mod xwing;
 
@@ -119,3 +122,6 @@ pub fn portable() -> Backend {
 pub fn fast() -> Backend {
     &fast::Fast
 }
+
+#[cfg(test)]
+mod tests;
