@@ -5,7 +5,7 @@ use super::device::*;
 use super::harness::*;
 use crate::error::{CloseCode, ErrorCode};
 use crate::id::ChannelId;
-use crate::io::{Input, LinkId, LinkRole, Links, WakeReason};
+use crate::io::{Gone, Input, LinkId, LinkRole, Links, WakeReason};
 use crate::limits;
 use crate::mls::group::Plan;
 use crate::server::op::{Append, StoreOp, StoreReply};
@@ -107,6 +107,30 @@ fn a_slow_subscriber_costs_a_cursor_and_catches_up() {
     world.settle();
     let head = alice.say(&mut world, CHANNEL, "last").seq;
     assert_eq!(seqs(&mut world, pushes), (2..=head).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_loses_the_link_for_pushes_subscribes_again() {
+    let mut world = World::new();
+    let (mut alice, mut bob) = pair(&mut world);
+    let conn = world.dial(World::transport(Links::Many));
+    let calls = world.open(conn, LinkRole::Calls, CREDIT);
+    let pushes = world.open(conn, LinkRole::Pushes, CREDIT);
+    bob.link = calls;
+    bob.resume(&mut world).unwrap();
+    subscribe(&mut world, calls, 1);
+    // It has nothing to say there; that is no end of listening.
+    world.input(Input::Closed(pushes, Gone::Finished));
+    world.settle();
+    alice.say(&mut world, CHANNEL, "hello");
+    assert_eq!(seqs(&mut world, pushes), [2]);
+    world.input(Input::Closed(pushes, Gone::Closed(CloseCode::DONE)));
+    world.settle();
+    assert!(world.server.watches.is_empty());
+    alice.say(&mut world, CHANNEL, "unheard");
+    let pushes = world.open(conn, LinkRole::Pushes, CREDIT);
+    subscribe(&mut world, calls, 2);
+    assert_eq!(seqs(&mut world, pushes), [3]);
 }
 
 #[test]
