@@ -82,7 +82,7 @@ fn a_plain_member_cannot_add_others_unless_the_group_is_open() {
     let (mut world, mut devices) = three();
     let mut dave = Device::new(4);
     let package = dave.package(Suite::Classical, false);
-    let refusal = devices[1].commit(&adding(&[package.clone()]));
+    let refusal = devices[1].commit(&adding(core::slice::from_ref(&package)));
     assert!(matches!(refusal, Err(MlsError::Invalid(_))));
     let crypto = Crypto::verifier(dave.backend);
     let package = key_package::validate(&crypto, &package).unwrap();

@@ -31,7 +31,7 @@ impl Sample {
         let application = alice.send(b"hello").unwrap();
         let mut guest = Device::new(3);
         let package = guest.package(suite, false);
-        let bundle = alice.commit(&adding(&[package.clone()])).unwrap();
+        let bundle = alice.commit(&adding(core::slice::from_ref(&package))).unwrap();
         let welcome = bundle.welcome.clone().unwrap();
         let wall = alice.wall;
         // What Alice proposes in another life, so that it is of Bob's present epoch too.

@@ -90,7 +90,7 @@ fn an_ordinary_one_opens_one_welcome_and_a_last_resort_one_more() {
                 let mut host = [Device::new(host)];
                 let mut world = World::new(suite, &mut host);
                 let [host] = &mut host;
-                let bundle = host.commit(&adding(&[package.clone()])).unwrap();
+                let bundle = host.commit(&adding(core::slice::from_ref(&package))).unwrap();
                 let tree = world.accept(host, &bundle).unwrap();
                 let joined = guest.join(bundle.welcome.as_ref().unwrap(), &tree);
                 if round == 0 || last_resort {
