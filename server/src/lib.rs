@@ -1,1 +1,3 @@
-//! Under construction.
+//! The qpc server as a library: its store.
+
+pub mod store;
