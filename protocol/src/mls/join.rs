@@ -111,6 +111,9 @@ impl Group {
         };
         let suite = welcome.ciphersuite();
         Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
+        if tree.len() > limits::TREE_BYTES {
+            return Err(invalid("tree too long"));
+        }
         let tree = RatchetTreeIn::tls_deserialize_exact(tree)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
         let config = MlsGroupJoinConfig::builder()

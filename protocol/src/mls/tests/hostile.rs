@@ -155,6 +155,7 @@ fn kinds_in_the_wrong_place_are_refused() {
         }
         assert!(payload == &package || check(portable(), payload, START).is_err());
     }
+    not_joined(&mut sample.guest, &welcome, &vec![0; crate::limits::TREE_BYTES + 1]);
     // The tree of another epoch.
     let old = sample.bob.group().mls.export_ratchet_tree();
     not_joined(&mut sample.guest, &welcome, &crate::mls::encode(&old).unwrap());
