@@ -127,9 +127,6 @@ impl Group {
         let builder =
             StagedWelcome::build_from_welcome(&keys, &config, welcome).map_err(welcome_error)?;
         let processed = builder.processed_welcome();
-        if !processed.psks().is_empty() {
-            return Err(invalid("welcome with pre-shared keys"));
-        }
         let package = processed.own_key_package().cloned().ok_or(MlsError::NotForUs)?;
         let staged = builder
             .with_ratchet_tree(tree)

@@ -302,7 +302,9 @@ fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
     assert!(matches!(world.accept_error(&devices[0], &early), MlsError::Invalid(_)));
     assert!(devices[0].group().has_pending() && devices[0].group().has_proposals());
     devices[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
-    let again = devices[0].commit(&removing(&[target])).unwrap();
+    // It says what is queued already, too.
+    let again = removing(&[target, devices[2].sender()]);
+    let again = devices[0].commit(&again).unwrap();
     world.accept(&mut devices[0], &again).unwrap();
     assert_eq!(devices[0].group().members().len(), 1);
     for leaver in [1, 2] {
