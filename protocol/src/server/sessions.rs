@@ -175,14 +175,9 @@ impl Server {
             self.audit_as(AuditKind::Login, Some(account), Some(sender), None, error);
             return self.fail(call, ErrorCode::ProofInvalid);
         }
-<<<<<<< HEAD
         let peer = Peer { sender, device_key: proof.device_key };
-        let tokens = self.issue(peer.sender);
-=======
-        let peer = Peer { sender: proof.sender, device_key: proof.device_key };
         let refresh = token::refresh(&mut self.entropy);
         let tokens = self.issue(peer.sender, refresh);
->>>>>>> server
         let op = StoreOp::PutRefresh {
             sender: peer.sender,
             device_key: peer.device_key,
