@@ -6,6 +6,7 @@
     clippy::disallowed_types,
     reason = "this test reads the sources and asks cargo"
 )]
+#![expect(clippy::unwrap_used, reason = "in a test a failure is a panic")]
 
 use std::collections::BTreeSet;
 use std::fs;

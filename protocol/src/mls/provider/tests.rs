@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "threads must not show in any output: that is tested")]
+
 use data_encoding::HEXLOWER;
 use openmls::prelude::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
 use openmls_traits::crypto::OpenMlsCrypto;
