@@ -295,8 +295,7 @@ fn the_server_killed_in_mid_conversation_loses_nothing() {
     let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
     for round in 0..5 {
         let text = format!("round {round}");
-        let ticket =
-            world.command(alice, |client, now| client.send(now, channel, text.as_bytes()));
+        let ticket = world.command(alice, |client, now| client.send(now, channel, text.as_bytes()));
         if round % 2 == 0 {
             world.run();
         }
@@ -355,7 +354,9 @@ fn ten_thousand_messages_wait_for_a_slow_application() {
     let channel = group_of(&mut world, alice, &["bob"], Suite::Classical);
     let count = 3_000;
     for number in 0..count {
-        world.command(alice, |client, now| client.send(now, channel, format!("{number}").as_bytes()));
+        world.command(alice, |client, now| {
+            client.send(now, channel, format!("{number}").as_bytes())
+        });
         if number % 500 == 499 {
             world.settle();
         }

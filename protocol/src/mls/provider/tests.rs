@@ -1,4 +1,7 @@
-#![expect(clippy::disallowed_methods, reason = "threads must not show in any output: that is tested")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "threads must not show in any output: that is tested"
+)]
 
 use data_encoding::HEXLOWER;
 use openmls::prelude::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
