@@ -2,7 +2,17 @@
 //!
 //! Both backends give the same bytes for the same inputs; randomness is always an argument.
 
+#[cfg(feature = "fast")]
+mod fast;
+pub mod hpke;
+pub mod hybrid;
 pub mod identity;
+pub mod kdf;
+mod portable;
+pub mod safety_number;
+pub mod seal;
+mod strict;
+pub mod xwing;
 
 use core::fmt;
 
@@ -23,6 +33,16 @@ pub enum Aead {
     Aes256Gcm,
     /// ChaCha20-Poly1305 (RFC 8439): 32-byte key.
     ChaCha20Poly1305,
+}
+
+impl Aead {
+    /// Length of a key in bytes.
+    pub fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
 }
 
 /// The primitives that everything else is built from. No method draws randomness.
@@ -91,3 +111,14 @@ pub trait Primitives: fmt::Debug + Send + Sync {
 
 /// A backend: chosen once, passed along.
 pub type Backend = &'static dyn Primitives;
+
+/// The pure-Rust backend: builds for any target; the default of this crate.
+pub fn portable() -> Backend {
+    &portable::Portable
+}
+
+/// The backend over AWS-LC and libcrux (feature `fast`): the default of the binaries.
+#[cfg(feature = "fast")]
+pub fn fast() -> Backend {
+    &fast::Fast
+}

@@ -1,0 +1,106 @@
+//! Key packages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Answer, MemoryStore};
+use crate::env::UnixMillis;
+use crate::error::ErrorCode;
+use crate::id::{AccountId, Digest, Sender};
+use crate::mls::suite::Suite;
+use crate::server::op::{KeyPackageRow, StoreReply};
+use crate::wire::message::ClaimedKeyPackage;
+
+/// The key packages of one device.
+#[derive(Clone, Default)]
+pub(super) struct Keys {
+    /// In order of upload.
+    pub(super) packages: Vec<KeyPackageRow>,
+    pub(super) last_resort: Option<KeyPackageRow>,
+    /// Handed out before, with their end: the same package uploaded again must not be handed out twice.
+    pub(super) claimed: BTreeMap<Digest, UnixMillis>,
+}
+
+impl Keys {
+    fn count(&self, at: UnixMillis) -> StoreReply {
+        StoreReply::KeyPackages {
+            available: u32::try_from(self.available(at)).unwrap_or(u32::MAX),
+            last_resort: self.last_resort.as_ref().is_some_and(|row| row.expires > at),
+        }
+    }
+
+    fn available(&self, at: UnixMillis) -> usize {
+        self.packages.iter().filter(|row| row.expires > at).count()
+    }
+
+    fn knows(&self, hash: Digest) -> bool {
+        self.claimed.contains_key(&hash) || self.packages.iter().any(|row| row.hash == hash)
+    }
+
+    fn claim(&mut self, suite: Suite, at: UnixMillis) -> Option<(KeyPackageRow, bool)> {
+        let fits = |row: &KeyPackageRow| row.suite == suite && row.expires > at;
+        if let Some(place) = self.packages.iter().position(fits) {
+            let row = self.packages.remove(place);
+            self.claimed.insert(row.hash, row.expires);
+            return Some((row, false));
+        }
+        self.last_resort.clone().filter(fits).map(|row| (row, true))
+    }
+}
+
+impl MemoryStore {
+    pub(super) fn put_key_packages(
+        &mut self,
+        sender: Sender,
+        packages: &[KeyPackageRow],
+        last_resort: Option<&KeyPackageRow>,
+        most: u32,
+        at: UnixMillis,
+    ) -> Answer {
+        self.check_device(sender)?;
+        let keys = self.keys.entry(sender).or_default();
+        let mut seen = BTreeSet::new();
+        let new: Vec<_> = packages
+            .iter()
+            .filter(|row| row.expires > at && !keys.knows(row.hash) && seen.insert(row.hash))
+            .cloned()
+            .collect();
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        if keys.available(at).saturating_add(new.len()) > most {
+            return Err(ErrorCode::KeyPackageQuota.into());
+        }
+        keys.packages.extend(new);
+        if let Some(row) = last_resort {
+            keys.last_resort = Some(row.clone());
+        }
+        Ok(keys.count(at))
+    }
+
+    pub(super) fn count_key_packages(&self, sender: Sender, at: UnixMillis) -> StoreReply {
+        match self.keys.get(&sender) {
+            Some(keys) => keys.count(at),
+            None => StoreReply::KeyPackages { available: 0, last_resort: false },
+        }
+    }
+
+    pub(super) fn claim_key_packages(
+        &mut self,
+        account: AccountId,
+        suite: Suite,
+        at: UnixMillis,
+    ) -> Answer {
+        self.known_account(account)?;
+        let mut claimed = Vec::new();
+        for sender in self.devices_of(account) {
+            if !self.is_active(sender) {
+                continue;
+            }
+            let found = self.keys.get_mut(&sender).and_then(|keys| keys.claim(suite, at));
+            let (package, last_resort) = match found {
+                Some((row, last_resort)) => (Some(row.package), last_resort),
+                None => (None, false),
+            };
+            claimed.push(ClaimedKeyPackage { device: sender.device, package, last_resort });
+        }
+        Ok(StoreReply::Claimed(claimed))
+    }
+}
