@@ -18,6 +18,16 @@ pub const READ_CHUNK: usize = 64 * 1024;
 pub const USERNAME_BYTES: usize = 64;
 /// Longest human-readable detail of an error on the wire, in bytes.
 pub const ERROR_DETAIL_BYTES: usize = 256;
+/// Longest payload of a ping in bytes.
+pub const PING_BYTES: usize = 64;
+/// Longest token in bytes.
+pub const TOKEN_BYTES: usize = 256;
+/// Longest version text of a server program in bytes.
+pub const VERSION_BYTES: usize = 64;
+/// Devices in one reply to a device list, revoked ones included.
+pub const DEVICES_LISTED: usize = 1_024;
+/// Channels in one reply to a channel list.
+pub const CHANNELS_LISTED: usize = 1_024;
 /// Size of a blob's chunk in bytes.
 pub const BLOB_CHUNK: usize = 256 * 1024;
 /// Largest blob in bytes (50 MB).
@@ -52,6 +62,8 @@ pub const DEVICES_PER_ACCOUNT: usize = 16;
 pub const ACCESS_TOKEN_TIME: Duration = Duration::from_secs(60 * 60);
 /// Life of a refresh token.
 pub const REFRESH_TOKEN_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Longest password in bytes after preparation (RFC 8265); the OPRF takes up to 65,535.
+pub const PASSWORD_BYTES: usize = 1024;
 /// Longest sealed account key in bytes.
 pub const SEALED_KEY_BYTES: usize = 256;
 /// Failed logins that one account, known or unknown, may have within [`LOGIN_WINDOW`].
@@ -108,6 +120,8 @@ pub const PAST_EPOCHS: u64 = 2;
 pub const MEMBERS: usize = 5_000;
 /// Members that one commit may add.
 pub const ADDS_PER_COMMIT: usize = 5_000;
+/// Proposals queued in one epoch of a group; the next commit clears them.
+pub const PROPOSALS: usize = 256;
 /// Longest group name in bytes.
 pub const GROUP_NAME_BYTES: usize = 256;
 
@@ -125,6 +139,10 @@ pub const UNREAD_EVENTS: usize = 1_024;
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest delay before a reconnect.
 pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// A session that stood this long starts the backoff over; a shorter one counts as one more failure.
+pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
+/// Chain values behind a cursor that a device keeps, to check what others say they saw.
+pub const CHAINS_KEPT: usize = 64;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -5,7 +5,7 @@ use crate::error::{ErrorCode, PeerFault};
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
 use crate::io::{ConnId, Ticket};
 use crate::mls::suite::Suite;
-use crate::wire::message::{Accepted, DeviceEntry, Username};
+use crate::wire::message::{Accepted, DeviceEntry, Failure, Username};
 use zeroize::Zeroizing;
 
 /// Something for the application.
@@ -71,6 +71,19 @@ pub enum Event {
         channel: ChannelId,
         /// The first seq known to differ.
         seq: u64,
+    },
+    /// The server's answer about a log does not hold, without proof of two different logs.
+    ForkSuspected {
+        /// The group.
+        channel: ChannelId,
+        /// The seq it is about.
+        seq: u64,
+    },
+    /// The server has seen later state of this device than there is here: a backup was restored. Nothing is
+    /// encrypted on this state.
+    Restored {
+        /// How many batches are missing.
+        behind: u64,
     },
     /// A log has entries that are gone: this device was away longer than they are kept.
     Gap {
@@ -173,6 +186,8 @@ pub enum Outcome {
         /// 60 digits to compare with that person by another way.
         safety_number: String,
     },
+    /// `members`, in order of their leaves.
+    Members(Vec<GroupMember>),
     /// `devices`.
     Devices(Vec<DeviceEntry>),
     /// `key_packages`, `refresh_key_packages`.
@@ -236,6 +251,16 @@ pub enum Failed {
     Unreachable(String),
 }
 
+impl From<&Failure> for Failed {
+    fn from(failure: &Failure) -> Self {
+        let detail = match failure.detail.as_str() {
+            "" => failure.code.text().to_owned(),
+            detail => detail.to_owned(),
+        };
+        Self::Server { code: failure.code, detail }
+    }
+}
+
 /// A group as this device knows it, for listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupSummary {
@@ -255,8 +280,10 @@ pub struct GroupSummary {
     pub member: bool,
     /// The epoch authenticator: equal on all members of the epoch.
     pub authenticator: Vec<u8>,
-    /// Members, in order of their leaves.
-    pub members: Vec<GroupMember>,
+    /// How many devices are members.
+    pub members: u32,
+    /// Messages stored here that the application has not acknowledged.
+    pub unread: u32,
 }
 
 /// A member of a group, for listing.

@@ -1,19 +1,52 @@
 //! The client machine: one per device.
+//!
+//! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
+//! Inside, every connection goes through the table of [`session`]; every channel's log is read in order
+//! ([`inbound`]); every change of a group is an intent that stays until it has come true ([`change`]); every
+//! submission stays in the outbox until the server has it and the log has shown it ([`outbox`]). All state
+//! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod change;
+mod channel;
+mod command;
+mod content;
+mod deadline;
+mod directory;
 pub mod event;
+mod inbound;
 pub mod job;
+mod keys;
+mod link;
+mod net;
+mod outbox;
+mod restore;
+mod session;
 
-use zeroize::Zeroizing;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::crypto::Backend;
 use crate::env::{Entropy, Now};
-use crate::error::{Fatal, Refused, RestoreError};
-use crate::id::{AccountId, ChannelId, DeviceId, Sender, ServerId};
-use crate::io::{Input, Output, Target, Ticket};
-use crate::mls::suite::Suite;
+use crate::error::{CloseCode, Fatal};
+use crate::id::{AccountId, ChannelId, Sender, ServerId};
+use crate::io::{Input, JobId, LinkId, LoadId, Output, Page, Target, Ticket};
+use crate::job::{Job, JobOutput};
+use crate::limits::WARM_GROUPS;
+use crate::mls::Context as ClientContext;
 use crate::store::batch::Records;
-use crate::wire::message::Username;
-use event::GroupSummary;
+use crate::store::gate::Gate;
+use crate::wire::message::{Frame, Tokens};
+use channel::{Channel, Slot};
+use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
+use event::Event;
+use job::ClientJobOutput;
+use keys::Packages;
+use net::{Ask, Net};
+use session::{AuthTask, Phase};
+
+pub use directory::DIRECTORY;
+
+/// Records read with one load.
+const LOAD_PAGE: usize = 1024;
 
 /// What a client is told once.
 #[derive(Clone, Debug)]
@@ -26,7 +59,8 @@ pub struct Config {
     pub stretching: Stretching,
     /// Accept a transport without channel binding.
     pub insecure_plain: bool,
-    /// Connect by itself and stay connected. Without it, only [`Client::connect`] does.
+    /// Connect by itself and stay connected. Without it, only [`Client::connect`] and commands that need a
+    /// connection do.
     pub auto_connect: bool,
 }
 
@@ -48,147 +82,321 @@ impl Default for Stretching {
     }
 }
 
-/// The prefix of the records that [`Client::restore`] needs; all others are loaded on demand.
-pub const DIRECTORY: &[u8] = b"d/";
+/// What waits behind the gate.
+#[derive(Debug)]
+enum Effect {
+    Frame(LinkId, Frame),
+    Event(Event),
+}
+
+/// What a load is for.
+#[derive(Clone, Copy, Debug)]
+enum Loading {
+    Group(ChannelId),
+    Packages,
+    Messages(ChannelId),
+}
+
+/// A reply of a kind that does not answer its request.
+struct WrongReply;
 
 /// The client machine.
 #[derive(Debug)]
 pub struct Client {
-    _private: (),
+    config: Config,
+    entropy: Entropy,
+    now: Now,
+    stopped: bool,
+    gate: Gate<Effect>,
+    /// Outputs that wait for nothing.
+    out: VecDeque<Output>,
+    /// The last connection, link, load or job id drawn.
+    last_handle: u64,
+    last_ticket: u64,
+    net: Net,
+    identity: Option<Identity>,
+    tokens: Option<Tokens>,
+    server: Option<ServerId>,
+    auth: Option<AuthTask>,
+    /// Questions not yet asked on this connection.
+    asks: VecDeque<(Ticket, Ask)>,
+    contacts: BTreeMap<AccountId, Contact>,
+    channels: BTreeMap<ChannelId, Channel>,
+    /// Groups that the server does not know yet.
+    founding: BTreeSet<ChannelId>,
+    intents: BTreeMap<Ticket, Intent>,
+    outbox: BTreeMap<Ticket, OutItem>,
+    /// Intents and submissions with a call under way.
+    inflight: BTreeSet<Ticket>,
+    packages: Packages,
+    plan: PackagePlan,
+    /// New key packages are wanted; whether the server has a last-resort one.
+    wanted_packages: Option<bool>,
+    package_tickets: Vec<Ticket>,
+    member_tickets: Vec<(Ticket, ChannelId)>,
+    loads: BTreeMap<LoadId, Loading>,
+    jobs: BTreeSet<JobId>,
+    /// Channels with something to do.
+    dirty: BTreeSet<ChannelId>,
+    /// Messages told to the application and not acknowledged, in all.
+    told: usize,
+    uses: u64,
+    synced: bool,
+    /// The server has seen later state of this device: nothing is encrypted.
+    restored: bool,
 }
 
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
 impl Client {
-    /// A machine from its durable directory records (all records whose key starts with [`DIRECTORY`]; none for a new
-    /// device).
-    pub fn restore(
-        config: Config,
-        directory: Records,
-        entropy: Entropy,
-        now: Now,
-    ) -> Result<Self, RestoreError> {
-        todo!()
-    }
-    /// One input.
+    /// Takes one input.
+    ///
+    /// # Errors
+    /// [`Fatal`]: drop the machine and restore another from what is durable. A peer's misbehaviour is never an
+    /// error here.
     pub fn handle(&mut self, now: Now, input: Input<'_>) -> Result<(), Fatal> {
-        todo!()
+        self.set_now(now);
+        if self.stopped {
+            return Err(Fatal::Misuse("the machine stopped after a fatal error"));
+        }
+        let handled = self.take(input);
+        if handled.is_err() {
+            self.stop();
+        }
+        handled
     }
+
+    fn take(&mut self, input: Input<'_>) -> Result<(), Fatal> {
+        match input {
+            Input::Connected(conn, transport) => self.on_connected(conn, transport),
+            Input::Disconnected(conn, gone) => self.on_disconnected(conn, &gone),
+            Input::Bytes(link, bytes) => self.on_bytes(link, bytes),
+            Input::Closed(link, gone) => self.on_closed(link, &gone),
+            Input::Writable(link, credit) => self.on_writable(link, credit),
+            Input::Persisted(id, done) => {
+                done?;
+                self.gate.persisted(id)?;
+            }
+            Input::Loaded(id, records) => self.on_loaded(id, records?)?,
+            Input::Computed(id, output) => self.on_computed(id, output)?,
+            Input::Tick => {}
+            Input::Accepted(..) | Input::Stored(..) | Input::Notified(..) => {
+                return Err(Fatal::Misuse("an input for a server's machine"));
+            }
+        }
+        self.check_deadlines();
+        Ok(())
+    }
+
     /// The next output; bytes to send are appended to `buffer`.
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Output {
-        todo!()
+        if self.stopped {
+            return self.out.pop_front().unwrap_or_else(deadline::never);
+        }
+        self.check_deadlines();
+        loop {
+            self.pump();
+            if let Some(batch) = self.gate.seal() {
+                return Output::Persist(batch);
+            }
+            if let Some(output) = self.out.pop_front() {
+                return output;
+            }
+            match self.gate.release() {
+                Some(Effect::Event(event)) => return Output::Event(event),
+                Some(Effect::Frame(link, frame)) => self.enqueue(link, &frame),
+                None => break,
+            }
+        }
+        self.next_send(buffer).unwrap_or_else(|| self.idle())
     }
 
-    /// Makes the account `username` and logs this device in. → `Outcome::Account`
-    pub fn register(
-        &mut self,
-        now: Now,
-        username: &str,
-        password: Zeroizing<String>,
-    ) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Logs this device in to an existing account: a new device on first use, the same one later. → `Outcome::Account`
-    pub fn login(
-        &mut self,
-        now: Now,
-        username: &str,
-        password: Zeroizing<String>,
-    ) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Ends the session and this device's tokens.
-    pub fn logout(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Connects now instead of when the backoff ends.
-    pub fn connect(&mut self, now: Now) {
-        todo!()
-    }
-    /// Closes the connection; what is unacknowledged stays in the outbox.
-    pub fn disconnect(&mut self, now: Now) {
-        todo!()
-    }
-    /// → `Outcome::Pong`
-    pub fn ping(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// → `Outcome::Health`
-    pub fn health(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Founds a group with this device as its only member. The name is sealed. → `Outcome::Group`
-    pub fn create_group(&mut self, now: Now, name: &str, suite: Suite) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Adds all devices of an account in one commit. → `Outcome::Epoch`
-    pub fn invite(
-        &mut self,
-        now: Now,
-        channel: ChannelId,
-        username: &str,
-    ) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Removes all devices of an account in one commit. → `Outcome::Epoch`
-    pub fn remove(
-        &mut self,
-        now: Now,
-        channel: ChannelId,
-        account: AccountId,
-    ) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Leaves a group: proposes the own removal, which another member commits. → `Outcome::Epoch`
-    pub fn leave(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Fresh keys for the own leaf. → `Outcome::Epoch`
-    pub fn update(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Sends content to a group. → `Outcome::Sent`
-    pub fn send(&mut self, now: Now, channel: ChannelId, body: &[u8]) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// The application has read all messages of a group up to `seq`: they are forgotten here.
-    pub fn ack(&mut self, now: Now, channel: ChannelId, seq: u64) -> Result<(), Refused> {
-        todo!()
-    }
-    /// The account of a username, and its safety number with ours. → `Outcome::Lookup`
-    pub fn lookup(&mut self, now: Now, username: &str) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// The devices of the own account. → `Outcome::Devices`
-    pub fn devices(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Revokes another device of the own account. → `Outcome::Done`
-    pub fn revoke(&mut self, now: Now, device: DeviceId) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// How many key packages the server has of this device. → `Outcome::KeyPackages`
-    pub fn key_packages(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Uploads fresh key packages now. → `Outcome::KeyPackages`
-    pub fn refresh_key_packages(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
-    }
-    /// Deletes the account on the server. → `Outcome::Done`
-    pub fn delete_account(&mut self, now: Now) -> Result<Ticket, Refused> {
-        todo!()
+    /// Works on every channel that has something to do.
+    fn pump(&mut self) {
+        while let Some(id) = self.dirty.pop_first() {
+            self.subscribe(id);
+            self.read_waiting(id);
+            self.try_join(id);
+            self.pump_intents(id);
+            self.pump_outbox(id);
+            self.answer_members(id);
+            self.refill(id);
+            self.stage_channel(id);
+        }
+        self.cool();
+        self.note_synced();
     }
 
-    /// This device's account, if it has one.
-    pub fn whoami(&self) -> Option<(Username, Sender, Option<ServerId>)> {
-        todo!()
+    /// Tells once per session that every log was read to its head.
+    fn note_synced(&mut self) {
+        if self.synced || self.phase() != Some(Phase::Online) {
+            return;
+        }
+        let all = self.channels.iter().all(|(id, channel)| {
+            let followed = channel.inbox || (channel.row.member && !channel.row.stuck);
+            !followed || self.founding.contains(id) || channel.at_head()
+        });
+        if all {
+            self.synced = true;
+            self.event(Event::Synced);
+        }
     }
-    /// The groups of this device, from the directory: cheap, no load.
-    pub fn groups(&self) -> Vec<GroupSummary> {
-        todo!()
+
+    // ---- small things everybody uses ----------------------------------------------------------
+
+    fn set_now(&mut self, now: Now) {
+        self.now = Now { mono: self.now.mono.max(now.mono), wall: now.wall };
     }
-    /// Whether every log was read to its head and nothing is under way.
-    pub fn is_idle(&self) -> bool {
-        todo!()
+
+    fn event(&mut self, event: Event) {
+        self.gate.hold(Effect::Event(event));
+    }
+
+    fn next_handle(&mut self) -> u64 {
+        self.last_handle += 1;
+        self.last_handle
+    }
+
+    fn next_ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    fn me(&self) -> Option<Sender> {
+        Some(self.identity.as_ref()?.device_record()?.sender())
+    }
+
+    fn compute(&mut self, job: Job) {
+        let id = JobId(self.next_handle());
+        self.jobs.insert(id);
+        self.out.push_back(Output::Compute(id, job));
+    }
+
+    fn on_computed(&mut self, id: JobId, output: JobOutput) -> Result<(), Fatal> {
+        if !self.jobs.remove(&id) {
+            return Err(Fatal::Misuse("a job was answered that is not under way"));
+        }
+        match output {
+            JobOutput::Client(ClientJobOutput::Register(done)) => self.on_register_done(done),
+            JobOutput::Client(ClientJobOutput::Login(done)) => self.on_login_done(done),
+            JobOutput::Server(_) => return Err(Fatal::Misuse("a job of another machine")),
+        }
+        Ok(())
+    }
+
+    // ---- loading ------------------------------------------------------------------------------
+
+    fn load(
+        &mut self,
+        what: Loading,
+        prefix: Vec<u8>,
+        after: Option<Vec<u8>>,
+        most: usize,
+    ) -> LoadId {
+        let id = LoadId(self.next_handle());
+        self.loads.insert(id, what);
+        self.out.push_back(Output::Load(id, Page { prefix, after, most }));
+        id
+    }
+
+    fn on_loaded(&mut self, id: LoadId, records: Records) -> Result<(), Fatal> {
+        match self.loads.remove(&id) {
+            Some(Loading::Group(channel)) => self.on_group_records(channel, id, records),
+            Some(Loading::Packages) => self.on_package_records(id, records),
+            Some(Loading::Messages(channel)) => self.on_messages(channel, records),
+            None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
+        }
+        Ok(())
+    }
+
+    fn is_warm(&self, id: ChannelId) -> bool {
+        self.channels.get(&id).is_some_and(|channel| matches!(channel.slot, Slot::Warm(_)))
+    }
+
+    /// Reads a group, if it is not in memory.
+    fn load_group(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        if !matches!(channel.slot, Slot::Cold) {
+            return;
+        }
+        let prefix = directory::group_prefix(id, channel.row.generation);
+        let load = self.load(Loading::Group(id), prefix, None, LOAD_PAGE);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.slot = Slot::Loading(load, Records::new());
+        }
+    }
+
+    fn on_group_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Slot::Loading(expected, gathered) = &mut channel.slot else { return };
+        if *expected != load {
+            return;
+        }
+        let prefix = directory::group_prefix(id, channel.row.generation);
+        let full = records.len() == LOAD_PAGE;
+        let last = records.last().map(|(key, _)| key.clone());
+        let strip = |(key, value): (Vec<u8>, Vec<u8>)| (key[prefix.len()..].to_vec(), value);
+        gathered.extend(records.into_iter().map(strip));
+        let gathered = core::mem::take(gathered);
+        if full {
+            let load = self.load(Loading::Group(id), prefix, last, LOAD_PAGE);
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.slot = Slot::Loading(load, gathered);
+            }
+            return;
+        }
+        match crate::mls::group::Group::restore(self.config.backend, gathered) {
+            Ok(group) => {
+                self.uses += 1;
+                channel.used = self.uses;
+                channel.slot = Slot::Warm(Box::new(group));
+            }
+            Err(error) => {
+                channel.slot = Slot::None;
+                channel.row.stuck = true;
+                channel.row_dirty = true;
+                let why = error.to_string();
+                let seq = channel.row.seq;
+                self.event(Event::Unreadable { channel: id, seq, why });
+            }
+        }
+        self.dirty.insert(id);
+    }
+
+    /// Lets the groups used longest ago go, above the number that may be in memory.
+    fn cool(&mut self) {
+        loop {
+            let warm = self.channels.iter().filter(|(_, c)| matches!(c.slot, Slot::Warm(_)));
+            let warm: Vec<_> = warm.map(|(id, channel)| (channel.used, *id)).collect();
+            if warm.len() <= WARM_GROUPS {
+                return;
+            }
+            let Some((_, id)) = warm.into_iter().min() else { return };
+            self.stage_channel(id);
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.slot = Slot::Cold;
+            }
+        }
+    }
+
+    // ---- the end ------------------------------------------------------------------------------
+
+    /// Something stored does not load although we wrote it: told, not hidden.
+    fn damaged(&mut self, what: &str, why: &str) {
+        let why = format!("{what}: {why}");
+        self.event(Event::Offline { why, last: true });
+        self.close_connection(CloseCode::INTERNAL);
+        self.net.connect_at = None;
+    }
+
+    /// Nothing that depended on a lost batch may be sent or told: all of it goes.
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.out.clear();
+        self.gate = Gate::new(0);
+        if let Some(conn) = self.net.conn.take() {
+            self.out.push_back(Output::CloseConn(conn.id, CloseCode::INTERNAL));
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

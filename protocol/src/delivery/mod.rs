@@ -1,5 +1,7 @@
 //! Delivery by sequence number: the log's chain, delivery proofs, order, gaps and duplicates, the outbox,
 //! backoff.
 
+pub mod backoff;
 pub mod chain;
 pub mod proof;
+pub mod window;

@@ -11,7 +11,10 @@
 pub mod data;
 pub mod group;
 pub mod key_package;
+pub mod overlay;
+pub mod provider;
 pub mod public;
+mod rules;
 pub mod suite;
 
 use thiserror::Error;

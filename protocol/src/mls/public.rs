@@ -1,16 +1,53 @@
 //! A group as the server sees it: everything but its secrets.
+//!
+//! The server follows each group so that it accepts only what honest members will accept (DESIGN §4). Everything is
+//! checked before anything changes: after an error the state is as it was.
+
+mod outside;
+#[cfg(test)]
+mod tests;
+
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+use openmls::ciphersuite::hash_ref::ProposalRef;
+use openmls::group::GroupId as MlsGroupId;
+use openmls::prelude::{
+    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent,
+    Proposal, ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
+    Sender as MlsSender, StagedCommit, Welcome,
+};
+use tls_codec::Deserialize as _;
 
 use super::MlsError;
+use super::data::GroupData;
+use super::overlay::Overlay;
+use super::provider::Crypto;
+use super::rules::{self, Before, Verdict, invalid};
 use super::suite::Suite;
 use crate::crypto::Backend;
+use crate::crypto::identity::DeviceRecord;
+use crate::env::{Entropy, UnixMillis};
 use crate::id::{GroupId, Sender};
+use crate::limits;
 use crate::server::op::Member;
 use crate::store::batch::{Op, Records};
+use crate::wire::message::EntryKind;
+use outside::Expected;
+
+/// The record that names the group, beside those of OpenMLS.
+const GROUP_RECORD: &[u8] = b"G";
 
 /// The public state of a group over its records.
-#[derive(Debug)]
 pub struct PublicState {
-    _private: (),
+    backend: Backend,
+    crypto: Crypto,
+    overlay: Overlay,
+    group: PublicGroup,
+    suite: Suite,
+    data: GroupData,
+    /// Device records by leaf, verified when the leaf came in.
+    records: BTreeMap<u32, DeviceRecord>,
 }
 
 /// A commit that holds, merged into the public state.
@@ -20,76 +57,15 @@ pub struct CheckedCommit {
     pub epoch: u64,
     /// Devices added, in order of their leaves.
     pub adds: Vec<Member>,
-    /// Devices removed.
+    /// Devices removed. One that is in `adds` too was removed and added anew: its removal comes first.
     pub removes: Vec<Sender>,
     /// Devices whose device key changed.
     pub updates: Vec<Member>,
     /// The new ratchet tree, if there is a welcome.
     pub tree: Option<Vec<u8>>,
-}
-
-#[expect(clippy::todo, unused_variables, missing_docs, reason = "skeleton")]
-impl PublicState {
-    /// Follows a new group from its founding: one member, `creator`, with required capabilities and group data as they
-    /// have to be, GroupInfo signed by it.
-    pub fn create(
-        backend: Backend,
-        id: GroupId,
-        creator: &Member,
-        group_info: &[u8],
-        tree: &[u8],
-    ) -> Result<Self, MlsError> {
-        todo!()
-    }
-
-    /// Reads it from its records.
-    pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
-        todo!()
-    }
-
-    pub fn epoch(&self) -> u64 {
-        todo!()
-    }
-    pub fn suite(&self) -> Suite {
-        todo!()
-    }
-    /// Members in order of their leaves.
-    pub fn members(&self) -> Vec<Member> {
-        todo!()
-    }
-    /// The ratchet tree, encoded.
-    pub fn tree(&self) -> Result<Vec<u8>, MlsError> {
-        todo!()
-    }
-
-    /// Checks a proposal from `sender` and queues it.
-    pub fn propose(&mut self, sender: Sender, payload: &[u8]) -> Result<(), MlsError> {
-        todo!()
-    }
-
-    /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
-    /// changes allowed by its role; every added or changed leaf with a verified record; queued self-removals
-    /// included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
-    /// matches the new public state and is signed by the committer. Merges it.
-    pub fn commit(
-        &mut self,
-        sender: Sender,
-        commit: &[u8],
-        welcome: Option<&[u8]>,
-        group_info: &[u8],
-    ) -> Result<CheckedCommit, MlsError> {
-        todo!()
-    }
-
-    /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
-    pub fn peek(payload: &[u8]) -> Result<Peeked, MlsError> {
-        todo!()
-    }
-
-    /// The changes since the last call.
-    pub fn take_ops(&mut self) -> Vec<Op> {
-        todo!()
-    }
+    /// The earliest end of the key packages used: from then on the commit is not to be accepted any more. `None` if
+    /// it adds nobody.
+    pub expires: Option<UnixMillis>,
 }
 
 /// The outside of an MLSMessage.
@@ -102,5 +78,423 @@ pub struct Peeked {
     /// Its epoch.
     pub epoch: u64,
     /// Whether its content is an application message, a proposal or a commit.
-    pub kind: crate::wire::message::EntryKind,
+    pub kind: EntryKind,
+}
+
+impl PublicState {
+    /// Follows a new group from its founding: one member, `creator`, with required capabilities and group data as they
+    /// have to be, GroupInfo signed by it.
+    ///
+    /// Errors: [`MlsError::Suite`], [`MlsError::WrongGroup`], [`MlsError::Record`], else [`MlsError::Invalid`].
+    pub fn create(
+        backend: Backend,
+        id: GroupId,
+        creator: &Member,
+        group_info: &[u8],
+        tree: &[u8],
+    ) -> Result<Self, MlsError> {
+        let MlsMessageBodyIn::GroupInfo(info) = parse(group_info)? else {
+            return Err(invalid("not a GroupInfo"));
+        };
+        let suite = Suite::from_number(u16::from(info.ciphersuite())).ok_or(MlsError::Suite)?;
+        let context = info.group_context().clone();
+        if context.group_id().as_slice() != id.as_bytes() {
+            return Err(MlsError::WrongGroup);
+        }
+        // RFC 9420 §11: a new group has an empty transcript.
+        if context.epoch().as_u64() != 0 || !context.confirmed_transcript_hash().is_empty() {
+            return Err(invalid("not a first epoch"));
+        }
+        let data = rules::check_context(context.extensions())?;
+        if !data.may_change(creator.sender.account) {
+            return Err(invalid("a founder that may not change its group"));
+        }
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree)
+            .map_err(|error| MlsError::Invalid(error.to_string()))?;
+        if tree.nodes().count() != 1 {
+            return Err(invalid("a new group has one member"));
+        }
+        let expected = Expected {
+            suite,
+            context: &encode(&context)?,
+            tag: None,
+            signer: 0,
+            key: &creator.device_key,
+        };
+        outside::check_group_info(backend, group_info, &expected)?;
+        let (crypto, overlay) = (verifier(backend), Overlay::default());
+        let (group, _) =
+            PublicGroup::from_external(&crypto, &overlay, tree, info, ProposalStore::new())
+                .map_err(|error| MlsError::Invalid(error.to_string()))?;
+        overlay.put_raw(GROUP_RECORD, id.as_bytes().to_vec());
+        let mut records = BTreeMap::new();
+        for (leaf, node) in group.treesync().full_leaves() {
+            records.insert(leaf.u32(), rules::check_leaf(backend, node)?);
+        }
+        let founder = records.values().map(member_of).next();
+        if founder.as_ref() != Some(creator) {
+            return Err(MlsError::Record);
+        }
+        Ok(Self { backend, crypto, overlay, group, suite, data, records })
+    }
+
+    /// Reads it from its records. Error: [`MlsError::Damaged`].
+    pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
+        let overlay = Overlay::new(records);
+        let Loaded { group, suite, data, records } = Loaded::from(&overlay)?;
+        Ok(Self { backend, crypto: verifier(backend), overlay, group, suite, data, records })
+    }
+
+    /// The present epoch.
+    pub fn epoch(&self) -> u64 {
+        self.group.group_context().epoch().as_u64()
+    }
+
+    /// The suite; it never changes.
+    pub fn suite(&self) -> Suite {
+        self.suite
+    }
+
+    /// Members in order of their leaves.
+    pub fn members(&self) -> Vec<Member> {
+        self.records.values().map(member_of).collect()
+    }
+
+    /// The ratchet tree, encoded (RFC 9420 §12.4.3.3).
+    pub fn tree(&self) -> Result<Vec<u8>, MlsError> {
+        encode(&self.group.export_ratchet_tree())
+    }
+
+    /// Checks a proposal from `sender` and queues it: an Add, a Remove or a SelfRemove, by the leaf of that device,
+    /// within its role, of a device that no queued proposal names yet; at most [`limits::PROPOSALS`] in an epoch.
+    ///
+    /// Errors: as [`Self::commit`].
+    pub fn propose(&mut self, sender: Sender, payload: &[u8]) -> Result<(), MlsError> {
+        let message = self.message(sender, payload, EntryKind::Proposal)?;
+        let processed = self
+            .group
+            .process_message(&self.crypto, message)
+            .map_err(|error| MlsError::Invalid(error.to_string()))?;
+        let ProcessedMessageContent::ProposalMessage(proposal) = processed.into_content() else {
+            return Err(invalid("not a proposal of a member"));
+        };
+        self.before().judge_proposal(&proposal)?;
+        let queued = self.queued()?;
+        if queued.len() >= limits::PROPOSALS {
+            return Err(invalid("too many proposals in this epoch"));
+        }
+        let whom = self.subject(&proposal)?;
+        for other in &queued {
+            if self.subject(other)? == whom {
+                return Err(invalid("a proposal for this device is queued already"));
+            }
+        }
+        let adds = matches!(proposal.proposal(), Proposal::Add(_));
+        if adds == self.records.values().any(|record| record.sender() == whom) {
+            return Err(invalid("a proposal that changes nothing"));
+        }
+        self.change(|state| {
+            state
+                .group
+                .add_proposal(&state.overlay, *proposal)
+                .map_err(|error| MlsError::Internal(error.to_string()))
+        })
+    }
+
+    /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
+    /// changes allowed by its role; every added or changed leaf with a verified record; queued removals
+    /// included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
+    /// matches the new public state and is signed by the committer. Merges it.
+    ///
+    /// The calendar is the caller's: see [`CheckedCommit::expires`].
+    ///
+    /// Errors: [`MlsError::WrongGroup`]; [`MlsError::PastEpoch`], [`MlsError::FutureEpoch`]; [`MlsError::NotMember`]
+    /// (`sender` has no leaf); [`MlsError::Record`]; [`MlsError::Expired`] (a key package without an end); else
+    /// [`MlsError::Invalid`].
+    pub fn commit(
+        &mut self,
+        sender: Sender,
+        commit: &[u8],
+        welcome: Option<&[u8]>,
+        group_info: &[u8],
+    ) -> Result<CheckedCommit, MlsError> {
+        let message = self.message(sender, commit, EntryKind::Commit)?;
+        let ProtocolMessage::PublicMessage(public) = &message else {
+            return Err(invalid("a commit has to be a PublicMessage"));
+        };
+        let tag = public.confirmation_tag().map(encode).transpose()?.unwrap_or_default();
+        let by = public.sender().clone();
+        let processed = self
+            .group
+            .process_message(&self.crypto, message)
+            .map_err(|error| MlsError::Invalid(error.to_string()))?;
+        let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
+            return Err(invalid("not a commit of a member"));
+        };
+        let verdict = self.before().judge(&by, &staged)?;
+        if verdict.committer.sender() != sender {
+            return Err(invalid("a commit of another device"));
+        }
+        self.check_queued(&verdict)?;
+        self.check_welcome(&staged, welcome)?;
+        let expected = Expected {
+            suite: self.suite,
+            context: &encode(staged.group_context())?,
+            tag: outside::Reader::new(&tag).vector(),
+            signer: self.signer(&by, &staged)?.u32(),
+            key: &verdict.committer.device_key,
+        };
+        outside::check_group_info(self.backend, group_info, &expected)?;
+        self.change(|state| state.merge(*staged, verdict, welcome.is_some()))
+    }
+
+    /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
+    /// Nothing inside is looked at. Error: [`MlsError::Invalid`].
+    pub fn peek(payload: &[u8]) -> Result<Peeked, MlsError> {
+        outside::peek(payload)
+    }
+
+    /// The changes since the last call.
+    pub fn take_ops(&mut self) -> Vec<Op> {
+        self.overlay.take_ops()
+    }
+
+    /// Does something that changes the state, wholly or not at all.
+    fn change<T>(
+        &mut self,
+        step: impl FnOnce(&mut Self) -> Result<T, MlsError>,
+    ) -> Result<T, MlsError> {
+        self.overlay.settle();
+        let result = step(self);
+        if result.is_err() {
+            self.overlay.revert();
+            let before = Loaded::from(&self.overlay)?;
+            (self.group, self.data, self.records) = (before.group, before.data, before.records);
+        }
+        result
+    }
+
+    fn before(&self) -> Before<'_> {
+        Before { backend: self.backend, records: &self.records, data: &self.data }
+    }
+
+    /// A PublicMessage of this group and epoch that claims to be of `sender`'s leaf, or of a newcomer.
+    fn message(
+        &self,
+        sender: Sender,
+        payload: &[u8],
+        kind: EntryKind,
+    ) -> Result<ProtocolMessage, MlsError> {
+        let peeked = outside::peek(payload)?;
+        if peeked.group.as_bytes() != self.group.group_id().as_slice() {
+            return Err(MlsError::WrongGroup);
+        }
+        if peeked.epoch < self.epoch() {
+            return Err(MlsError::PastEpoch);
+        }
+        if peeked.epoch > self.epoch() {
+            return Err(MlsError::FutureEpoch);
+        }
+        if peeked.private || peeked.kind != kind {
+            return Err(invalid("not a PublicMessage of the expected kind"));
+        }
+        if !self.records.values().any(|record| record.sender() == sender) {
+            return Err(MlsError::NotMember);
+        }
+        let MlsMessageBodyIn::PublicMessage(message) = parse(payload)? else {
+            return Err(invalid("not a PublicMessage"));
+        };
+        let claimed = match message.sender() {
+            MlsSender::Member(leaf) => self.records.get(&leaf.u32()).map(DeviceRecord::sender),
+            MlsSender::NewMemberCommit if kind == EntryKind::Commit => Some(sender),
+            _ => None,
+        };
+        if claimed != Some(sender) {
+            return Err(invalid("a message of another device"));
+        }
+        Ok(message.into())
+    }
+
+    fn queued(&self) -> Result<Vec<QueuedProposal>, MlsError> {
+        let queued: Vec<(ProposalRef, QueuedProposal)> = self
+            .group
+            .queued_proposals(&self.overlay)
+            .map_err(|error| MlsError::Damaged(error.to_string()))?;
+        Ok(queued.into_iter().map(|(_, proposal)| proposal).collect())
+    }
+
+    /// Whom a proposal would add or remove.
+    fn subject(&self, proposal: &QueuedProposal) -> Result<Sender, MlsError> {
+        let leaf = match (proposal.proposal(), proposal.sender()) {
+            (Proposal::Add(add), _) => {
+                return Ok(rules::record_in(add.key_package().leaf_node())?.sender());
+            }
+            (Proposal::Remove(remove), _) => remove.removed(),
+            (Proposal::SelfRemove, MlsSender::Member(leaf)) => *leaf,
+            _ => return Err(invalid("a proposal of this kind is not made on its own")),
+        };
+        let record = self.records.get(&leaf.u32()).ok_or_else(|| invalid("no such leaf"))?;
+        Ok(record.sender())
+    }
+
+    /// What is queued to go has to go (DESIGN §4). A committer cannot remove itself (RFC 9420 §12.2): one that wants to
+    /// leave may still commit others' wishes, one that others want removed may not commit at all. Adds are not
+    /// insisted on: their key packages may have expired.
+    fn check_queued(&self, verdict: &Verdict) -> Result<(), MlsError> {
+        let removed: BTreeSet<_> = verdict
+            .removed
+            .iter()
+            .filter_map(|leaf| self.records.get(leaf))
+            .map(DeviceRecord::sender)
+            .collect();
+        for proposal in self.queued()? {
+            let whom = self.subject(&proposal)?;
+            let own = whom == verdict.committer.sender();
+            let kept = match proposal.proposal() {
+                Proposal::Remove(_) => !removed.contains(&whom),
+                Proposal::SelfRemove => !removed.contains(&whom) && !own,
+                _ => false,
+            };
+            if kept {
+                return Err(invalid("a queued removal is left out"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_welcome(&self, staged: &StagedCommit, welcome: Option<&[u8]>) -> Result<(), MlsError> {
+        let mut added = Vec::new();
+        for add in staged.add_proposals() {
+            let reference: KeyPackageRef = add
+                .add_proposal()
+                .key_package()
+                .hash_ref(&self.crypto)
+                .map_err(|error| MlsError::Internal(error.to_string()))?;
+            added.push(reference.as_slice().to_vec());
+        }
+        let Some(welcome) = welcome else {
+            let none = added.is_empty();
+            return if none { Ok(()) } else { Err(invalid("a commit that adds has to welcome")) };
+        };
+        if added.is_empty() {
+            return Err(invalid("a welcome for nobody"));
+        }
+        let MlsMessageBodyIn::Welcome(welcome) = parse(welcome)? else {
+            return Err(invalid("not a Welcome"));
+        };
+        if welcome.ciphersuite() != self.suite.ciphersuite() {
+            return Err(MlsError::Suite);
+        }
+        let mut welcomed = references(&welcome);
+        added.sort_unstable();
+        welcomed.sort_unstable();
+        if added == welcomed { Ok(()) } else { Err(invalid("a welcome for others than are added")) }
+    }
+
+    /// The leaf that signs the GroupInfo.
+    fn signer(&self, by: &MlsSender, staged: &StagedCommit) -> Result<LeafNodeIndex, MlsError> {
+        match by {
+            MlsSender::Member(leaf) => Ok(*leaf),
+            _ => self
+                .group
+                .ext_commit_sender_index(staged)
+                .map_err(|error| MlsError::Internal(error.to_string())),
+        }
+    }
+
+    fn merge(
+        &mut self,
+        staged: StagedCommit,
+        verdict: Verdict,
+        welcome: bool,
+    ) -> Result<CheckedCommit, MlsError> {
+        self.group
+            .merge_commit(&self.overlay, staged)
+            .map_err(|error| MlsError::Internal(error.to_string()))?;
+        let before = core::mem::replace(&mut self.records, records_of(&self.group)?);
+        if let Some(data) = verdict.data {
+            self.data = data;
+        }
+        let added: BTreeSet<_> = verdict.added.iter().map(|added| added.record.sender()).collect();
+        let keys: BTreeMap<_, _> =
+            before.values().map(|record| (record.sender(), record.device_key)).collect();
+        let removed = verdict.removed.iter().filter_map(|leaf| before.get(leaf));
+        let adds = self.records.values().filter(|record| added.contains(&record.sender()));
+        let updated = verdict.updated.iter();
+        let updates =
+            updated.filter(|record| keys.get(&record.sender()) != Some(&record.device_key));
+        Ok(CheckedCommit {
+            epoch: self.epoch(),
+            adds: adds.map(member_of).collect(),
+            removes: removed.map(DeviceRecord::sender).collect(),
+            updates: updates.map(member_of).collect(),
+            tree: welcome.then(|| self.tree()).transpose()?,
+            expires: verdict.added.iter().map(|added| added.expires).min(),
+        })
+    }
+}
+
+impl fmt::Debug for PublicState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (epoch, members) = (self.epoch(), self.records.len());
+        write!(f, "PublicState({:?}, epoch {epoch}, {members} members)", self.suite)
+    }
+}
+
+/// What a state in memory has beside its records.
+struct Loaded {
+    group: PublicGroup,
+    suite: Suite,
+    data: GroupData,
+    records: BTreeMap<u32, DeviceRecord>,
+}
+
+impl Loaded {
+    fn from(overlay: &Overlay) -> Result<Self, MlsError> {
+        let id = overlay.get_raw(GROUP_RECORD).ok_or_else(|| damaged("no group id"))?;
+        let id = MlsGroupId::from_slice(&id);
+        let group = PublicGroup::load(overlay, &id)
+            .map_err(|error| MlsError::Damaged(error.to_string()))?
+            .ok_or_else(|| damaged("incomplete"))?;
+        let suite = Suite::from_number(u16::from(group.ciphersuite()))
+            .ok_or_else(|| damaged("unknown suite"))?;
+        let data = rules::check_context(group.group_context().extensions())
+            .map_err(|_| damaged("group data"))?;
+        let records = records_of(&group)?;
+        Ok(Self { group, suite, data, records })
+    }
+}
+
+/// Verifying draws no randomness, so that any seed will do.
+fn verifier(backend: Backend) -> Crypto {
+    Crypto::new(backend, &mut Entropy::from_seed([0; 32]))
+}
+
+fn damaged(what: &str) -> MlsError {
+    MlsError::Damaged(what.to_owned())
+}
+
+fn parse(message: &[u8]) -> Result<MlsMessageBodyIn, MlsError> {
+    let message = MlsMessageIn::tls_deserialize_exact(message)
+        .map_err(|error| MlsError::Invalid(error.to_string()))?;
+    Ok(message.extract())
+}
+
+fn encode(value: &impl tls_codec::Serialize) -> Result<Vec<u8>, MlsError> {
+    value.tls_serialize_detached().map_err(|error| MlsError::Internal(error.to_string()))
+}
+
+fn member_of(record: &DeviceRecord) -> Member {
+    Member { sender: record.sender(), device_key: record.device_key }
+}
+
+fn records_of(group: &PublicGroup) -> Result<BTreeMap<u32, DeviceRecord>, MlsError> {
+    let leaves = group.treesync().full_leaves();
+    let records = leaves.map(|(leaf, node)| Ok((leaf.u32(), rules::record_in(node)?)));
+    records.collect::<Result<_, MlsError>>().map_err(|_| damaged("a leaf without a record"))
+}
+
+fn references(welcome: &Welcome) -> Vec<Vec<u8>> {
+    let secrets = welcome.secrets().iter();
+    secrets.map(|secret| secret.new_member().as_slice().to_vec()).collect()
 }

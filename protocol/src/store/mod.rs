@@ -2,4 +2,5 @@
 //! and the versioned encoding of records.
 
 pub mod batch;
+pub mod gate;
 pub mod record;

@@ -1,0 +1,175 @@
+//! One channel of a device: reading its log in order, loading its group when needed, and what is waiting.
+
+use core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+
+use super::directory::{self, ChannelRow};
+use crate::id::{ChannelId, Digest};
+use crate::io::{LinkId, LoadId};
+use crate::mls::group::Group;
+use crate::store::batch::Records;
+use crate::wire::message::Entry;
+
+/// How many links of a log's chain are remembered for comparing with what other members saw.
+const RECENT: usize = 256;
+/// Payload bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
+pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
+
+/// A channel's group.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// Not in memory.
+    Cold,
+    /// Being read.
+    Loading(LoadId, Records),
+    /// In memory.
+    Warm(Box<Group>),
+    /// There is none: an inbox, or this device is out.
+    None,
+}
+
+/// A channel's subscription on the present connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Subscription {
+    /// None.
+    None,
+    /// Asked for.
+    Asked,
+    /// Confirmed.
+    Active,
+}
+
+/// A welcome being made into a group: the tree is on its way.
+#[derive(Debug)]
+pub(super) struct Join {
+    pub entry: Entry,
+    pub tree: Vec<u8>,
+    /// The bulk link, on a transport with many.
+    pub link: Option<LinkId>,
+}
+
+/// A channel of this device.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub row: ChannelRow,
+    pub row_dirty: bool,
+    pub inbox: bool,
+    pub slot: Slot,
+    pub subscription: Subscription,
+    /// The head that the server named when the subscription began.
+    pub head: Option<u64>,
+    /// Read to the head on this connection: encryption is allowed.
+    pub ready: bool,
+    /// Entries that arrived and wait for the group, in order.
+    pub waiting: VecDeque<Entry>,
+    pub waiting_bytes: u64,
+    /// What the server was told to be durable here.
+    pub acked: u64,
+    pub recent: VecDeque<(u64, Digest)>,
+    pub join: Option<Join>,
+    /// Nothing is encrypted or committed before this epoch.
+    pub need_epoch: u64,
+    /// Nothing is committed or resent before this time.
+    pub hold_until: Option<Duration>,
+    /// Messages told to the application and not acknowledged.
+    pub told: BTreeSet<u64>,
+    /// Messages after this seq are stored but not told yet; `None`: all are told.
+    pub spilled_after: Option<u64>,
+    pub spill_load: bool,
+    pub used: u64,
+}
+
+impl Channel {
+    /// A channel as stored.
+    pub(super) fn new(row: ChannelRow, inbox: bool) -> Self {
+        let slot = if inbox || !row.member { Slot::None } else { Slot::Cold };
+        let spilled_after = (row.unread > 0).then_some(0);
+        Self {
+            row,
+            row_dirty: false,
+            inbox,
+            slot,
+            subscription: Subscription::None,
+            head: None,
+            ready: false,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            acked: 0,
+            recent: VecDeque::new(),
+            join: None,
+            need_epoch: 0,
+            hold_until: None,
+            told: BTreeSet::new(),
+            spilled_after,
+            spill_load: false,
+            used: 0,
+        }
+    }
+
+    /// The group, if it is in memory.
+    pub(super) fn group(&mut self) -> Option<&mut Group> {
+        match &mut self.slot {
+            Slot::Warm(group) => Some(group),
+            _ => None,
+        }
+    }
+
+    /// Moves the cursor past an entry.
+    pub(super) fn advance(&mut self, seq: u64, chain: Digest) {
+        self.row.seq = seq;
+        self.row.chain = chain;
+        self.row_dirty = true;
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((seq, chain));
+    }
+
+    /// Whether another member's view of the log contradicts ours; `None` if it cannot be told.
+    pub(super) fn contradicts(&self, seq: u64, chain: Digest) -> Option<bool> {
+        if seq == self.row.seq {
+            return Some(chain != self.row.chain);
+        }
+        let (_, ours) = self.recent.iter().find(|(known, _)| *known == seq)?;
+        Some(*ours != chain)
+    }
+
+    /// Whether the log was read to the head that the server named.
+    pub(super) fn at_head(&self) -> bool {
+        self.waiting.is_empty()
+            && self.join.is_none()
+            && self.head.is_some_and(|head| self.row.seq >= head)
+    }
+
+    /// A new connection: everything about the old one is void.
+    pub(super) fn disconnected(&mut self) {
+        self.subscription = Subscription::None;
+        self.head = None;
+        self.ready = false;
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.join = None;
+        self.acked = 0;
+        self.hold_until = None;
+    }
+
+    /// Takes the next waiting entry.
+    pub(super) fn next_waiting(&mut self) -> Option<Entry> {
+        let entry = self.waiting.pop_front()?;
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(entry.payload.len());
+        Some(entry)
+    }
+
+    /// The changes of the group's records and of the row since the last call.
+    pub(super) fn take_ops(&mut self, id: ChannelId) -> Vec<crate::store::batch::Op> {
+        let mut ops = Vec::new();
+        let prefix = directory::group_prefix(id, self.row.generation);
+        if let Some(group) = self.group() {
+            ops.extend(directory::under(&prefix, group.take_ops()));
+        }
+        if core::mem::take(&mut self.row_dirty) {
+            ops.push(directory::put(directory::key(directory::CHANNEL, &[&id.0]), &self.row));
+        }
+        ops
+    }
+}

@@ -1,0 +1,524 @@
+//! The commands of the application: each is checked, staged, and answered later by an event with its ticket.
+
+use zeroize::Zeroizing;
+
+use super::content::Metadata;
+use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
+use super::event::{GroupMember, GroupSummary, Outcome};
+use super::net::Ask;
+use super::session::{AuthStep, AuthTask};
+use super::{Channel, Client, Event};
+use crate::auth::client::Password;
+use crate::crypto::safety_number::SafetyNumber;
+use crate::env::Now;
+use crate::error::Refused;
+use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId, Sender, ServerId};
+use crate::io::Ticket;
+use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
+use crate::mls::Context;
+use crate::mls::data::GroupData;
+use crate::mls::group::{Group, NewGroup};
+use crate::mls::suite::Suite;
+use crate::store::batch::Op;
+use crate::wire::message::Username;
+
+impl Client {
+    /// Makes the account `username` and logs this device in. → [`Outcome::Account`]
+    ///
+    /// # Errors
+    /// `HasAccount`, `Busy` while another login is under way, `Invalid` for a name or password out of bounds.
+    pub fn register(
+        &mut self,
+        now: Now,
+        username: &str,
+        password: Zeroizing<String>,
+    ) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        if self.identity.is_some() {
+            return Err(Refused::HasAccount);
+        }
+        self.authenticate(username, password, true)
+    }
+
+    /// Logs this device in to an existing account: a new device on first use, the same one later.
+    /// → [`Outcome::Account`]
+    ///
+    /// # Errors
+    /// `Busy` while another login is under way, `Invalid` for a name or password out of bounds or another name
+    /// than this device's.
+    pub fn login(
+        &mut self,
+        now: Now,
+        username: &str,
+        password: Zeroizing<String>,
+    ) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.authenticate(username, password, false)
+    }
+
+    fn authenticate(
+        &mut self,
+        username: &str,
+        password: Zeroizing<String>,
+        register: bool,
+    ) -> Result<Ticket, Refused> {
+        let username = prepare(username)?;
+        let password = Password::prepare(&password).ok_or(Refused::Invalid(
+            "a password has 1 to 1024 bytes and no control characters (RFC 8265)",
+        ))?;
+        if self.auth.is_some() {
+            return Err(Refused::Busy);
+        }
+        if self.identity.as_ref().is_some_and(|identity| identity.username != username) {
+            return Err(Refused::Invalid("this device belongs to another username"));
+        }
+        let ticket = self.next_ticket();
+        self.auth = Some(AuthTask {
+            ticket,
+            username,
+            password,
+            register,
+            register_sent: false,
+            step: AuthStep::Waiting,
+        });
+        self.connect_soon();
+        self.advance_session();
+        Ok(ticket)
+    }
+
+    /// Ends the session and this device's tokens. → [`Outcome::Done`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`.
+    pub fn logout(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.ask(now, Ask::Logout)
+    }
+
+    /// Connects now instead of when the backoff ends.
+    pub fn connect(&mut self, now: Now) {
+        self.set_now(now);
+        self.connect_soon();
+    }
+
+    /// Closes the connection and stays away until [`Self::connect`]; what is unacknowledged stays in the outbox.
+    pub fn disconnect(&mut self, now: Now) {
+        self.set_now(now);
+        self.close_connection(crate::error::CloseCode::DONE);
+        self.net.connect_at = None;
+    }
+
+    /// A round trip to the server, session or not. → [`Outcome::Pong`]
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub fn ping(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        let sent = self.now.mono;
+        Ok(self.queue_ask(Ask::Ping(sent)))
+    }
+
+    /// → [`Outcome::Health`], session or not.
+    ///
+    /// # Errors
+    /// `Busy`.
+    pub fn health(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        Ok(self.queue_ask(Ask::Health))
+    }
+
+    /// The account of a username, and its safety number with ours. → [`Outcome::Lookup`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid`.
+    pub fn lookup(&mut self, now: Now, username: &str) -> Result<Ticket, Refused> {
+        let username = prepare(username)?;
+        self.ask(now, Ask::Lookup(username))
+    }
+
+    /// The devices of the own account. → [`Outcome::Devices`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`.
+    pub fn devices(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.ask(now, Ask::Devices)
+    }
+
+    /// Revokes another device of the own account. → [`Outcome::Done`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for this device itself.
+    pub fn revoke(&mut self, now: Now, device: DeviceId) -> Result<Ticket, Refused> {
+        if self.me().is_some_and(|me| me.device == device) {
+            return Err(Refused::Invalid(
+                "a device cannot revoke itself; log out or delete the account",
+            ));
+        }
+        self.ask(now, Ask::Revoke(device))
+    }
+
+    /// How many key packages the server has of this device. → [`Outcome::KeyPackages`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`.
+    pub fn key_packages(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.ask(now, Ask::Packages)
+    }
+
+    /// Uploads fresh key packages now. → [`Outcome::KeyPackages`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`.
+    pub fn refresh_key_packages(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        let ticket = self.next_ticket();
+        self.want_packages(ticket);
+        Ok(ticket)
+    }
+
+    /// Deletes the account on the server. → [`Outcome::Done`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`.
+    pub fn delete_account(&mut self, now: Now) -> Result<Ticket, Refused> {
+        self.ask(now, Ask::Delete)
+    }
+
+    fn ask(&mut self, now: Now, ask: Ask) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        Ok(self.queue_ask(ask))
+    }
+
+    // ---- groups -------------------------------------------------------------------------------
+
+    /// Founds a group with this device as its only member. The name is sealed: the server never sees it.
+    /// → [`Outcome::Group`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name that is empty or above 256 bytes.
+    pub fn create_group(&mut self, now: Now, name: &str, suite: Suite) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        if name.is_empty() || name.len() > GROUP_NAME_BYTES {
+            return Err(Refused::Invalid("a group's name has 1 to 256 bytes"));
+        }
+        let id = ChannelId(self.entropy.array());
+        let generation = 1;
+        let device = self.identity.as_ref().and_then(|identity| identity.local());
+        let device = device.ok_or(Refused::NoAccount)?;
+        let metadata = Metadata::seal(self.config.backend, &mut self.entropy, name);
+        let metadata = metadata.ok_or(Refused::Invalid("a group's name has 1 to 256 bytes"))?;
+        let data = GroupData {
+            version: 1,
+            admins: vec![device.record.account],
+            open: false,
+            metadata: metadata.hash(),
+        };
+        let new = NewGroup { id: GroupId::of(id, generation), suite, data };
+        let mut entropy = self.entropy.fork();
+        let cx =
+            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
+        let (group, founding) = Group::create(cx, &device, &new)
+            .map_err(|_| Refused::Invalid("the group cannot be made with this cipher suite"))?;
+        let mut row = ChannelRow::fresh(id);
+        row.generation = generation;
+        row.suite = suite;
+        row.epoch = group.epoch();
+        row.name = Some(name.to_owned());
+        row.metadata = Some(metadata);
+        row.authenticator = group.authenticator();
+        row.members = 1;
+        let mut channel = Channel::new(row, false);
+        channel.slot = super::channel::Slot::Warm(Box::new(group));
+        channel.row_dirty = true;
+        self.channels.insert(id, channel);
+        self.founding.insert(id);
+        self.stage_channel(id);
+        let ticket = self.next_ticket();
+        let want = Want::Found { group_info: founding.group_info, tree: founding.tree };
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        Ok(ticket)
+    }
+
+    /// Adds all devices of an account in one commit. → [`Outcome::Epoch`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid`, `UnknownChannel`, `NotMember`.
+    pub fn invite(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        username: &str,
+    ) -> Result<Ticket, Refused> {
+        let username = prepare(username)?;
+        self.want(now, channel, Want::Add { username, account: None, packages: None })
+    }
+
+    /// Removes all devices of an account in one commit. → [`Outcome::Epoch`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
+    pub fn remove(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        account: AccountId,
+    ) -> Result<Ticket, Refused> {
+        self.want(now, channel, Want::Remove { account })
+    }
+
+    /// Leaves a group: proposes the own removal, which another member commits. Done when the server has the
+    /// proposal. → [`Outcome::Done`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
+    pub fn leave(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
+        self.want(now, channel, Want::Leave)
+    }
+
+    /// Fresh keys for the own leaf. → [`Outcome::Epoch`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
+    pub fn update(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
+        self.want(now, channel, Want::Update)
+    }
+
+    fn want(&mut self, now: Now, channel: ChannelId, want: Want) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        self.need_member(channel)?;
+        let ticket = self.next_ticket();
+        self.store_intent(ticket, Intent { channel, want, losses: 0 });
+        Ok(ticket)
+    }
+
+    /// Sends content to a group, now or when the connection and the group are ready. → [`Outcome::Sent`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` above 4 MiB, `UnknownChannel`, `NotMember`.
+    pub fn send(&mut self, now: Now, channel: ChannelId, body: &[u8]) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        self.need_member(channel)?;
+        if body.len() > CONTENT_BYTES {
+            return Err(Refused::Invalid("a message has at most 4 MiB"));
+        }
+        if self.outbox.len() >= OUTBOX {
+            return Err(Refused::Busy);
+        }
+        let message = MessageId(self.entropy.array());
+        let ticket = self.next_ticket();
+        let body = Zeroizing::new(body.to_vec());
+        let what = OutWhat::Application { body, metadata: false, sealed: None };
+        self.store_item(ticket, OutItem { channel, message, what, accepted: None, silent: false });
+        Ok(ticket)
+    }
+
+    /// The application has read all messages of a group up to `seq`: they are forgotten here.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn ack(&mut self, now: Now, channel: ChannelId, seq: u64) -> Result<(), Refused> {
+        self.set_now(now);
+        let known = self.channels.get_mut(&channel).ok_or(Refused::UnknownChannel)?;
+        let later = known.told.split_off(&(seq.saturating_add(1)));
+        let read = core::mem::replace(&mut known.told, later);
+        if read.is_empty() {
+            return Ok(());
+        }
+        self.told -= read.len();
+        known.row.unread =
+            known.row.unread.saturating_sub(u32::try_from(read.len()).unwrap_or(u32::MAX));
+        known.row_dirty = true;
+        for seq in read {
+            self.gate.stage(Op::Delete(directory::message_key(channel, seq)));
+        }
+        self.stage_channel(channel);
+        let spilled = self.channels.iter().filter(|(_, c)| c.spilled_after.is_some());
+        self.dirty.extend(spilled.map(|(id, _)| *id));
+        Ok(())
+    }
+
+    /// The members of a group. → [`Outcome::Members`]
+    ///
+    /// # Errors
+    /// `UnknownChannel`, `NotMember`.
+    pub fn members(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_member(channel)?;
+        let ticket = self.next_ticket();
+        self.member_tickets.push((ticket, channel));
+        self.dirty.insert(channel);
+        Ok(ticket)
+    }
+
+    /// Answers those who asked for the members of a group in memory.
+    pub(super) fn answer_members(&mut self, id: ChannelId) {
+        if !self.member_tickets.iter().any(|(_, channel)| *channel == id) {
+            return;
+        }
+        if !self.is_warm(id) {
+            return self.load_group(id);
+        }
+        let Some(members) = self.with_group(id, |group, _| {
+            let data = group.data().clone();
+            let member = |m: crate::mls::group::MemberLeaf| GroupMember {
+                leaf: m.leaf,
+                sender: m.record.sender(),
+                username: None,
+                admin: data.may_change(m.record.account),
+            };
+            group.members().into_iter().map(member).collect::<Vec<_>>()
+        }) else {
+            return;
+        };
+        let named: Vec<_> = members
+            .into_iter()
+            .map(|mut member| {
+                let contact = self.contacts.get(&member.sender.account);
+                member.username = contact.filter(|c| c.verified).map(|c| c.username.clone());
+                member
+            })
+            .collect();
+        let tickets = core::mem::take(&mut self.member_tickets);
+        for (ticket, channel) in tickets {
+            if channel == id {
+                self.event(Event::Done(ticket, Outcome::Members(named.clone())));
+            } else {
+                self.member_tickets.push((ticket, channel));
+            }
+        }
+    }
+
+    // ---- what is known here -------------------------------------------------------------------
+
+    /// This device's account, if it has one: its name, its ids, and its server.
+    pub fn whoami(&self) -> Option<(Username, Sender, ServerId)> {
+        let identity = self.identity.as_ref()?;
+        Some((identity.username.clone(), self.me()?, identity.server))
+    }
+
+    /// The groups of this device, from the directory: cheap, nothing is loaded.
+    pub fn groups(&self) -> Vec<GroupSummary> {
+        let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
+        let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
+            channel: *id,
+            name: channel.row.name.clone(),
+            suite: channel.row.suite,
+            epoch: channel.row.epoch,
+            cursor: channel.row.seq,
+            chain: channel.row.chain,
+            member: channel.row.member && !channel.row.leaving,
+            authenticator: channel.row.authenticator.clone(),
+            members: channel.row.members,
+            unread: channel.row.unread,
+        };
+        groups.map(summary).collect()
+    }
+
+    /// What an account is called, as far as the directory confirmed it.
+    pub fn username(&self, account: AccountId) -> Option<&Username> {
+        let contact = self.contacts.get(&account)?;
+        contact.verified.then_some(&contact.username)
+    }
+
+    /// The safety number between this account and another: 60 digits.
+    pub fn safety_number(&self, other: AccountId) -> Option<String> {
+        let me = self.me()?;
+        Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
+    }
+
+    /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
+    /// the application has not acknowledged do not count.
+    pub fn is_idle(&self) -> bool {
+        let sent = self.outbox.values().all(|item| item.accepted.is_some());
+        self.synced
+            && sent
+            && self.gate.is_idle()
+            && self.intents.is_empty()
+            && self.auth.is_none()
+            && self.asks.is_empty()
+    }
+
+    // ---- checks -------------------------------------------------------------------------------
+
+    fn begin(&mut self, now: Now) -> Result<(), Refused> {
+        self.set_now(now);
+        if self.stopped {
+            return Err(Refused::Stopped);
+        }
+        let open = self.intents.len() + self.asks.len() + self.member_tickets.len();
+        if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
+    }
+
+    fn need_session(&self) -> Result<(), Refused> {
+        match &self.identity {
+            None => Err(Refused::NoAccount),
+            Some(identity) if identity.ended => Err(Refused::LoggedOut),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
+        match self.channels.get(&channel) {
+            Some(known) if known.inbox => Err(Refused::UnknownChannel),
+            None => Err(Refused::UnknownChannel),
+            Some(known) if !known.row.member || known.row.leaving => Err(Refused::NotMember),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Takes note of an account's name; a name that moved to another account is told.
+    pub(super) fn learn(&mut self, account: AccountId, contact: directory::Contact) {
+        if contact.verified {
+            let before = self.contacts.iter().find(|(other, known)| {
+                **other != account && known.verified && known.username == contact.username
+            });
+            if let Some((before, _)) = before {
+                let before = *before;
+                let username = contact.username.clone();
+                self.contacts.remove(&before);
+                self.gate.stage(Op::Delete(directory::key(directory::CONTACT, &[&before.0])));
+                self.event(Event::AccountChanged { username, before, now: account });
+            }
+        }
+        if self.contacts.get(&account) != Some(&contact) {
+            let key = directory::key(directory::CONTACT, &[&account.0]);
+            self.gate.stage(directory::put(key, &contact));
+            self.contacts.insert(account, contact);
+        }
+    }
+
+    /// A member says what an account is called: the directory is asked before it is believed.
+    pub(super) fn hear_name(&mut self, account: AccountId, username: Username) {
+        if self.contacts.contains_key(&account) {
+            return;
+        }
+        let contact = directory::Contact { username: username.clone(), verified: false };
+        self.learn(account, contact);
+        self.call(
+            super::net::Call::Confirm(account),
+            crate::wire::message::Request::AccountLookup { username },
+        );
+    }
+
+    /// The directory's word on a name that a member claimed.
+    pub(super) fn on_confirmed(
+        &mut self,
+        claimed: AccountId,
+        username: Username,
+        account: AccountId,
+    ) {
+        if claimed == account {
+            self.learn(account, directory::Contact { username, verified: true });
+        }
+    }
+}
+
+fn prepare(username: &str) -> Result<Username, Refused> {
+    Username::prepare(username).ok_or(Refused::Invalid(
+        "a username has 1 to 64 bytes of letters, digits and plain signs (RFC 8265)",
+    ))
+}

@@ -1,0 +1,107 @@
+//! The one deadline of the machine, derived from its state, and what happens when it has come.
+
+use core::time::Duration;
+
+use super::net::Call;
+use super::session::Phase;
+use super::{Client, Slot};
+use crate::io::{Output, WakeReason};
+use crate::limits::KEEP_ALIVE;
+use crate::wire::message::Request;
+
+/// Nothing to do, ever.
+pub(super) fn never() -> Output {
+    Output::Idle { wake_at: None, reason: WakeReason::Nothing }
+}
+
+impl Client {
+    /// The earliest deadline of all, and what it is for.
+    pub(super) fn idle(&self) -> Output {
+        let (wake_at, reason) = self
+            .deadlines()
+            .into_iter()
+            .filter_map(|(at, reason)| at.map(|at| (at, reason)))
+            .min()
+            .map_or((None, WakeReason::Nothing), |(at, reason)| (Some(at), reason));
+        Output::Idle { wake_at, reason }
+    }
+
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 6] {
+        let conn = self.net.conn.as_ref();
+        let online = conn.is_some_and(super::net::Connection::online);
+        let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
+        let call = conn.and_then(super::net::Connection::call_deadline);
+        let keep_alive =
+            conn.filter(|conn| settled(conn.phase)).map(|conn| conn.heard + KEEP_ALIVE);
+        let packages = online.then(|| {
+            self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
+        });
+        let held = self.channels.iter().filter_map(|(id, channel)| {
+            let at = channel.hold_until?;
+            let waits = self.intents.values().any(|intent| intent.channel == *id)
+                || self.outbox.values().any(|item| item.channel == *id);
+            (online && waits && channel.ready).then_some(at)
+        });
+        [
+            (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
+            (handshake, WakeReason::Handshake),
+            (call, WakeReason::Call),
+            (keep_alive, WakeReason::KeepAlive),
+            (packages, WakeReason::KeyPackages),
+            (held.min(), WakeReason::Commit),
+        ]
+    }
+
+    /// Does what time alone makes due. Too early is harmless: nothing is due then.
+    pub(super) fn check_deadlines(&mut self) {
+        let mono = self.now.mono;
+        if self.net.conn.is_none() && self.net.connect_at.is_some_and(|at| at <= mono) {
+            self.connect_now();
+        }
+        let Some(conn) = &self.net.conn else { return };
+        if !settled(conn.phase) && conn.handshake_by <= mono {
+            return self.drop_connection("the server did not answer in time".into());
+        }
+        if conn.call_deadline().is_some_and(|at| at <= mono) {
+            return self.drop_connection("the server did not answer in time".into());
+        }
+        let quiet = conn.heard + KEEP_ALIVE <= mono;
+        let pinging = conn.calls.values().any(|pending| pending.what == Call::KeepAlive);
+        if settled(conn.phase) && quiet && !pinging {
+            self.call(Call::KeepAlive, Request::Ping(bytes::Bytes::new()));
+        }
+        if conn_online(self)
+            && self.packages_due() <= self.now.wall
+            && self.wanted_packages.is_none()
+            && !matches!(self.packages, super::Packages::Loading(..))
+            && !self.asked_status()
+        {
+            self.begin_packages();
+        }
+        for (id, channel) in &mut self.channels {
+            if channel.hold_until.is_some_and(|at| at <= mono) {
+                channel.hold_until = None;
+                if !matches!(channel.slot, Slot::None) {
+                    self.dirty.insert(*id);
+                }
+            }
+        }
+    }
+
+    fn asked_status(&self) -> bool {
+        self.net.conn.as_ref().is_some_and(|conn| {
+            conn.calls
+                .values()
+                .any(|pending| matches!(pending.what, Call::PackageStatus | Call::PackageUpload))
+        })
+    }
+}
+
+fn conn_online(client: &Client) -> bool {
+    client.phase() == Some(Phase::Online)
+}
+
+/// Phases that may last.
+fn settled(phase: Phase) -> bool {
+    matches!(phase, Phase::Anonymous | Phase::Online)
+}

@@ -1,0 +1,266 @@
+//! The durable records of a device: their keys, and what is in them.
+//!
+//! | key | record |
+//! |---|---|
+//! | `d/version` | state version, `u64` big endian (the gate's) |
+//! | `d/identity` | [`Identity`] |
+//! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
+//! | `d/packages` | [`PackagePlan`] |
+//! | `d/a/` account | [`Contact`] |
+//! | `d/c/` channel | [`ChannelRow`] |
+//! | `d/i/` ticket | [`Intent`] |
+//! | `d/o/` ticket | [`OutItem`] |
+//! | `g/` channel generation | the group's own records |
+//! | `k/` | private halves of key packages |
+//! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
+//!
+//! Everything under `d/` is small and read at start; the rest is loaded when used.
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::content::Metadata;
+use crate::crypto::hybrid::EnvelopeSecrets;
+use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
+use crate::env::UnixMillis;
+use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender, ServerId};
+use crate::mls::group::LocalDevice;
+use crate::mls::suite::Suite;
+use crate::store::batch::Op;
+use crate::store::record;
+use crate::wire::message::{Accepted, CommitBundle, Submit, SubmitKind, Username};
+
+/// The prefix of the records that [`Client::restore`](super::Client::restore) needs; all others are loaded on demand.
+pub const DIRECTORY: &[u8] = b"d/";
+
+pub(super) const IDENTITY: &[u8] = b"d/identity";
+pub(super) const TOKENS: &[u8] = b"d/tokens";
+pub(super) const PACKAGES: &[u8] = b"d/packages";
+pub(super) const CONTACT: &[u8] = b"d/a/";
+pub(super) const CHANNEL: &[u8] = b"d/c/";
+pub(super) const INTENT: &[u8] = b"d/i/";
+pub(super) const OUTBOX: &[u8] = b"d/o/";
+pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
+
+/// A key: a prefix and what follows it.
+pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = prefix.to_vec();
+    for part in parts {
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// The prefix of a group's records.
+pub(super) fn group_prefix(channel: ChannelId, generation: u32) -> Vec<u8> {
+    key(b"g/", &[&channel.0, &generation.to_be_bytes()])
+}
+
+/// The prefix of a channel's unread messages.
+pub(super) fn message_prefix(channel: ChannelId) -> Vec<u8> {
+    key(b"m/", &[&channel.0])
+}
+
+/// The key of an unread message.
+pub(super) fn message_key(channel: ChannelId, seq: u64) -> Vec<u8> {
+    key(b"m/", &[&channel.0, &seq.to_be_bytes()])
+}
+
+/// The change that stores a record.
+pub(super) fn put<T: Serialize>(key: Vec<u8>, value: &T) -> Op {
+    Op::Put(key, record::encode(value))
+}
+
+/// Prefixes the keys of changes that a component made over records of its own.
+pub(super) fn under(prefix: &[u8], ops: Vec<Op>) -> impl Iterator<Item = Op> {
+    ops.into_iter().map(move |op| match op {
+        Op::Put(k, v) => Op::Put(key(prefix, &[&k]), v),
+        Op::Delete(k) => Op::Delete(key(prefix, &[&k])),
+        Op::DeletePrefix(k) => Op::DeletePrefix(key(prefix, &[&k])),
+    })
+}
+
+/// Who this device is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub username: Username,
+    pub server: ServerId,
+    pub account_key: AccountKey,
+    pub device_key: DeviceKey,
+    /// [`DeviceRecord::encode`].
+    pub record: Vec<u8>,
+    pub envelope: EnvelopeSecrets,
+    pub envelope_sequence: u32,
+    /// The server knows the record.
+    pub registered: bool,
+    /// The session ended for good; only a login helps.
+    pub ended: bool,
+}
+
+impl Identity {
+    /// The record, decoded. It was encoded by us; a damaged one was refused at restore.
+    pub(super) fn device_record(&self) -> Option<DeviceRecord> {
+        DeviceRecord::decode(&self.record)
+    }
+
+    pub(super) fn local(&self) -> Option<LocalDevice> {
+        Some(LocalDevice { key: self.device_key.clone(), record: self.device_record()? })
+    }
+}
+
+/// When key packages were last made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PackagePlan {
+    pub issued: UnixMillis,
+    pub last_resort_issued: UnixMillis,
+}
+
+/// What an account is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Contact {
+    pub username: Username,
+    /// The directory said so too; else it is only that member's own or another member's claim.
+    pub verified: bool,
+}
+
+/// A channel of this device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ChannelRow {
+    pub generation: u32,
+    pub suite: Suite,
+    pub epoch: u64,
+    /// Read up to here.
+    pub seq: u64,
+    pub chain: Digest,
+    pub member: bool,
+    /// Our own removal is proposed.
+    pub leaving: bool,
+    /// The group cannot be followed any further on this device.
+    pub stuck: bool,
+    pub metadata: Option<Metadata>,
+    pub name: Option<String>,
+    pub authenticator: Vec<u8>,
+    pub members: u32,
+    /// Messages stored and not acknowledged by the application.
+    pub unread: u32,
+}
+
+impl ChannelRow {
+    /// A channel read from its start: an inbox, or a group just founded.
+    pub(super) fn fresh(channel: ChannelId) -> Self {
+        Self {
+            generation: 0,
+            suite: Suite::default(),
+            epoch: 0,
+            seq: 0,
+            chain: crate::delivery::chain::start(channel),
+            member: true,
+            leaving: false,
+            stuck: false,
+            metadata: None,
+            name: None,
+            authenticator: Vec::new(),
+            members: 0,
+            unread: 0,
+        }
+    }
+}
+
+/// A change of a group that this device wants to come true, however many commits it takes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Intent {
+    pub channel: ChannelId,
+    pub want: Want,
+    /// How often our commit for it lost against another one.
+    pub losses: u32,
+}
+
+/// What an intent wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Want {
+    /// Found the group on the server.
+    Found { group_info: Vec<u8>, tree: Vec<u8> },
+    /// Every device of the account a member. Packages, once fetched, are kept for every try.
+    Add { username: Username, account: Option<AccountId>, packages: Option<Vec<Vec<u8>>> },
+    /// No device of the account a member.
+    Remove { account: AccountId },
+    /// Our own removal proposed.
+    Leave,
+    /// Fresh keys in our own leaf.
+    Update,
+    /// The queued proposals committed.
+    Flush,
+}
+
+/// A submission on its way, until the server has it and the log has shown it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct OutItem {
+    pub channel: ChannelId,
+    pub message: MessageId,
+    pub what: OutWhat,
+    /// The server's acceptance.
+    pub accepted: Option<Accepted>,
+    /// Whether the application knows: internal submissions have no ticket to finish.
+    pub silent: bool,
+}
+
+/// What is on its way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum OutWhat {
+    /// Application content: encrypted when the group is ready, then resent as it is.
+    Application { body: Zeroizing<Vec<u8>>, metadata: bool, sealed: Option<Submit> },
+    /// A proposal of ours.
+    Proposal { submit: Submit, intent: u64 },
+    /// A commit of ours, pending in the group.
+    Commit { bundle: CommitBundle, intents: Vec<u64> },
+}
+
+impl OutItem {
+    /// SHA-256 of the payload, once there is one.
+    pub(super) fn hash(&self) -> Option<Digest> {
+        match &self.what {
+            OutWhat::Application { sealed, .. } => {
+                sealed.as_ref().map(|submit| Digest::of(&[&submit.payload]))
+            }
+            OutWhat::Proposal { submit, .. } => Some(Digest::of(&[&submit.payload])),
+            OutWhat::Commit { bundle, .. } => Some(bundle.commit.hash()),
+        }
+    }
+
+    /// What goes to the server, if it is not a commit and is ready.
+    pub(super) fn submit(&self) -> Option<&Submit> {
+        match &self.what {
+            OutWhat::Application { sealed, .. } => sealed.as_ref(),
+            OutWhat::Proposal { submit, .. } => Some(submit),
+            OutWhat::Commit { .. } => None,
+        }
+    }
+}
+
+/// A received message, waiting for the application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredMessage {
+    pub message: MessageId,
+    pub sender: Sender,
+    pub time: UnixMillis,
+    pub epoch: u64,
+    pub body: Zeroizing<Vec<u8>>,
+}
+
+/// A submission of application bytes.
+pub(super) fn application(
+    channel: ChannelId,
+    generation: u32,
+    epoch: u64,
+    message: MessageId,
+    payload: Vec<u8>,
+) -> Submit {
+    Submit {
+        channel,
+        generation,
+        epoch,
+        message,
+        kind: SubmitKind::Application,
+        payload: payload.into(),
+    }
+}

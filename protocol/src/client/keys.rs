@@ -1,0 +1,157 @@
+//! Key packages: kept in store on the server, so that others can add this device while it is away.
+
+use core::time::Duration;
+
+use super::directory::{self, PackagePlan};
+use super::event::{Event, Outcome};
+use super::net::Call;
+use super::{Client, Loading};
+use crate::env::UnixMillis;
+use crate::io::{LoadId, Ticket};
+use crate::limits::{KEY_PACKAGE_TIME, KEY_PACKAGES_LOW, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
+use crate::mls::Context;
+use crate::mls::key_package::KeyPackages;
+use crate::mls::suite::Suite;
+use crate::store::batch::Records;
+use crate::wire::message::Request;
+
+/// One classical key package for this many hybrid ones.
+const CLASSICAL_SHARE: usize = 4;
+
+/// The private halves of this device's key packages.
+#[derive(Debug)]
+pub(super) enum Packages {
+    Cold,
+    Loading(LoadId, Records),
+    Warm(Box<KeyPackages>),
+}
+
+impl Packages {
+    pub(super) fn warm(&mut self) -> Option<&mut KeyPackages> {
+        match self {
+            Self::Warm(packages) => Some(packages),
+            _ => None,
+        }
+    }
+}
+
+impl Client {
+    /// A session began: are there enough?
+    pub(super) fn begin_packages(&mut self) {
+        self.call(Call::PackageStatus, Request::KeyPackageStatus);
+    }
+
+    /// Reads the private halves, if they are not in memory.
+    pub(super) fn warm_packages(&mut self) {
+        if matches!(self.packages, Packages::Cold) {
+            let page = super::LOAD_PAGE;
+            let id = self.load(Loading::Packages, directory::PACKAGE_KEYS.to_vec(), None, page);
+            self.packages = Packages::Loading(id, Records::new());
+        }
+    }
+
+    pub(super) fn on_package_records(&mut self, id: LoadId, records: Records) {
+        let Packages::Loading(expected, gathered) = &mut self.packages else { return };
+        if *expected != id {
+            return;
+        }
+        let full = records.len() == super::LOAD_PAGE;
+        let last = records.last().map(|(key, _)| key.clone());
+        let strip = directory::PACKAGE_KEYS.len();
+        gathered.extend(records.into_iter().map(|(key, value)| (key[strip..].to_vec(), value)));
+        if full {
+            let gathered = core::mem::take(gathered);
+            let prefix = directory::PACKAGE_KEYS.to_vec();
+            let id = self.load(Loading::Packages, prefix, last, super::LOAD_PAGE);
+            self.packages = Packages::Loading(id, gathered);
+            return;
+        }
+        let gathered = core::mem::take(gathered);
+        match KeyPackages::restore(self.config.backend, gathered) {
+            Ok(packages) => self.packages = Packages::Warm(Box::new(packages)),
+            Err(error) => return self.damaged("key packages", &error.to_string()),
+        }
+        self.replenish();
+        let inboxes: Vec<_> =
+            self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id).collect();
+        for inbox in inboxes {
+            self.try_join(inbox);
+        }
+    }
+
+    /// The server says how many it has.
+    pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
+        let low = (available as usize) < KEY_PACKAGES_LOW || !last_resort;
+        if low || self.packages_due() <= self.now.wall {
+            self.wanted_packages = Some(last_resort);
+            self.warm_packages();
+            self.replenish();
+        }
+    }
+
+    /// When key packages have to be replaced: well before they end.
+    pub(super) fn packages_due(&self) -> UnixMillis {
+        let fresh = KEY_PACKAGE_TIME.saturating_sub(Duration::from_secs(4 * 60 * 60));
+        self.plan.issued.plus(fresh)
+    }
+
+    /// Makes and uploads key packages, if that is wanted and their private halves are in memory.
+    pub(super) fn replenish(&mut self) {
+        let Some(last_resort_known) = self.wanted_packages else { return };
+        let online = self.phase() == Some(super::session::Phase::Online);
+        let device = self.identity.as_ref().and_then(|identity| identity.local());
+        let (Some(device), true) = (device, online) else { return };
+        let mut entropy = self.entropy.fork();
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let age = wall.since(self.plan.last_resort_issued);
+        let renew = !last_resort_known || age >= LAST_RESORT_TIME / 2;
+        let Some(packages) = self.packages.warm() else { return };
+        self.wanted_packages = None;
+        packages.sweep(wall);
+        let mut make = |suite, last_resort| {
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            packages.generate(cx, &device, suite, last_resort)
+        };
+        let mut made = Vec::new();
+        for number in 0..KEY_PACKAGES_WANTED {
+            let classical = number % (CLASSICAL_SHARE + 1) == CLASSICAL_SHARE;
+            let suite = if classical { Suite::Classical } else { Suite::Hybrid };
+            match make(suite, false) {
+                Ok(package) => made.push(package.into()),
+                Err(error) => return self.damaged("key packages", &error.to_string()),
+            }
+        }
+        let last_resort = if renew { make(Suite::Hybrid, true).ok() } else { None };
+        self.plan.issued = wall;
+        if last_resort.is_some() {
+            self.plan.last_resort_issued = wall;
+        }
+        self.gate.stage(directory::put(directory::PACKAGES.to_vec(), &self.plan));
+        self.stage_packages();
+        let last_resort = last_resort.map(Into::into);
+        self.call(Call::PackageUpload, Request::KeyPackageUpload { packages: made, last_resort });
+    }
+
+    /// Stages what changed in the private halves.
+    pub(super) fn stage_packages(&mut self) {
+        if let Some(packages) = self.packages.warm() {
+            let ops = packages.take_ops();
+            self.gate.stage_all(directory::under(directory::PACKAGE_KEYS, ops));
+        }
+    }
+
+    /// Uploaded: those who asked for it are told.
+    pub(super) fn on_uploaded(&mut self, available: u32, last_resort: bool) {
+        for ticket in core::mem::take(&mut self.package_tickets) {
+            self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
+        }
+    }
+
+    /// An upload on the application's wish.
+    pub(super) fn want_packages(&mut self, ticket: Ticket) {
+        self.package_tickets.push(ticket);
+        self.wanted_packages = Some(self.plan != PackagePlan::default());
+        self.warm_packages();
+        self.replenish();
+    }
+}

@@ -1,0 +1,120 @@
+//! The connection of a client: its links, its calls in flight, and when to try again.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use super::session::Phase;
+use crate::delivery::backoff::Backoff;
+use crate::id::{AccountId, ChannelId};
+use crate::io::{ConnId, LinkId, LinkRole, Ticket, Transport};
+use crate::wire::frame::Decoder;
+
+/// What a call in flight is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Hello,
+    RegisterStart,
+    RegisterFinish,
+    LoginStart,
+    LoginFinish,
+    DeviceRegister,
+    Resume,
+    Refresh,
+    KeepAlive,
+    /// A question of the application.
+    Ask(Ticket, Ask),
+    PackageStatus,
+    PackageUpload,
+    /// `ChannelCreate` of an intent.
+    Found(Ticket),
+    /// `AccountLookup` of an intent.
+    Resolve(Ticket),
+    /// `KeyPackageFetch` of an intent.
+    Claim(Ticket),
+    /// `AccountLookup` to check what a member says it is called.
+    Confirm(AccountId),
+    Submit(Ticket),
+    Commit(Ticket),
+    Subscribe(ChannelId),
+    /// A chunk of the tree that a welcome in this inbox needs.
+    Blob(ChannelId),
+    /// Nothing depends on the answer: `Ack`, `Unsubscribe`.
+    Tell,
+}
+
+/// A question that changes nothing here: asked again after a lost connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Ping(Duration),
+    Health,
+    Lookup(crate::wire::message::Username),
+    Devices,
+    Revoke(crate::id::DeviceId),
+    Packages,
+    Logout,
+    Delete,
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub what: Call,
+    pub deadline: Duration,
+}
+
+/// One link.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub role: LinkRole,
+    pub decoder: Decoder,
+    /// Encoded frames, not yet sent.
+    pub out: Vec<u8>,
+    pub credit: usize,
+    /// Close our side when `out` is empty.
+    pub fin: bool,
+}
+
+impl Link {
+    pub(super) fn new(role: LinkRole) -> Self {
+        Self { role, decoder: Decoder::default(), out: Vec::new(), credit: 0, fin: false }
+    }
+}
+
+/// A connection, made or being made.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub id: ConnId,
+    pub transport: Option<Transport>,
+    /// The link of calls; of everything, if there is one only.
+    pub calls_link: Option<LinkId>,
+    pub links: BTreeMap<LinkId, Link>,
+    pub phase: Phase,
+    pub nonce: [u8; 32],
+    /// By when the handshake has to be through.
+    pub handshake_by: Duration,
+    /// When something last arrived.
+    pub heard: Duration,
+    pub next_call: u32,
+    pub calls: BTreeMap<u32, Pending>,
+}
+
+impl Connection {
+    /// Whether calls that need a session may be made.
+    pub(super) fn online(&self) -> bool {
+        self.phase == Phase::Online
+    }
+
+    /// The earliest deadline of a call.
+    pub(super) fn call_deadline(&self) -> Option<Duration> {
+        self.calls.values().map(|pending| pending.deadline).min()
+    }
+}
+
+/// Whether and when to connect.
+#[derive(Debug)]
+pub(super) struct Net {
+    pub conn: Option<Connection>,
+    pub backoff: Backoff,
+    /// When to connect next; `None`: only when asked.
+    pub connect_at: Option<Duration>,
+}

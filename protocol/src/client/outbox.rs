@@ -1,0 +1,246 @@
+//! What is on its way to the server: encrypted once the group is ready, resent byte for byte until answered.
+
+use super::content::{Content, ContentBody};
+use super::directory::{self, OutItem, OutWhat};
+use super::event::{Event, Failed, Outcome, Sent};
+use super::net::Call;
+use super::{Client, session::Phase};
+use crate::error::ErrorCode;
+use crate::id::ChannelId;
+use crate::io::Ticket;
+use crate::limits::CALLS_IN_FLIGHT;
+use crate::mls::MlsError;
+use crate::store::batch::Op;
+use crate::wire::message::{Accepted, Failure, Request};
+
+impl Client {
+    /// Stores a submission; it goes out with the next pump.
+    pub(super) fn store_item(&mut self, ticket: Ticket, item: OutItem) {
+        self.gate.stage(directory::put(item_key(ticket), &item));
+        self.dirty.insert(item.channel);
+        self.outbox.insert(ticket, item);
+    }
+
+    /// Forgets a submission.
+    pub(super) fn drop_item(&mut self, ticket: Ticket) -> Option<OutItem> {
+        let item = self.outbox.remove(&ticket)?;
+        self.inflight.remove(&ticket);
+        self.gate.stage(Op::Delete(item_key(ticket)));
+        self.dirty.insert(item.channel);
+        Some(item)
+    }
+
+    pub(super) fn fail_item(&mut self, ticket: Ticket, failed: Failed) {
+        if let Some(item) = self.drop_item(ticket)
+            && !item.silent
+            && item.accepted.is_none()
+        {
+            self.event(Event::Failed(ticket, failed));
+        }
+    }
+
+    pub(super) fn outbox_of(&self, id: ChannelId) -> Vec<Ticket> {
+        let of_channel = self.outbox.iter().filter(|(_, item)| item.channel == id);
+        of_channel.map(|(ticket, _)| *ticket).collect()
+    }
+
+    /// Encrypts and sends what can be sent in a channel now, in order.
+    pub(super) fn pump_outbox(&mut self, id: ChannelId) {
+        if self.phase() != Some(Phase::Online) {
+            return;
+        }
+        let mono = self.now.mono;
+        let Some(channel) = self.channels.get(&id) else { return };
+        if !channel.ready || self.restored || channel.hold_until.is_some_and(|at| at > mono) {
+            return;
+        }
+        for ticket in self.outbox_of(id) {
+            if self.inflight.contains(&ticket) {
+                continue;
+            }
+            if self.calls() >= CALLS_IN_FLIGHT / 2 {
+                self.dirty.insert(id);
+                return;
+            }
+            if !self.seal_item(id, ticket) {
+                return;
+            }
+            self.send_item(ticket);
+        }
+    }
+
+    /// Encrypts a submission if it is not yet; `false`: it has to wait, and what comes after it too.
+    fn seal_item(&mut self, id: ChannelId, ticket: Ticket) -> bool {
+        let Some(item) = self.outbox.get(&ticket) else { return true };
+        let OutWhat::Application { body, metadata, sealed: None } = &item.what else { return true };
+        let (body, metadata, message) = (body.clone(), *metadata, item.message);
+        if !self.is_warm(id) {
+            self.load_group(id);
+            return false;
+        }
+        let blocked = self.with_group(id, |group, _| (group.has_pending(), group.has_proposals()));
+        let Some(channel) = self.channels.get(&id) else { return false };
+        let behind = channel.row.epoch < channel.need_epoch;
+        match blocked {
+            Some((false, false)) if !behind => {}
+            Some((false, true)) => {
+                self.want_flush(id);
+                return false;
+            }
+            _ => return false,
+        }
+        let Some(content) = self.content(id, metadata, body) else {
+            self.drop_item(ticket);
+            return true;
+        };
+        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
+            return false;
+        };
+        let plaintext = content.encode();
+        let made = self.with_group(id, |group, cx| {
+            let epoch = group.epoch();
+            group.encrypt(cx, &device, &plaintext).map(|payload| (epoch, payload))
+        });
+        match made {
+            Some(Ok((epoch, payload))) => {
+                let generation = self.channels.get(&id).map_or(0, |c| c.row.generation);
+                let submit = directory::application(id, generation, epoch, message, payload);
+                self.stage_channel(id);
+                if let Some(mut item) = self.outbox.remove(&ticket) {
+                    if let OutWhat::Application { sealed, .. } = &mut item.what {
+                        *sealed = Some(submit);
+                    }
+                    self.store_item(ticket, item);
+                }
+                true
+            }
+            Some(Err(MlsError::Pending(_))) | None => false,
+            Some(Err(error)) => {
+                let failed = Failed::Server {
+                    code: ErrorCode::BadRequest,
+                    detail: format!("the message cannot be encrypted: {error}"),
+                };
+                self.fail_item(ticket, failed);
+                true
+            }
+        }
+    }
+
+    fn content(
+        &self,
+        id: ChannelId,
+        metadata: bool,
+        body: zeroize::Zeroizing<Vec<u8>>,
+    ) -> Option<Content> {
+        let row = &self.channels.get(&id)?.row;
+        let body = if metadata {
+            let names = self.contacts.iter().filter(|(_, contact)| contact.verified);
+            let names = names.map(|(account, contact)| (*account, contact.username.clone()));
+            ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
+        } else {
+            ContentBody::Body(body)
+        };
+        let username = self.identity.as_ref().map(|identity| identity.username.clone());
+        Some(Content { seq: row.seq, chain: row.chain, username, body })
+    }
+
+    fn send_item(&mut self, ticket: Ticket) {
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        if item.accepted.is_some() {
+            return;
+        }
+        let (call, request) = match &item.what {
+            OutWhat::Commit { bundle, .. } => {
+                (Call::Commit(ticket), Request::Commit(bundle.clone()))
+            }
+            _ => match item.submit() {
+                Some(submit) => (Call::Submit(ticket), Request::Submit(submit.clone())),
+                None => return,
+            },
+        };
+        self.inflight.insert(ticket);
+        self.call(call, request);
+    }
+
+    /// The server has it, now or since an earlier try. Its proof is checked before anybody is told.
+    pub(super) fn on_accepted(&mut self, ticket: Ticket, accepted: Accepted) {
+        let Some(server) = self.server else { return };
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        let Some(hash) = item.hash() else { return };
+        let (id, message) = (item.channel, item.message);
+        let statement = accepted.statement(id, message, hash);
+        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
+            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
+            return self.drop_connection("the server's delivery proof does not verify".into());
+        }
+        let passed = self.channels.get(&id).is_some_and(|channel| accepted.seq <= channel.row.seq);
+        let Some(mut item) = self.outbox.remove(&ticket) else { return };
+        if let OutWhat::Proposal { intent, .. } = &item.what {
+            self.on_leave_accepted(*intent);
+        }
+        if !item.silent && item.accepted.is_none() {
+            let sent = Sent { channel: id, message, hash, accepted: accepted.clone() };
+            self.gate.stage(Op::Delete(item_key(ticket)));
+            item.accepted = Some(accepted);
+            self.finish_accepted(ticket, item, passed);
+            return self.event(Event::Done(ticket, Outcome::Sent(sent)));
+        }
+        item.accepted = Some(accepted);
+        self.finish_accepted(ticket, item, passed);
+    }
+
+    /// Keeps an accepted submission until the log has shown it, so that it is recognised there.
+    fn finish_accepted(&mut self, ticket: Ticket, mut item: OutItem, passed: bool) {
+        if passed && !matches!(item.what, OutWhat::Commit { .. }) {
+            self.gate.stage(Op::Delete(item_key(ticket)));
+            return;
+        }
+        if let OutWhat::Application { body, .. } = &mut item.what {
+            *body = Vec::new().into();
+        }
+        self.store_item(ticket, item);
+    }
+
+    /// The server did not take it.
+    pub(super) fn on_submit_refused(&mut self, ticket: Ticket, failure: &Failure) {
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        let id = item.channel;
+        match failure.code {
+            ErrorCode::StaleEpoch | ErrorCode::FutureEpoch | ErrorCode::EpochConflict => {
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.need_epoch = channel.need_epoch.max(failure.epoch);
+                }
+                self.reseal(ticket);
+            }
+            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
+                self.hold(id, failure.retry_after_ms);
+            }
+            _ => {
+                if let OutWhat::Proposal { intent, .. } = item.what {
+                    self.fail_intent(Ticket(intent), Failed::from(failure));
+                }
+                self.fail_item(ticket, Failed::from(failure));
+            }
+        }
+    }
+
+    /// The same content, encrypted anew under the same message id: nothing of the first was stored.
+    fn reseal(&mut self, ticket: Ticket) {
+        let Some(mut item) = self.outbox.remove(&ticket) else { return };
+        match &mut item.what {
+            OutWhat::Application { sealed, .. } => {
+                *sealed = None;
+                self.store_item(ticket, item);
+            }
+            // A proposal is of its epoch only: the intent makes another.
+            OutWhat::Proposal { .. } | OutWhat::Commit { .. } => {
+                self.dirty.insert(item.channel);
+                self.gate.stage(Op::Delete(item_key(ticket)));
+            }
+        }
+    }
+}
+
+fn item_key(ticket: Ticket) -> Vec<u8> {
+    directory::key(directory::OUTBOX, &[&ticket.0.to_be_bytes()])
+}

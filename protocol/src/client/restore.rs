@@ -1,0 +1,163 @@
+//! From durable records to a machine.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
+use super::keys::Packages;
+use super::net::Net;
+use super::{Channel, Client, Config};
+use crate::crypto::identity::DeviceRecord;
+use crate::delivery::backoff::Backoff;
+use crate::env::{Entropy, Now};
+use crate::error::RestoreError;
+use crate::id::{AccountId, ChannelId};
+use crate::io::Ticket;
+use crate::store::batch::Records;
+use crate::store::gate::{Gate, VERSION_KEY};
+use crate::store::record::decode;
+use crate::wire::message::Tokens;
+
+/// What the directory holds.
+#[derive(Default)]
+struct Directory {
+    version: u64,
+    identity: Option<Identity>,
+    tokens: Option<Tokens>,
+    plan: PackagePlan,
+    contacts: BTreeMap<AccountId, Contact>,
+    channels: BTreeMap<ChannelId, ChannelRow>,
+    intents: BTreeMap<Ticket, Intent>,
+    outbox: BTreeMap<Ticket, OutItem>,
+}
+
+impl Directory {
+    fn read(records: &Records) -> Result<Self, RestoreError> {
+        let mut directory = Self::default();
+        for (key, value) in records {
+            directory.take(key, value)?;
+        }
+        Ok(directory)
+    }
+
+    fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        let damaged = || RestoreError::Damaged(key.escape_ascii().to_string());
+        if key == VERSION_KEY {
+            self.version = u64::from_be_bytes(value.try_into().map_err(|_| damaged())?);
+        } else if key == directory::IDENTITY {
+            let identity: Identity = decode(key, value)?;
+            DeviceRecord::decode(&identity.record).ok_or_else(damaged)?;
+            self.identity = Some(identity);
+        } else if key == directory::TOKENS {
+            self.tokens = Some(decode(key, value)?);
+        } else if key == directory::PACKAGES {
+            self.plan = decode(key, value)?;
+        } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
+            let account = AccountId::from_slice(id).ok_or_else(damaged)?;
+            self.contacts.insert(account, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::CHANNEL) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.channels.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::INTENT) {
+            self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
+            self.outbox.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
+        } else {
+            return Err(damaged());
+        }
+        Ok(())
+    }
+}
+
+fn ticket(bytes: &[u8]) -> Option<Ticket> {
+    bytes.try_into().ok().map(|bytes| Ticket(u64::from_be_bytes(bytes)))
+}
+
+impl Client {
+    /// A machine from its durable directory records: all records whose key starts with
+    /// [`DIRECTORY`](super::DIRECTORY); none for a new device.
+    ///
+    /// # Errors
+    /// A record that is damaged or of a newer version.
+    pub fn restore(
+        config: Config,
+        directory: Records,
+        entropy: Entropy,
+        now: Now,
+    ) -> Result<Self, RestoreError> {
+        let Directory { version, identity, tokens, plan, contacts, channels, intents, outbox } =
+            Directory::read(&directory)?;
+        let founding = intents.values().filter(|intent| matches!(intent.want, Want::Found { .. }));
+        let founding: BTreeSet<_> = founding.map(|intent| intent.channel).collect();
+        let known = identity.as_ref().is_some_and(|identity| !identity.ended);
+        let connect_at = (config.auto_connect && known).then_some(now.mono);
+        let inbox = identity.as_ref().and_then(Identity::device_record);
+        let inbox = inbox.map(|record| ChannelId::inbox(record.sender()));
+        let server = identity.as_ref().map(|identity| identity.server);
+        let channels: BTreeMap<_, _> = channels
+            .into_iter()
+            .map(|(id, row)| (id, Channel::new(row, Some(id) == inbox)))
+            .collect();
+        let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
+        let dirty = spilled.map(|(id, _)| *id).collect();
+        Ok(Self {
+            config,
+            entropy,
+            now,
+            stopped: false,
+            gate: Gate::new(version),
+            out: VecDeque::new(),
+            last_handle: 0,
+            // Tickets stay unique across restarts: each start has a range of its own.
+            last_ticket: (version + 1) << 20,
+            net: Net { conn: None, backoff: Backoff::new(), connect_at },
+            identity,
+            tokens,
+            server,
+            auth: None,
+            asks: VecDeque::new(),
+            contacts,
+            channels,
+            founding,
+            intents,
+            outbox,
+            inflight: BTreeSet::new(),
+            packages: Packages::Cold,
+            plan,
+            wanted_packages: None,
+            package_tickets: Vec::new(),
+            member_tickets: Vec::new(),
+            loads: BTreeMap::new(),
+            jobs: BTreeSet::new(),
+            dirty,
+            told: 0,
+            uses: 0,
+            synced: false,
+            restored: false,
+        })
+    }
+
+    /// This device's inbox, from the first login on.
+    pub(super) fn ensure_inbox(&mut self) {
+        let Some(me) = self.me() else { return };
+        let id = ChannelId::inbox(me);
+        if self.channels.contains_key(&id) {
+            return;
+        }
+        let mut channel = Channel::new(ChannelRow::fresh(id), true);
+        channel.row_dirty = true;
+        self.channels.insert(id, channel);
+        self.stage_channel(id);
+    }
+
+    /// A channel that came to nothing, or was left: all of it goes.
+    pub(super) fn forget_channel(&mut self, id: ChannelId) {
+        use crate::store::batch::Op;
+        if let Some(channel) = self.channels.remove(&id) {
+            self.told = self.told.saturating_sub(channel.told.len());
+            let prefix = directory::group_prefix(id, channel.row.generation);
+            self.gate.stage(Op::DeletePrefix(prefix));
+            self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
+            self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
+        }
+    }
+}

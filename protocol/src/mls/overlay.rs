@@ -1,0 +1,235 @@
+//! OpenMLS's storage as a map of records in memory that remembers what changed: the changes become durable with the
+//! batch of the machine, or are dropped.
+//!
+//! A key is one byte that says what the record is, then OpenMLS's own key in postcard.
+
+mod storage;
+
+use core::cell::RefCell;
+use core::fmt;
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use crate::store::batch::{Op, Records};
+
+/// A record that does not encode or decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("stored MLS record {0:?} is damaged")]
+pub struct RecordFault(char);
+
+/// Records of OpenMLS in memory, with the changes since the last [`Overlay::take_ops`].
+///
+/// Not `Sync`: it belongs to the one machine that uses it.
+#[derive(Default)]
+pub struct Overlay(RefCell<State>);
+
+type Value = Zeroizing<Vec<u8>>;
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<Vec<u8>, Value>,
+    /// What stood under each key changed since the last take, up to the last settled step.
+    before: Undo,
+    /// The same, for what changed in the present step.
+    step: Undo,
+}
+
+/// What stood under a key before; `None` for nothing.
+type Undo = BTreeMap<Vec<u8>, Option<Value>>;
+
+impl State {
+    fn set(&mut self, key: Vec<u8>, value: Option<Value>) {
+        let old = match value {
+            Some(value) => self.records.insert(key.clone(), value),
+            None => self.records.remove(&key),
+        };
+        self.step.entry(key).or_insert(old);
+    }
+
+    fn settle(&mut self) {
+        for (key, old) in core::mem::take(&mut self.step) {
+            self.before.entry(key).or_insert(old);
+        }
+    }
+
+    fn restore(&mut self, undo: Undo) {
+        for (key, old) in undo {
+            match old {
+                Some(value) => self.records.insert(key, value),
+                None => self.records.remove(&key),
+            };
+        }
+    }
+}
+
+impl Overlay {
+    /// An overlay over stored records.
+    pub fn new(records: Records) -> Self {
+        let records =
+            records.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
+        Self(RefCell::new(State { records, ..State::default() }))
+    }
+
+    /// The changes since the last call, in order of their keys; none for what is as it was.
+    pub fn take_ops(&self) -> Vec<Op> {
+        let mut state = self.0.borrow_mut();
+        state.settle();
+        let before = core::mem::take(&mut state.before);
+        before
+            .into_iter()
+            .filter_map(|(key, old)| match (old, state.records.get(&key)) {
+                (None, None) => None,
+                (Some(old), Some(new)) if old == *new => None,
+                (_, Some(new)) => Some(Op::Put(key, new.to_vec())),
+                (Some(_), None) => Some(Op::Delete(key)),
+            })
+            .collect()
+    }
+
+    /// Ends a step that went through: [`Self::revert`] no longer undoes it.
+    pub fn settle(&self) {
+        self.0.borrow_mut().settle();
+    }
+
+    /// Undoes a step that failed: every change since the last [`Self::settle`], [`Self::take_ops`] or
+    /// [`Self::rollback`].
+    pub fn revert(&self) {
+        let mut state = self.0.borrow_mut();
+        let step = core::mem::take(&mut state.step);
+        state.restore(step);
+    }
+
+    /// Drops the changes since the last [`Self::take_ops`].
+    pub fn rollback(&self) {
+        let mut state = self.0.borrow_mut();
+        state.settle();
+        let before = core::mem::take(&mut state.before);
+        state.restore(before);
+    }
+
+    /// Every record as it stands, unsaved changes included.
+    pub fn records(&self) -> Records {
+        let state = self.0.borrow();
+        state.records.iter().map(|(key, value)| (key.clone(), value.to_vec())).collect()
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().records.is_empty()
+    }
+
+    /// Keys that begin with `prefix`, in order.
+    pub(super) fn keys(&self, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let state = self.0.borrow();
+        let from = state.records.range(prefix.to_vec()..);
+        from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// A record of ours beside OpenMLS's.
+    pub(super) fn get_raw(&self, key: &[u8]) -> Option<Value> {
+        self.0.borrow().records.get(key).cloned()
+    }
+
+    /// See [`Self::get_raw`].
+    pub(super) fn put_raw(&self, key: &[u8], value: Vec<u8>) {
+        self.0.borrow_mut().set(key.to_vec(), Some(Zeroizing::new(value)));
+    }
+
+    /// See [`Self::get_raw`].
+    pub(super) fn delete_raw(&self, key: &[u8]) {
+        self.0.borrow_mut().set(key.to_vec(), None);
+    }
+
+    fn put<T: Serialize>(
+        &self,
+        kind: Kind,
+        key: &impl Serialize,
+        value: &T,
+    ) -> Result<(), RecordFault> {
+        let (key, value) = (kind.key(key)?, kind.encode(value)?);
+        self.0.borrow_mut().set(key, Some(value));
+        Ok(())
+    }
+
+    fn get<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        key: &impl Serialize,
+    ) -> Result<Option<T>, RecordFault> {
+        let state = self.0.borrow();
+        state.records.get(&kind.key(key)?).map(|value| kind.decode(value)).transpose()
+    }
+
+    fn delete(&self, kind: Kind, key: &impl Serialize) -> Result<(), RecordFault> {
+        let key = kind.key(key)?;
+        self.delete_raw(&key);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Overlay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.borrow();
+        let (records, changed) = (state.records.len(), state.before.len() + state.step.len());
+        write!(f, "Overlay({records} records, {changed} changed)")
+    }
+}
+
+/// What a record is. The numbers are stored: never change one, never use one twice.
+#[derive(Clone, Copy)]
+#[repr(u8)]
+enum Kind {
+    JoinConfig = b'c',
+    OwnLeaves = b'l',
+    ProposalRefs = b'p',
+    Proposal = b'q',
+    Tree = b't',
+    InterimTranscript = b'i',
+    Context = b'g',
+    ConfirmationTag = b'f',
+    GroupState = b's',
+    MessageSecrets = b'm',
+    ResumptionPsks = b'r',
+    OwnLeafIndex = b'o',
+    EpochSecrets = b'e',
+    SignatureKey = b'y',
+    EncryptionKey = b'k',
+    EpochKeys = b'n',
+    KeyPackage = b'h',
+    Psk = b'x',
+}
+
+impl Kind {
+    fn fault(self) -> RecordFault {
+        RecordFault(char::from(self as u8))
+    }
+
+    fn key(self, key: &impl Serialize) -> Result<Vec<u8>, RecordFault> {
+        postcard::to_extend(key, vec![self as u8]).map_err(|_| self.fault())
+    }
+
+    /// How a value is stored: in postcard, but a join configuration in JSON, because OpenMLS reads it as an
+    /// untagged enum, which only a self-describing format can give.
+    fn encode<T: Serialize>(self, value: &T) -> Result<Value, RecordFault> {
+        let bytes = match self {
+            Self::JoinConfig => serde_json::to_vec(value).ok(),
+            _ => postcard::to_extend(value, Vec::new()).ok(),
+        };
+        bytes.map(Zeroizing::new).ok_or(self.fault())
+    }
+
+    fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, RecordFault> {
+        let value = match self {
+            Self::JoinConfig => serde_json::from_slice(bytes).ok(),
+            _ => match postcard::take_from_bytes(bytes) {
+                Ok((value, [])) => Some(value),
+                _ => None,
+            },
+        };
+        value.ok_or(self.fault())
+    }
+}

@@ -1,0 +1,335 @@
+//! What may be in a group and who may change it (DESIGN §4, §5): one set of rules, by which the server judges a
+//! commit before it accepts it and every member judges it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openmls::prelude::{
+    Capabilities, Ciphersuite, CredentialType, Extension, ExtensionType, Extensions, GroupContext,
+    KeyPackage, LeafNode, LeafNodeIndex, Proposal, ProposalType, QueuedProposal,
+    RequiredCapabilitiesExtension, Sender as MlsSender, StagedCommit, UnknownExtension,
+};
+
+use openmls::treesync::LeafNodeSource;
+
+use super::MlsError;
+use super::data::GroupData;
+use super::suite::Suite;
+use crate::crypto::Backend;
+use crate::crypto::identity::DeviceRecord;
+use crate::env::UnixMillis;
+use crate::id::AccountId;
+use crate::limits;
+
+/// Key package extension with the signed end of its life: milliseconds since 1970, 8 bytes, big endian.
+pub(super) const EXPIRY_EXTENSION: u16 = 0xF0A1;
+
+const EXTENSIONS: [ExtensionType; 3] = [
+    ExtensionType::Unknown(EXPIRY_EXTENSION),
+    ExtensionType::Unknown(GroupData::EXTENSION),
+    ExtensionType::LastResort,
+];
+const PROPOSALS: [ProposalType; 1] = [ProposalType::SelfRemove];
+const CREDENTIALS: [CredentialType; 1] = [CredentialType::Basic];
+
+pub(super) fn invalid(why: &str) -> MlsError {
+    MlsError::Invalid(why.to_owned())
+}
+
+impl Suite {
+    /// OpenMLS's name of it.
+    pub fn ciphersuite(self) -> Ciphersuite {
+        match self {
+            Self::Classical => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
+            Self::Hybrid => Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
+        }
+    }
+}
+
+/// The capabilities of every leaf of ours, from the first day on, so that groups can grow later.
+pub(super) fn capabilities() -> Capabilities {
+    Capabilities::builder()
+        .ciphersuites(Suite::ALL.map(Suite::ciphersuite).to_vec())
+        .extensions(EXTENSIONS.to_vec())
+        .proposals(PROPOSALS.to_vec())
+        .credentials(CREDENTIALS.to_vec())
+        .build()
+}
+
+/// What every group requires of its leaves, from its first epoch on.
+pub(super) fn required_capabilities() -> RequiredCapabilitiesExtension {
+    RequiredCapabilitiesExtension::new(&EXTENSIONS, &PROPOSALS, &CREDENTIALS)
+}
+
+/// The extensions of a GroupContext.
+pub(super) fn context_extensions(data: &GroupData) -> Result<Extensions<GroupContext>, MlsError> {
+    Extensions::from_vec(vec![
+        Extension::RequiredCapabilities(required_capabilities()),
+        Extension::Unknown(GroupData::EXTENSION, UnknownExtension(data.encode())),
+    ])
+    .map_err(|error| MlsError::Internal(error.to_string()))
+}
+
+/// The group data of a GroupContext that holds: the required capabilities as they have to be, the data sound,
+/// nothing else.
+pub(super) fn check_context(extensions: &Extensions<GroupContext>) -> Result<GroupData, MlsError> {
+    let required = extensions.required_capabilities();
+    if required != Some(&required_capabilities()) || extensions.iter().count() != 2 {
+        return Err(invalid("group context extensions are not as they have to be"));
+    }
+    extensions
+        .unknown(GroupData::EXTENSION)
+        .and_then(|data| GroupData::decode(&data.0))
+        .ok_or_else(|| invalid("no sound group data"))
+}
+
+/// The device record in a leaf's credential, not verified.
+pub(super) fn record_in(leaf: &LeafNode) -> Result<DeviceRecord, MlsError> {
+    let credential = leaf.credential();
+    if credential.credential_type() != CredentialType::Basic {
+        return Err(MlsError::Record);
+    }
+    DeviceRecord::decode(credential.serialized_content()).ok_or(MlsError::Record)
+}
+
+/// Checks a leaf: its record signed by the account key and naming the leaf's own key, its capabilities all that
+/// ours are. What MLS itself demands of a leaf is OpenMLS's to check.
+pub(super) fn check_leaf(backend: Backend, leaf: &LeafNode) -> Result<DeviceRecord, MlsError> {
+    let record = record_in(leaf)?;
+    if leaf.signature_key().as_slice() != record.device_key {
+        return Err(MlsError::Record);
+    }
+    record.verify(backend).map_err(|_| MlsError::Record)?;
+    let (has, ours) = (leaf.capabilities(), capabilities());
+    let able = ours.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
+        && EXTENSIONS.iter().all(|extension| has.extensions().contains(extension))
+        && PROPOSALS.iter().all(|proposal| has.proposals().contains(proposal))
+        && CREDENTIALS.iter().all(|credential| has.credentials().contains(credential));
+    if !able {
+        return Err(invalid("leaf lacks capabilities"));
+    }
+    // RFC 9420 §7.2: only leaves from key packages have a lifetime. Ours is unlimited, so that no clock decides
+    // whether a commit holds; the true end is in the key package's extension.
+    if let LeafNodeSource::KeyPackage(lifetime) = leaf.leaf_node_source()
+        && (lifetime.not_before() != 0 || lifetime.not_after() != u64::MAX)
+    {
+        return Err(invalid("leaf with a limited lifetime"));
+    }
+    Ok(record)
+}
+
+/// The signed end of a key package's life.
+pub(super) fn expiry(package: &KeyPackage) -> Result<UnixMillis, MlsError> {
+    let extension = package.extensions().unknown(EXPIRY_EXTENSION).ok_or(MlsError::Expired)?;
+    let end = extension.0.as_slice().try_into().map_err(|_| MlsError::Expired)?;
+    Ok(UnixMillis(u64::from_be_bytes(end)))
+}
+
+/// An epoch before a commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Before<'a> {
+    /// Primitives.
+    pub(super) backend: Backend,
+    /// Verified records by leaf.
+    pub(super) records: &'a BTreeMap<u32, DeviceRecord>,
+    /// The group's data.
+    pub(super) data: &'a GroupData,
+}
+
+/// A device that a commit adds.
+#[derive(Clone, Debug)]
+pub(super) struct Added {
+    /// Its record, verified.
+    pub(super) record: DeviceRecord,
+    /// The end of the key package used.
+    pub(super) expires: UnixMillis,
+}
+
+/// What a commit that holds changes.
+#[derive(Clone, Debug)]
+pub(super) struct Verdict {
+    /// The committer's record after the commit.
+    pub(super) committer: DeviceRecord,
+    /// Devices added, in order of their proposals.
+    pub(super) added: Vec<Added>,
+    /// Leaves removed, self-removals included; not the old leaf of a device that comes back by external commit.
+    pub(super) removed: Vec<u32>,
+    /// New records of devices whose leaf was replaced by one with another record.
+    pub(super) updated: Vec<DeviceRecord>,
+    /// The group's data, if it changed.
+    pub(super) data: Option<GroupData>,
+}
+
+impl Before<'_> {
+    fn record(&self, leaf: LeafNodeIndex) -> Result<&DeviceRecord, MlsError> {
+        self.records.get(&leaf.u32()).ok_or_else(|| invalid("no such leaf"))
+    }
+
+    /// Judges a commit that MLS itself found valid. Errors: [`MlsError::Record`], [`MlsError::Expired`] (a key package
+    /// without an end), else [`MlsError::Invalid`].
+    pub(super) fn judge(
+        &self,
+        sender: &MlsSender,
+        commit: &StagedCommit,
+    ) -> Result<Verdict, MlsError> {
+        let path = commit.update_path_leaf_node();
+        let (own, record) = match sender {
+            MlsSender::Member(leaf) => {
+                let old = self.record(*leaf)?;
+                (*leaf, path.map_or_else(|| Ok(old.clone()), |new| self.successor(old, new))?)
+            }
+            MlsSender::NewMemberCommit => self.rejoined(commit)?,
+            _ => return Err(invalid("commit from outside")),
+        };
+        let mut verdict = Verdict {
+            committer: record,
+            added: Vec::new(),
+            removed: Vec::new(),
+            updated: Vec::new(),
+            data: None,
+        };
+        if self.records.get(&own.u32()) != Some(&verdict.committer) {
+            verdict.updated.push(verdict.committer.clone());
+        }
+        let external = *sender == MlsSender::NewMemberCommit;
+        for proposal in commit.queued_proposals() {
+            match proposal.proposal() {
+                Proposal::ExternalInit(_) if external => {}
+                Proposal::Remove(remove) if external && remove.removed() == own => {}
+                _ => self.apply(own, proposal, &mut verdict)?,
+            }
+        }
+        self.check_result(&verdict)?;
+        Ok(verdict)
+    }
+
+    /// Whether a proposal may be made: by whom it is made, and what it would do on its own.
+    pub(super) fn judge_proposal(&self, proposal: &QueuedProposal) -> Result<(), MlsError> {
+        match proposal.proposal() {
+            Proposal::Add(add) => {
+                self.may_change(
+                    proposal,
+                    check_leaf(self.backend, add.key_package().leaf_node())?.account,
+                )?;
+                expiry(add.key_package()).map(drop)
+            }
+            Proposal::Remove(remove) => {
+                self.may_change(proposal, self.record(remove.removed())?.account)
+            }
+            Proposal::SelfRemove => self.proposer(proposal).map(drop),
+            _ => Err(invalid("a proposal of this kind is not made on its own")),
+        }
+    }
+
+    fn proposer(
+        &self,
+        proposal: &QueuedProposal,
+    ) -> Result<(LeafNodeIndex, &DeviceRecord), MlsError> {
+        match proposal.sender() {
+            MlsSender::Member(leaf) => Ok((*leaf, self.record(*leaf)?)),
+            _ => Err(invalid("proposal from outside")),
+        }
+    }
+
+    /// Everyone may add and remove devices of the own account; others' takes the right to.
+    fn may_change(&self, proposal: &QueuedProposal, whose: AccountId) -> Result<(), MlsError> {
+        let by = self.proposer(proposal)?.1.account;
+        if by == whose || self.data.may_change(by) {
+            Ok(())
+        } else {
+            Err(invalid("the proposer's role does not allow this change"))
+        }
+    }
+
+    fn apply(
+        &self,
+        committer: LeafNodeIndex,
+        proposal: &QueuedProposal,
+        verdict: &mut Verdict,
+    ) -> Result<(), MlsError> {
+        match proposal.proposal() {
+            Proposal::Add(add) => {
+                let package = add.key_package();
+                let record = check_leaf(self.backend, package.leaf_node())?;
+                self.may_change(proposal, record.account)?;
+                verdict.added.push(Added { record, expires: expiry(package)? });
+            }
+            Proposal::Remove(remove) => {
+                self.may_change(proposal, self.record(remove.removed())?.account)?;
+                verdict.removed.push(remove.removed().u32());
+            }
+            Proposal::SelfRemove => {
+                let (leaf, _) = self.proposer(proposal)?;
+                verdict.removed.push(leaf.u32());
+            }
+            Proposal::GroupContextExtensions(change) => {
+                let data = check_context(change.extensions())?;
+                let by = self.proposer(proposal)?.1.account;
+                if self.data.admins.binary_search(&by).is_err() {
+                    return Err(invalid("group data changed by one who is no admin"));
+                }
+                if data.version <= self.data.version {
+                    return Err(invalid("group data changed without raising its version"));
+                }
+                verdict.data = Some(data);
+            }
+            _ => return Err(invalid("a proposal of this kind is not allowed in a commit")),
+        }
+        // RFC 9420 §12.2: a commit does not remove its committer.
+        if verdict.removed.last() == Some(&committer.u32()) {
+            return Err(invalid("a commit that removes its committer"));
+        }
+        Ok(())
+    }
+
+    /// The record of a leaf that replaces one of the same device: the same record, or a later one.
+    fn successor(&self, old: &DeviceRecord, new: &LeafNode) -> Result<DeviceRecord, MlsError> {
+        let new = check_leaf(self.backend, new)?;
+        let same = (new.account, new.device) == (old.account, old.device);
+        if same && (new == *old || new.sequence > old.sequence) {
+            Ok(new)
+        } else {
+            Err(MlsError::Record)
+        }
+    }
+
+    /// An external commit has to take the place of a leaf of the same device (DESIGN §4, rejoin).
+    fn rejoined(&self, commit: &StagedCommit) -> Result<(LeafNodeIndex, DeviceRecord), MlsError> {
+        let leaf = commit.update_path_leaf_node();
+        let mut removes = commit.remove_proposals();
+        match (leaf, removes.next(), removes.next()) {
+            (Some(leaf), Some(remove), None) => {
+                let old = remove.remove_proposal().removed();
+                Ok((old, self.successor(self.record(old)?, leaf)?))
+            }
+            _ => Err(invalid("external commit that replaces no leaf of its own")),
+        }
+    }
+
+    /// One leaf per device and per device key; within the limits; each leaf removed once.
+    fn check_result(&self, verdict: &Verdict) -> Result<(), MlsError> {
+        let removed: BTreeSet<_> = verdict.removed.iter().copied().collect();
+        if removed.len() != verdict.removed.len() {
+            return Err(invalid("a leaf removed twice"));
+        }
+        if verdict.added.len() > limits::ADDS_PER_COMMIT {
+            return Err(invalid("too many adds"));
+        }
+        let committer = verdict.committer.sender();
+        let stay = self
+            .records
+            .iter()
+            .filter(|(leaf, record)| !removed.contains(leaf) && record.sender() != committer)
+            .map(|(_, record)| record);
+        let after = stay.chain(verdict.added.iter().map(|added| &added.record));
+        let (mut devices, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        for record in after.chain([&verdict.committer]) {
+            if !devices.insert(record.sender()) || !keys.insert(record.device_key) {
+                return Err(invalid("a device with two leaves"));
+            }
+        }
+        if devices.len() > limits::MEMBERS {
+            return Err(invalid("too many members"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,369 @@
+@0x9ea05f4b476258a2;
+
+# The wire contract of quicprochat, version 1.
+#
+# A link is an ordered stream of bytes. It carries frames: Cap'n Proto messages in the standard stream framing
+# (https://capnproto.org/encoding.html#serialization-over-a-stream), unpacked, one after another, nothing between
+# them. The root of each message is a `Frame`.
+#
+# A receiver refuses, and closes the link: a frame of another version; one above 5,242,880 bytes, its segment table
+# included, or above 64 segments; padding in the segment table that is not zero; a pointer out of bounds; nesting
+# deeper than 16; words of a single-segment frame that no pointer reaches, or that two pointers reach; a field that
+# breaks the bound given beside it; a union member or enumerant it does not know.
+#
+# Bounds: "n bytes" means exactly n, "1 to n bytes" at most n and not empty. Unless said otherwise a field must be
+# present. Numbers have no bound but their type unless one is given. Times are milliseconds since
+# 1970-01-01T00:00:00Z. Identifiers: account 32 bytes (its Ed25519 public key), device 16, channel 16, message 16,
+# server 32 (the Ed25519 public key of its delivery proofs), SHA-256 digests 32, Ed25519 signatures 64.
+#
+# How it may grow: fields are added at the end, unions and enums gain members. A peer sends what is new only to one
+# that is known to understand it. The version is raised only when old frames change their meaning. Set aside for what is to come:
+#   Frame    `relay`, what servers say to each other (federation), with the origin server's id
+#   Request  `submitSealed`, a submission without a named sender; `keyProof`, an account's place in the
+#            key-transparency log; accounts of other servers as `username@server`
+#   Entry    a null `sender`, for a sealed one
+#   Reply    `keyProof`
+# None of it needs a field of today to change.
+
+struct Frame {
+  version @0 :UInt16;          # 1
+  call @1 :UInt32;             # pairs a reply or failure with its request; unique among the link's calls in
+                               # flight; 0 in `open` and `push`
+  union {
+    open @2 :LinkRole;         # first frame of a link, from the one who opened it
+    request @3 :Request;       # client to server
+    reply @4 :Reply;           # server to client: the call succeeded
+    failure @5 :Failure;       # server to client: the call failed
+    push @6 :Push;             # server to client, unasked
+  }
+}
+
+enum LinkRole {
+  all @0;                      # everything, on a transport with one link
+  calls @1;                    # requests and their answers, pipelined
+  pushes @2;                   # subscriptions, pushes, acks
+  bulk @3;                     # one blob
+}
+
+struct Failure {
+  code @0 :UInt16;             # stable number of the error; one that the receiver does not know reads as BadRequest
+  detail @1 :Text;             # for people; at most 256 bytes, may be absent
+  retryAfterMs @2 :UInt32;     # when trying again makes sense; 0 if it does not
+  epoch @3 :UInt64;            # the channel's present epoch, with StaleEpoch, FutureEpoch, EpochConflict; else 0
+}
+
+# ---- requests -------------------------------------------------------------------------------------------------
+
+struct Request {
+  union {
+    ping @0 :Data;             # at most 64 bytes, may be absent; they come back
+    health @1 :Void;
+    hello @2 :Void;            # first call of a connection: asks for the nonce that proofs sign
+
+    registerStart :group {
+      username @3 :Text;       # PRECIS UsernameCaseMapped, prepared (RFC 8265 §3.3), 1 to 64 bytes
+      request @4 :Data;        # OPAQUE RegistrationRequest, 32 bytes
+    }
+    registerFinish @5 :RegisterFinish;
+    loginStart :group {
+      username @6 :Text;       # prepared, 1 to 64 bytes
+      ke1 @7 :Data;            # OPAQUE KE1, 96 bytes
+    }
+    loginFinish :group {
+      ke3 @8 :Data;            # OPAQUE KE3, 64 bytes
+      device @9 :Data;         # 16 bytes
+      deviceKey @10 :Data;     # Ed25519 public key, 32 bytes
+      signature @11 :Data;     # by the device key over the session statement, with SHA-256(ke3) for the token's; 64 bytes
+    }
+    deviceRegister :group {
+      record @12 :Data;        # DeviceRecord, 157 bytes: see below
+      envelopeKeys @13 :Data;  # EnvelopeKeys, 1,340 bytes: see below
+    }
+    resume @14 :Resume;
+    refresh :group {
+      token @15 :Data;         # refresh token, 1 to 256 bytes
+      sender @16 :Sender;
+      signature @17 :Data;     # as in `resume`, 64 bytes
+    }
+    logout @18 :Void;
+
+    deviceList :group {
+      account @19 :Data;       # 32 bytes
+    }
+    deviceRevoke @20 :Data;    # Revocation, 120 bytes: see below
+    accountLookup @21 :Text;   # username, prepared, 1 to 64 bytes
+    accountDelete @22 :Data;   # signature by the account key over the deletion statement, 64 bytes
+
+    keyPackageUpload :group {
+      packages @23 :List(Data);  # at most 100, each 1 to 16,384 bytes; may be absent
+      lastResort @24 :Data;      # 1 to 16,384 bytes; absent if unchanged
+    }
+    keyPackageStatus @25 :Void;
+    keyPackageFetch :group {
+      account @26 :Data;       # 32 bytes
+      suite @27 :UInt16;       # MLS cipher suite: 0x0001 or 0x004F
+    }
+
+    channelCreate @28 :ChannelCreate;
+    channelInfo @29 :Data;     # channel, 16 bytes
+    channelList @30 :Data;     # the channel after which to go on, 16 bytes; empty: from the first
+
+    submit @31 :Submit;
+    commit @32 :CommitBundle;
+    fetch :group {
+      channel @33 :Data;       # 16 bytes
+      after @34 :UInt64;       # entries with a higher seq
+      limit @35 :UInt16;       # 1 to 256 entries
+      waitMs @36 :UInt32;      # at most 30,000: hold an empty answer back so long for a first entry
+    }
+    subscribe :group {
+      channel @37 :Data;       # 16 bytes
+      after @38 :UInt64;       # push entries with a higher seq, now and from now on
+    }
+    unsubscribe @39 :Data;     # channel, 16 bytes
+    ack :group {
+      channel @40 :Data;       # 16 bytes
+      seq @41 :UInt64;         # everything up to it is durable at the device
+    }
+    groupInfoFetch @42 :Data;  # channel, 16 bytes
+
+    blobPut :group {
+      hash @43 :Data;          # SHA-256 of the whole blob, 32 bytes
+      total @44 :UInt64;       # the blob's length
+      offset @45 :UInt64;      # where the chunk begins; offset + chunk <= total
+      chunk @46 :Data;         # at most 262,144 bytes; may be absent, to ask how far the server has it
+    }
+    blobGet :group {
+      hash @47 :Data;          # 32 bytes
+      offset @48 :UInt64;
+    }
+  }
+}
+
+# Statements that are signed travel as the bytes that were signed, numbers big endian:
+#   DeviceRecord  version (1) = 1, account (32), device (16), device key (32), sequence (4), not before (8),
+#                 signature by the account key (64)
+#   EnvelopeKeys  account (32), device (16), sequence (4), not before (8), X25519 (32), ML-KEM-768 (1,184),
+#                 signature by the device key (64)
+#   Revocation    account (32), device (16), at (8), signature by the account key (64)
+
+struct Sender {
+  account @0 :Data;            # 32 bytes
+  device @1 :Data;             # 16 bytes
+}
+
+struct RegisterFinish {
+  username @0 :Text;           # prepared, 1 to 64 bytes
+  upload @1 :Data;             # OPAQUE RegistrationRecord, 192 bytes
+  account @2 :Data;            # 32 bytes
+  sealedAccountKey @3 :Data;   # sealed under OPAQUE's export key, 1 to 256 bytes
+  proof @4 :Data;              # by the account key over the registration statement, 64 bytes
+}
+
+struct Resume {
+  token @0 :Data;              # access token, 1 to 256 bytes
+  sender @1 :Sender;
+  stateVersion @2 :UInt64;     # of the device's durable state; raised with every batch
+  signature @3 :Data;          # by the device key over the session statement, 64 bytes
+}
+
+struct ChannelCreate {
+  channel @0 :Data;            # 16 bytes
+  kind @1 :ChannelKind;
+  generation @2 :UInt32;       # of the group; counts up with every reset
+  groupInfo @3 :Data;          # MLSMessage(GroupInfo) without a ratchet tree, 1 to 5,177,344 bytes
+  tree @4 :Data;               # its ratchet tree, 1 to 5,177,344 bytes
+}
+
+enum ChannelKind {
+  group @0;                    # random id
+  direct @1;                   # of two accounts, its id derived from them
+  inbox @2;                    # of a device; never created by a call
+}
+
+struct Submit {
+  channel @0 :Data;            # 16 bytes
+  generation @1 :UInt32;       # that it was made in
+  epoch @2 :UInt64;            # that it was made in
+  message @3 :Data;            # 16 random bytes, the same in every resend
+  kind @4 :SubmitKind;
+  payload @5 :Data;            # MLSMessage, 1 to 5,177,344 bytes
+}
+
+enum SubmitKind {
+  application @0;              # PrivateMessage with application content
+  proposal @1;                 # PublicMessage with a proposal
+}
+
+struct CommitBundle {
+  channel @0 :Data;            # 16 bytes
+  generation @1 :UInt32;       # that it was made in
+  epoch @2 :UInt64;            # that it ends
+  message @3 :Data;            # 16 random bytes, the same in every resend
+  commit @4 :Part;             # MLSMessage(PublicMessage) with the commit
+  welcome @5 :Part;            # MLSMessage(Welcome) without a ratchet tree; absent if it adds no one
+  groupInfo @6 :Data;          # MLSMessage(GroupInfo) of the new epoch, without a tree, with external_pub;
+                               # 1 to 5,177,344 bytes
+}
+
+struct Part {
+  union {
+    inline @0 :Data;           # 1 to 5,177,344 bytes
+    blob :group {
+      hash @1 :Data;           # SHA-256 of a blob uploaded before, 32 bytes
+      len @2 :UInt64;          # its length, 1 to 52,428,800
+    }
+  }
+}
+
+# ---- replies --------------------------------------------------------------------------------------------------
+
+struct Reply {
+  union {
+    done @0 :Void;             # registerFinish, deviceRegister, logout, deviceRevoke, accountDelete, channelCreate,
+                               # unsubscribe, ack
+    pong @1 :Data;             # the ping's bytes, at most 64; may be absent
+    health :group {
+      healthy @2 :Bool;
+      version @3 :Text;        # of the server program, at most 64 bytes, may be absent
+      time @4 :UInt64;
+    }
+    hello :group {
+      nonce @5 :Data;          # 32 bytes, fresh for the connection
+      server @6 :Data;         # 32 bytes
+      time @7 :UInt64;
+    }
+    registerStart @8 :Data;    # OPAQUE RegistrationResponse, 64 bytes
+    loginStart @9 :Data;       # OPAQUE KE2, 320 bytes
+    loginFinish :group {
+      account @10 :Data;           # 32 bytes
+      sealedAccountKey @11 :Data;  # 1 to 256 bytes
+      tokens @12 :Tokens;
+    }
+    tokens @13 :Tokens;        # to refresh
+    session :group {
+      username @14 :Text;      # prepared, 1 to 64 bytes
+      stateVersion @15 :UInt64;  # the highest that this device presented before
+      time @16 :UInt64;
+      tokenExpires @17 :UInt64;
+    }
+    devices @18 :List(DeviceEntry);  # at most 1,024, revoked ones included; may be absent
+    account :group {
+      username @19 :Text;      # prepared, 1 to 64 bytes
+      account @20 :Data;       # 32 bytes
+    }
+    keyPackages :group {
+      available @21 :UInt32;   # left on the server, the last-resort one not counted
+      lastResort @22 :Bool;    # whether there is one
+    }
+    claimedKeyPackages @23 :List(ClaimedKeyPackage);  # one per active device, at most 16; may be absent
+    channel @24 :ChannelInfo;
+    channels :group {
+      channels @25 :List(ChannelInfo);  # in order of their ids, at most 1,024; may be absent
+      more @26 :Bool;
+    }
+    accepted @27 :Accepted;    # to submit and commit, also when the same was accepted before
+    entries @28 :Entries;      # to fetch
+    subscribed @29 :UInt64;    # the log's head
+    groupInfo @30 :GroupInfo;
+    blobPut @31 :UInt64;       # bytes the server has, contiguous from the start
+    blob :group {
+      total @32 :UInt64;       # the blob's length
+      chunk @33 :Data;         # from the offset asked for, at most 262,144 bytes; absent at the end
+    }
+  }
+}
+
+struct Tokens {
+  access @0 :Data;             # 1 to 256 bytes
+  accessExpires @1 :UInt64;
+  refresh @2 :Data;            # 1 to 256 bytes
+  refreshExpires @3 :UInt64;
+}
+
+struct DeviceEntry {
+  record @0 :Data;             # DeviceRecord, 157 bytes
+  envelopeKeys @1 :Data;       # EnvelopeKeys, 1,340 bytes
+  revocation @2 :Data;         # Revocation, 120 bytes; absent if it was not revoked
+  lastSeen @3 :UInt64;         # to the hour
+}
+
+struct ClaimedKeyPackage {
+  device @0 :Data;             # 16 bytes
+  package @1 :Data;            # MLSMessage(KeyPackage), 1 to 16,384 bytes; absent if the device has none
+  lastResort @2 :Bool;         # whether it is the last-resort one
+}
+
+struct ChannelInfo {
+  channel @0 :Data;            # 16 bytes
+  kind @1 :ChannelKind;
+  generation @2 :UInt32;       # 0 for an inbox
+  epoch @3 :UInt64;
+  head @4 :UInt64;             # seq of the last entry; 0 while empty
+  cursor @5 :UInt64;           # what this device has acknowledged
+  members @6 :UInt32;
+}
+
+struct Accepted {
+  seq @0 :UInt64;
+  chain @1 :Data;              # the log's chain up to and including it, 32 bytes
+  time @2 :UInt64;
+  proof @3 :Data;              # by the server's proof key over the delivery statement, 64 bytes
+}
+
+struct GroupInfo {
+  generation @0 :UInt32;
+  epoch @1 :UInt64;
+  groupInfo @2 :Data;          # MLSMessage(GroupInfo), 1 to 5,177,344 bytes
+  tree @3 :Data;               # SHA-256 of the blob with its ratchet tree, 32 bytes
+  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800
+  seq @5 :UInt64;              # of the commit that led into the epoch
+  chain @6 :Data;              # the log's chain at that seq, 32 bytes
+}
+
+struct Entries {
+  channel @0 :Data;            # 16 bytes
+  entries @1 :List(Entry);     # contiguous, in order of seq, at most 256; may be absent
+  head @2 :UInt64;             # the last seq that this device may read
+  behind @3 :UInt64;           # readable entries after these if at least 1,000, else 0
+  first @4 :UInt64;            # the first seq still kept; above after + 1, entries are gone
+}
+
+struct Entry {
+  seq @0 :UInt64;              # contiguous from 1
+  kind @1 :EntryKind;
+  generation @2 :UInt32;
+  epoch @3 :UInt64;            # that it was made in; of a commit: that it ends; of a welcome: that it leads into
+  sender @4 :Sender;           # who submitted it, as the server says
+  message @5 :Data;            # 16 bytes
+  time @6 :UInt64;             # of acceptance
+  origin @7 :Origin;           # where a welcome leads; absent for other kinds
+  payload @8 :Part;
+}
+
+enum EntryKind {
+  application @0;              # PrivateMessage
+  proposal @1;                 # PublicMessage with a proposal
+  commit @2;                   # PublicMessage with a commit
+  welcome @3;                  # Welcome, in an inbox
+  note @4;                     # hybrid envelope from another device, in an inbox
+}
+
+struct Origin {
+  channel @0 :Data;            # of the group, 16 bytes
+  seq @1 :UInt64;              # of the commit that adds
+  chain @2 :Data;              # the log's chain up to and including it, 32 bytes
+  tree @3 :Data;               # SHA-256 of the blob with the ratchet tree, 32 bytes
+  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800
+}
+
+# ---- pushes ---------------------------------------------------------------------------------------------------
+
+struct Push {
+  union {
+    entries @0 :Entries;         # of a subscribed channel
+    keyPackagesLow @1 :UInt32;   # so few key packages of this device are left
+    sessionEnded @2 :Void;       # logged out elsewhere, device revoked, account deleted
+    draining @3 :Void;           # the server is about to close: finish and reconnect
+  }
+}
