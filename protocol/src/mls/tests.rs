@@ -1,0 +1,8 @@
+//! Groups of several devices in memory.
+
+mod guards;
+mod hostile;
+mod keys;
+mod life;
+mod same;
+mod world;
