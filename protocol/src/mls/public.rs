@@ -1,7 +1,8 @@
 //! A group as the server sees it: everything but its secrets.
 //!
 //! The server follows each group so that it accepts only what honest members will accept (DESIGN §4). Everything is
-//! checked before anything changes: after an error the state is as it was.
+//! checked before anything changes: after an error the state is as it was. What takes the group's secrets stays for
+//! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
 mod outside;
 #[cfg(test)]
@@ -231,6 +232,8 @@ impl PublicState {
             return Err(invalid("a commit has to be a PublicMessage"));
         };
         let tag = public.confirmation_tag().map(encode).transpose()?.unwrap_or_default();
+        let tag = outside::Reader::new(&tag).vector();
+        let tag = tag.ok_or_else(|| invalid("a commit without a confirmation tag"))?;
         let by = public.sender().clone();
         let processed = self
             .group
@@ -248,7 +251,7 @@ impl PublicState {
         let expected = Expected {
             suite: self.suite,
             context: &encode(staged.group_context())?,
-            tag: outside::Reader::new(&tag).vector(),
+            tag: Some(tag),
             signer: self.signer(&by, &staged)?.u32(),
             key: &verdict.committer.device_key,
         };

@@ -1,5 +1,6 @@
 //! Groups of several devices in memory.
 
+mod epochs;
 mod guards;
 mod hostile;
 mod keys;

@@ -58,7 +58,10 @@ impl Device {
     }
 
     pub(super) fn with_backend(backend: Backend, seed: u8) -> Self {
-        let mut entropy = Entropy::from_seed([seed; 32]);
+        Self::from_entropy(backend, Entropy::from_seed([seed; 32]))
+    }
+
+    pub(super) fn from_entropy(backend: Backend, mut entropy: Entropy) -> Self {
         let account = AccountKey::generate(backend, &mut entropy);
         Self::of_account(backend, entropy, account)
     }
@@ -287,5 +290,13 @@ impl World {
         let seen = first.members().into_iter().map(|member| member.record.sender());
         let known = self.server.members().into_iter().map(|member| member.sender);
         assert!(seen.eq(known));
+    }
+}
+
+impl World {
+    /// Why the server refuses a commit.
+    pub(super) fn accept_error(&mut self, by: &Device, bundle: &Bundle) -> MlsError {
+        let welcome = bundle.welcome.as_deref();
+        self.server.commit(by.sender(), &bundle.commit, welcome, &bundle.group_info).unwrap_err()
     }
 }
