@@ -54,7 +54,7 @@ impl Machine for Toy {
             Input::Writable(link, credit) => {
                 let end = self.ends.get_mut(&link).unwrap();
                 end.credit += credit;
-                end.spent = end.spent.checked_sub(credit).unwrap_or_default();
+                end.spent = end.spent.saturating_sub(credit);
                 assert!(end.credit + end.spent <= LINK_WINDOW, "more credit than the window");
             }
             Input::Bytes(link, bytes) => {

@@ -22,12 +22,14 @@ fn on_executor<T>(run: impl AsyncFnOnce(Arc<Executor<'static>>) -> T) -> T {
     async_io::block_on(executor.run(LocalExecutor::new().run(run(Arc::clone(&executor)))))
 }
 
+type Side = Result<(Transport, ConnectionFacts), Gone>;
+
 /// Both ends of a handshake between these two configurations, under `name`.
 fn handshake(
     server: Arc<rustls::ServerConfig>,
     client: rustls::ClientConfig,
     name: &str,
-) -> (Result<(Transport, ConnectionFacts), Gone>, Result<(Transport, ConnectionFacts), Gone>) {
+) -> (Side, Side) {
     on_executor(async |executor| {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let listener = server_endpoint(server, listen, &executor).unwrap();
