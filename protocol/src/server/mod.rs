@@ -26,6 +26,7 @@ mod sessions;
 mod stored;
 mod submit;
 mod timers;
+mod trees;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

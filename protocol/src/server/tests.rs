@@ -3,4 +3,6 @@ mod device;
 mod directory;
 mod harness;
 mod links;
+mod pushes;
 mod sessions;
+mod whole;

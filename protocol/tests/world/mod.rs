@@ -244,7 +244,11 @@ impl World {
     }
 
     /// Goes on until a ticket has failed.
-    pub fn failure(&mut self, device: usize, ticket: Ticket) -> qpc_protocol::client::event::Failed {
+    pub fn failure(
+        &mut self,
+        device: usize,
+        ticket: Ticket,
+    ) -> qpc_protocol::client::event::Failed {
         let is = |event: &Event| match event {
             Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
             _ => false,
@@ -359,7 +363,9 @@ impl World {
             self.note(index, &output, &buffer);
             match output {
                 Output::Connect(conn, _) => self.connect(index, conn),
-                Output::Open(_, link, role) => self.open(index, link, role == qpc_protocol::io::LinkRole::All),
+                Output::Open(_, link, role) => {
+                    self.open(index, link, role == qpc_protocol::io::LinkRole::All)
+                }
                 Output::Send { link, fin, .. } => {
                     if let Some(wire) = self.wire_at_device(index, link) {
                         wire.up.bytes.extend(&buffer);
@@ -392,7 +398,9 @@ impl World {
                     self.devices[index].log.push(event.clone());
                     self.devices[index].events.push(event);
                 }
-                Output::Store(..) | Output::Audit(_) | Output::Idle { .. } => unreachable!("a client"),
+                Output::Store(..) | Output::Audit(_) | Output::Idle { .. } => {
+                    unreachable!("a client")
+                }
             }
             let _ = now;
         }
@@ -537,7 +545,9 @@ impl World {
                     if let Some(index) = device {
                         // What was sent before the close still arrives.
                         self.run_wires();
-                        let Some((at_device, _)) = self.devices[index].conn.take() else { continue };
+                        let Some((at_device, _)) = self.devices[index].conn.take() else {
+                            continue;
+                        };
                         self.wires.retain(|wire| wire.device != index);
                         let closed = Input::Disconnected(at_device, Gone::Closed(code));
                         self.to_device(index, closed);
