@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::ControlFlow;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::{self, Rc};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -120,14 +120,14 @@ pub fn open(
         let executor = Arc::new(Executor::new());
         let local = Rc::new(LocalExecutor::new());
         let net = Rc::new(Net {
-            executor: Arc::clone(&executor),
-            local: Rc::clone(&local),
+            executor: Arc::downgrade(&executor),
+            local: Rc::downgrade(&local),
             trust,
             connect_time,
             endpoints: RefCell::default(),
             facts: shown,
         });
-        let (lines, reports, all_ended) = Lines::new(Rc::clone(&local));
+        let (lines, reports, all_ended) = Lines::new(&local);
         let driver = Driver {
             machine,
             clock,
@@ -427,8 +427,9 @@ impl Driver {
 
 /// What it takes to make connections.
 struct Net {
-    executor: Arc<Executor<'static>>,
-    local: Rc<LocalExecutor<'static>>,
+    // Tasks hold this, so it must not hold them.
+    executor: Weak<Executor<'static>>,
+    local: rc::Weak<LocalExecutor<'static>>,
     trust: Trust,
     connect_time: Duration,
     /// One for IPv4, one for IPv6, made when needed.
@@ -448,7 +449,8 @@ impl Net {
         for (place, remote) in addresses.into_iter().take(ADDRESSES).enumerate() {
             let (net, config, results) = (Rc::clone(&self), config.clone(), results.clone());
             let host = address.host.clone();
-            attempts.push(self.local.spawn(async move {
+            let Some(local) = self.local.upgrade() else { continue };
+            attempts.push(local.spawn(async move {
                 Timer::after(STAGGER * u32::try_from(place).unwrap_or(u32::MAX)).await;
                 drop(results.try_send(net.attempt(config, remote, &host).await));
             }));
@@ -495,7 +497,9 @@ impl Net {
         if let Some(endpoint) = place {
             return Ok(endpoint.clone());
         }
-        Ok(place.insert(quic::client_endpoint(remote, &self.executor)?).clone())
+        let executor =
+            self.executor.upgrade().ok_or_else(|| io::Error::other("the driver ends"))?;
+        Ok(place.insert(quic::client_endpoint(remote, &executor)?).clone())
     }
 }
 

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -61,8 +61,9 @@ impl ConnectionFacts {
     }
 }
 
-/// quinn's tasks on our executor; its sockets and timers as it makes them for smol.
-pub(crate) struct OnExecutor(pub(crate) Arc<Executor<'static>>);
+/// quinn's tasks on our executor; its sockets and timers as it makes them for smol. The tasks hold this, so it must
+/// not hold them: with the executor they are dropped, and their socket is closed.
+struct OnExecutor(Weak<Executor<'static>>);
 
 impl fmt::Debug for OnExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,7 +77,9 @@ impl Runtime for OnExecutor {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future).detach();
+        if let Some(executor) = self.0.upgrade() {
+            executor.spawn(future).detach();
+        }
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
@@ -126,7 +129,7 @@ pub(crate) fn server_endpoint(
         .transport_config(Arc::new(transport()))
         .max_incoming(INCOMING)
         .incoming_buffer_size_total(INCOMING_BYTES);
-    let runtime = Arc::new(OnExecutor(Arc::clone(executor)));
+    let runtime = Arc::new(OnExecutor(Arc::downgrade(executor)));
     quinn::Endpoint::new(EndpointConfig::default(), Some(config), bind(listen)?, runtime)
 }
 
@@ -139,7 +142,7 @@ pub(crate) fn client_endpoint(
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let runtime = Arc::new(OnExecutor(Arc::clone(executor)));
+    let runtime = Arc::new(OnExecutor(Arc::downgrade(executor)));
     quinn::Endpoint::new(EndpointConfig::default(), None, bind(SocketAddr::new(any, 0))?, runtime)
 }
 

@@ -98,7 +98,7 @@ pub fn serve(
     let count = Arc::clone(&connections);
     let thread = thread::Builder::new().name("qpc-server".to_owned()).spawn(move || {
         let local = Rc::new(LocalExecutor::new());
-        let (lines, reports, all_ended) = Lines::new(Rc::clone(&local));
+        let (lines, reports, all_ended) = Lines::new(&local);
         let driver = Driver {
             machine,
             clock,
@@ -113,6 +113,8 @@ pub fn serve(
         let connections = options.connections.saturating_add(CONNECTIONS_BEYOND);
         let main = driver.run(endpoint, connections, reports, inbox, all_ended);
         let result = async_io::block_on(executor.run(local.run(main)));
+        // Drops what is left of tasks, and with them the socket.
+        drop((local, executor));
         drop(alive);
         result
     })?;
@@ -222,14 +224,19 @@ impl Driver {
         all_ended: Receiver<()>,
     ) -> Result<(), Fatal> {
         let refusing = Rc::new(Cell::new(false));
+        let (accepting, stop) = async_channel::bounded::<()>(1);
         let spawner = self.lines.spawner().clone();
-        let executor = Rc::clone(&spawner.executor);
-        let accept =
-            executor.spawn(accept(endpoint.clone(), spawner, connections, Rc::clone(&refusing)));
+        let accept = accept(
+            endpoint.clone(),
+            self.lines.spawner().clone(),
+            connections,
+            Rc::clone(&refusing),
+        );
+        spawner.spawn(future::or(accept, async move { stop.recv().await.unwrap_or_default() }));
+        drop(spawner);
         let result = self.drive(&reports, &orders, &refusing).await;
-        // Its task holds a sender of what `all_ended` waits for.
-        accept.cancel().await;
-        drop((self.lines, reports));
+        // The task that accepts holds a sender of what `all_ended` waits for, as all connections do.
+        drop((accepting, self.lines, reports));
         let code = if result.is_ok() { CloseCode::SHUTDOWN } else { CloseCode::INTERNAL };
         if result.is_ok() {
             within(LINGER * 2, async { all_ended.recv().await.unwrap_or_default() }).await;
@@ -412,14 +419,11 @@ async fn accept(
                 Err(error) => tracing::debug!(%remote, %error, "handshake failed"),
             }
         };
-        spawner
-            .executor
-            .spawn(async move {
-                if !within(HANDSHAKE_TIME, handshake).await {
-                    tracing::debug!(%remote, "handshake too slow");
-                }
-                drop(one);
-            })
-            .detach();
+        spawner.spawn(async move {
+            if !within(HANDSHAKE_TIME, handshake).await {
+                tracing::debug!(%remote, "handshake too slow");
+            }
+            drop(one);
+        });
     }
 }

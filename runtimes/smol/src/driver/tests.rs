@@ -119,7 +119,7 @@ struct Side {
 
 impl Side {
     fn new(toy: Toy, local: &Rc<LocalExecutor<'static>>) -> Self {
-        let (lines, reports, ended) = Lines::new(Rc::clone(local));
+        let (lines, reports, ended) = Lines::new(local);
         Self { toy, lines, reports, ended, clock: Clock::start(), buffer: Vec::new() }
     }
 
