@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use async_signal::{Signal, Signals};
 use qpc_protocol::crypto;
 use qpc_protocol::error::{Fatal, StoreFault};
-use qpc_protocol::id::ServerId;
+use qpc_protocol::id::{Digest, ServerId};
 use qpc_protocol::server::audit::AuditEvent;
 use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::server::{Config, Server};
 use qpc_smol::store::ServerStore;
-use qpc_smol::{Address, Clock, ServeOptions, ServerHandle, serve};
+use qpc_smol::{Address, Clock, ResetSecret, ServeOptions, ServerHandle, serve};
 use serde_json::json;
 use smol::future;
 use smol::stream::StreamExt;
@@ -89,6 +89,7 @@ pub fn start(
         listen: settings.listen,
         identity: identity.clone(),
         connections: config.connections,
+        reset: Some(reset_secret(&key)),
     };
     let machine = Server::new(config, server_secrets, entropy, clock.now());
     let id = machine.id();
@@ -127,6 +128,11 @@ impl Running {
     pub fn join(self) -> Result<(), Fatal> {
         self.handle.join()
     }
+}
+
+/// Stays the same as long as the database's key does, and tells nothing of it.
+fn reset_secret(key: &[u8; 32]) -> ResetSecret {
+    ResetSecret::new(Zeroizing::new(Digest::of(&[b"qpc-server-reset-v1", key]).0))
 }
 
 /// The program; see [`crate::main`].

@@ -10,7 +10,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use qpc_smol::Address;
+use async_channel::Receiver;
+use qpc_protocol::client::event::Event;
+use qpc_protocol::client::{Config, Stretching};
+use qpc_protocol::crypto;
+use qpc_protocol::error::StoreFault;
+use qpc_protocol::io::{Page, Target};
+use qpc_protocol::store::batch::{Batch, Records};
+use qpc_smol::store::ClientStore;
+use qpc_smol::{Address, ClientHandle, ClientOptions, open};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tempfile::TempDir;
 
@@ -189,6 +197,70 @@ fn a_killed_server_leaves_nothing_in_the_way() {
     process.wait();
     let (mut process, again) = place.start();
     assert_eq!(again.pin, first.pin);
+    assert_eq!(process.stop().code, Some(0));
+}
+
+/// A client of the test's own.
+fn client(address: &Address) -> (ClientHandle, Receiver<Event>) {
+    struct Nowhere;
+    impl ClientStore for Nowhere {
+        fn apply(&mut self, _: &Batch) -> Result<(), StoreFault> {
+            Ok(())
+        }
+        fn load(&mut self, _: &Page) -> Result<Records, StoreFault> {
+            Ok(Records::new())
+        }
+    }
+    let config = Config {
+        backend: crypto::fast(),
+        server: Target(address.to_string()),
+        stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
+        insecure_plain: false,
+        auto_connect: true,
+    };
+    let mut options = ClientOptions::new(config);
+    options.probe_time = Some(Duration::from_millis(500));
+    open(options, Box::new(Nowhere)).unwrap()
+}
+
+/// Waits for an event of that kind.
+fn wait_for(events: &Receiver<Event>, kind: impl Fn(&Event) -> bool) {
+    let late = async {
+        smol::Timer::after(Duration::from_secs(20)).await;
+        panic!("no such event");
+    };
+    let seen = async {
+        while let Ok(event) = events.recv().await {
+            if kind(&event) {
+                return;
+            }
+        }
+        panic!("no more events");
+    };
+    smol::block_on(smol::future::or(seen, late));
+}
+
+#[test]
+fn an_idle_client_notices_that_its_server_was_killed_and_started_again() {
+    let place = Place::new();
+    let (mut process, address) = place.start();
+    let (handle, events) = client(&address);
+    let registered = smol::block_on(
+        handle.run(|client, now| client.register(now, "alice", "secret".to_owned().into())),
+    );
+    registered.unwrap().unwrap();
+    wait_for(&events, |event| matches!(event, Event::Online { .. }));
+    process.signal("KILL");
+    process.wait();
+    let start = Instant::now();
+    let (mut process, again) =
+        Process::start(place.command().args(["--listen", &format!("127.0.0.1:{}", address.port)]));
+    assert_eq!(again, address);
+    // The server before could not say goodbye, and the idle timeout is a minute: the new one tells.
+    wait_for(&events, |event| matches!(event, Event::Offline { last: false, .. }));
+    wait_for(&events, |event| matches!(event, Event::Online { .. }));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    smol::block_on(handle.stop()).unwrap();
     assert_eq!(process.stop().code, Some(0));
 }
 

@@ -8,6 +8,7 @@
 mod address;
 mod client;
 mod clock;
+mod dial;
 mod driver;
 mod link;
 mod quic;
@@ -18,6 +19,6 @@ mod tls;
 pub use address::{Address, AddressError, DEFAULT_PORT, Pin};
 pub use client::{ClientHandle, ClientOptions, OpenError, Stopped, open};
 pub use clock::{Clock, entropy};
-pub use quic::{ALPN, ConnectionFacts, EXPORTER_LABEL};
+pub use quic::{ALPN, ConnectionFacts, EXPORTER_LABEL, ResetSecret};
 pub use server::{AuditSink, ServeOptions, ServerHandle, serve};
 pub use tls::{Identity, IdentityError, RootsError, Trust};

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use qpc_protocol::error::CloseCode;
 use qpc_protocol::io::{Binding, BindingKind, Gone, LinkRole, Links, Transport};
@@ -19,8 +20,10 @@ use quinn::{
     ConnectionError, EndpointConfig, IdleTimeout, ReadError, Runtime, SmolRuntime, TransportConfig,
     VarInt, WriteError,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::NamedGroup;
 use smol::Executor;
+use zeroize::Zeroizing;
 
 use crate::link::{Broken, Carrier, ReadHalf, WriteHalf};
 
@@ -87,6 +90,36 @@ impl Runtime for OnExecutor {
     }
 }
 
+/// What a restarted server needs to tell the clients of the one before that their connections are gone (RFC 9000
+/// §10.3): 32 bytes that stay the same and that nobody else knows.
+#[derive(Clone)]
+pub struct ResetSecret(Zeroizing<[u8; 32]>);
+
+impl ResetSecret {
+    /// From 32 uniformly random bytes used for nothing else.
+    pub fn new(secret: Zeroizing<[u8; 32]>) -> Self {
+        Self(secret)
+    }
+
+    /// An endpoint that knows the connection ids of its predecessor for its own, and signs resets as it did.
+    fn config(&self) -> EndpointConfig {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let resets = hmac::sign(&secret, b"qpc-quic-reset-v1");
+        let ids = hmac::sign(&secret, b"qpc-quic-ids-v1");
+        let ids = ids.as_ref().iter().take(8).fold(0, |key: u64, &byte| key << 8 | u64::from(byte));
+        let mut config =
+            EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, resets.as_ref())));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        config
+    }
+}
+
+impl fmt::Debug for ResetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResetSecret(…)")
+    }
+}
+
 fn transport() -> TransportConfig {
     let links = u32::try_from(LINKS_PER_CONNECTION).unwrap_or(u32::MAX);
     let idle = u32::try_from(IDLE.as_millis()).unwrap_or(u32::MAX);
@@ -121,6 +154,7 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 pub(crate) fn server_endpoint(
     tls: Arc<rustls::ServerConfig>,
     listen: SocketAddr,
+    reset: Option<&ResetSecret>,
     executor: &Arc<Executor<'static>>,
 ) -> io::Result<quinn::Endpoint> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
@@ -130,7 +164,8 @@ pub(crate) fn server_endpoint(
         .max_incoming(INCOMING)
         .incoming_buffer_size_total(INCOMING_BYTES);
     let runtime = Arc::new(OnExecutor(Arc::downgrade(executor)));
-    quinn::Endpoint::new(EndpointConfig::default(), Some(config), bind(listen)?, runtime)
+    let endpoint = reset.map_or_else(EndpointConfig::default, ResetSecret::config);
+    quinn::Endpoint::new(endpoint, Some(config), bind(listen)?, runtime)
 }
 
 /// An endpoint that makes connections to addresses of the family of `to`.
@@ -147,10 +182,15 @@ pub(crate) fn client_endpoint(
 }
 
 /// The client's side of a connection.
-pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, String> {
+pub(crate) fn client_config(
+    tls: rustls::ClientConfig,
+    probe_time: Option<Duration>,
+) -> Result<quinn::ClientConfig, String> {
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport()));
+    let mut transport = transport();
+    transport.keep_alive_interval(probe_time);
+    config.transport_config(Arc::new(transport));
     Ok(config)
 }
 

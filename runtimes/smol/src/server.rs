@@ -24,7 +24,7 @@ use smol::{Executor, LocalExecutor};
 
 use crate::clock::Clock;
 use crate::driver::{Alarm, LINGER, Lines, ROUND, Report, Spawner, within};
-use crate::quic::{self, Quic};
+use crate::quic::{self, Quic, ResetSecret};
 use crate::store::ServerStore;
 use crate::tls::Identity;
 
@@ -51,12 +51,14 @@ pub struct ServeOptions {
     pub identity: Identity,
     /// Connections at once, the machine's configuration alike.
     pub connections: usize,
+    /// Lets clients find out at once that the server was started again; without it they wait for a timeout.
+    pub reset: Option<ResetSecret>,
 }
 
 impl ServeOptions {
     /// Listens there as that identity.
     pub fn new(listen: SocketAddr, identity: Identity) -> Self {
-        Self { listen, identity, connections: CONNECTIONS }
+        Self { listen, identity, connections: CONNECTIONS, reset: None }
     }
 }
 
@@ -89,7 +91,8 @@ pub fn serve(
     audit: AuditSink,
 ) -> io::Result<ServerHandle> {
     let executor = Arc::new(Executor::new());
-    let endpoint = quic::server_endpoint(options.identity.config(), options.listen, &executor)?;
+    let (tls, reset) = (options.identity.config(), options.reset.as_ref());
+    let endpoint = quic::server_endpoint(tls, options.listen, reset, &executor)?;
     let address = endpoint.local_addr()?;
     let (orders, inbox) = async_channel::bounded(ORDERS);
     let (alive, ended) = async_channel::bounded(1);

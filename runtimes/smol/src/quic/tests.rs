@@ -32,10 +32,10 @@ fn handshake(
 ) -> (Side, Side) {
     on_executor(async |executor| {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = server_endpoint(server, listen, &executor).unwrap();
+        let listener = server_endpoint(server, listen, None, &executor).unwrap();
         let to = listener.local_addr().unwrap();
         let dialer = client_endpoint(to, &executor).unwrap();
-        let config = client_config(client).unwrap();
+        let config = client_config(client, None).unwrap();
         let accept = async {
             let connection = listener.accept().await.unwrap().await;
             connection.map(|connection| (describe(&connection), connection))
