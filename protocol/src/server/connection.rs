@@ -122,6 +122,11 @@ impl Link {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Bytes waiting for credit.
     pub(super) fn backlog(&self) -> usize {
         self.out.len() - self.sent

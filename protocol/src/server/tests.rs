@@ -5,4 +5,5 @@ mod harness;
 mod links;
 mod pushes;
 mod sessions;
+mod storm;
 mod whole;
