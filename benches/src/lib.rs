@@ -1,1 +1,13 @@
-//! Under construction.
+//! What the measurements share: a device without the client's machine, so that a measured call is the server's work
+//! and not ours, and a server's machine in memory.
+#![forbid(unsafe_code)]
+
+pub mod device;
+pub mod echo;
+pub mod machine;
+pub mod quic;
+pub mod send;
+pub mod window;
+
+/// What goes wrong while preparing a measurement.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
