@@ -31,8 +31,11 @@ impl Server {
         if self.nonce(call).is_none() || !self.admit_registration(call) {
             return;
         }
+        if let Some(connection) = self.conns.get_mut(&call.conn) {
+            connection.registering = Some(username.clone());
+        }
         let job = ServerJob::RegisterStart { opaque: self.opaque.clone(), username, request };
-        if self.compute(Task::RegisterStart(call), job).is_err() {
+        if !self.compute(Task::RegisterStart(call), job) {
             self.too_busy(call);
         }
     }
@@ -54,6 +57,11 @@ impl Server {
         proof: &[u8; 64],
     ) {
         let Some(nonce) = self.nonce(call) else { return };
+        // The budget was spent on the first step: no second without it.
+        let begun = self.conns.get_mut(&call.conn).and_then(|c| c.registering.take());
+        if begun.as_ref() != Some(&username) {
+            return self.fail_with(call, ErrorCode::BadRequest, "no registration under way");
+        }
         if sealed_account_key.len() > limits::SEALED_KEY_BYTES {
             return self.fail(call, ErrorCode::BadRequest);
         }
@@ -65,7 +73,7 @@ impl Server {
             proof: *proof,
         };
         let registration = Registration { username, account, sealed_account_key };
-        if self.compute(Task::RegisterFinish(call, Box::new(registration)), job).is_err() {
+        if !self.compute(Task::RegisterFinish(call, Box::new(registration)), job) {
             self.too_busy(call);
         }
     }

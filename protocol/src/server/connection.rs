@@ -1,5 +1,6 @@
 //! Connections and links: what is known of each, how they come and go, and when their next bytes are asked for.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Server;
@@ -12,10 +13,16 @@ use crate::io::{BindingKind, ConnId, Gone, LinkId, LinkRole, Links, Output, Tran
 use crate::limits;
 use crate::server::audit::AuditKind;
 use crate::wire::frame::Decoder;
-use crate::wire::message::{Body, Frame, Push};
+use crate::wire::message::{Body, Frame, Push, Username};
 
 /// Longest frame in bytes from somebody who has not logged in: the largest such call is a registration.
 const STRANGER_BYTES: usize = 4 * 1024;
+
+/// Calls that somebody who has not logged in may have in flight.
+const STRANGER_CALLS: usize = 16;
+
+/// Time between the last byte handed to the transport and an orderly close.
+const CLOSE_AFTER: Duration = Duration::from_millis(100);
 
 /// One call in flight: where its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +62,8 @@ pub(super) struct Connection {
     pub(super) nonce: Option<[u8; 32]>,
     pub(super) auth: Auth,
     pub(super) login: Option<PendingLogin>,
+    /// The name whose registration was admitted and begun.
+    pub(super) registering: Option<Username>,
     pub(super) handshake: Option<TimerKey>,
     pub(super) subscriptions: BTreeMap<ChannelId, Subscription>,
     /// Subscriptions that may have something to push, in turn.
@@ -72,8 +81,10 @@ pub(super) struct Link {
     pub(super) conn: ConnId,
     pub(super) role: Option<LinkRole>,
     decoder: Decoder,
-    /// `Read` was asked for and not yet answered.
+    /// `Read` is listed or out, and not yet answered.
     reading: bool,
+    /// `Read` is out.
+    asked: bool,
     /// Frames wait in the decoder until a limit lets them pass.
     stalled: bool,
     /// Listed in `Server::stalled`.
@@ -98,6 +109,7 @@ impl Link {
             role: None,
             decoder: Decoder::new(),
             reading: false,
+            asked: false,
             stalled: false,
             waiting: false,
             finished: false,
@@ -110,6 +122,11 @@ impl Link {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Bytes waiting for credit.
     pub(super) fn backlog(&self) -> usize {
         self.out.len() - self.sent
@@ -117,7 +134,9 @@ impl Link {
 
     /// Whether the last byte that this link will ever carry from here can go.
     pub(super) fn is_over(&self) -> bool {
-        self.finished && self.calls.is_empty() && self.backlog() == 0 && !self.stalled
+        // Who only listens to pushes may well have nothing to say on their link.
+        let listens = self.role == Some(LinkRole::Pushes);
+        self.finished && !listens && self.calls.is_empty() && self.backlog() == 0 && !self.stalled
     }
 }
 
@@ -153,6 +172,7 @@ impl Server {
             nonce: None,
             auth: Auth::None,
             login: None,
+            registering: None,
             handshake,
             subscriptions: BTreeMap::new(),
             due: VecDeque::new(),
@@ -192,9 +212,10 @@ impl Server {
             return Err(Fatal::Misuse("more bytes than READ_CHUNK at once"));
         }
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        if !core::mem::take(&mut link.reading) {
+        if !core::mem::take(&mut link.asked) {
             return Err(Fatal::Misuse("bytes delivered unasked"));
         }
+        link.reading = false;
         let conn = link.conn;
         if self.conns.get(&conn).is_none_or(|connection| connection.closing) {
             return Ok(());
@@ -213,7 +234,12 @@ impl Server {
                 return;
             }
             let conn = link.conn;
-            let full = connection.in_flight >= limits::CALLS_IN_FLIGHT
+            // Nothing that is allowed before a login needs more.
+            let (calls, bytes) = match connection.auth {
+                Auth::None => (STRANGER_CALLS, STRANGER_BYTES),
+                Auth::Login(_) | Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
+            };
+            let full = connection.in_flight >= calls
                 || link.held + link.backlog() >= limits::LINK_BACKLOG_BYTES;
             let stalled = full || self.ops.len() >= limits::STORE_OPS;
             if stalled {
@@ -225,9 +251,7 @@ impl Server {
                 return;
             }
             link.stalled = false;
-            // Nothing that is allowed before a login needs more.
-            let stranger = matches!(connection.auth, Auth::None);
-            link.decoder.limit(if stranger { STRANGER_BYTES } else { limits::FRAME_BYTES });
+            link.decoder.limit(bytes);
             match link.decoder.next(&mut input) {
                 Ok(Some(frame)) => self.frame(conn, id, frame),
                 Ok(None) => {
@@ -239,6 +263,13 @@ impl Server {
                 }
                 Err(fault) => return self.fault(conn, fault),
             }
+        }
+    }
+
+    /// The runtime has been asked for a link's next bytes.
+    pub(super) fn asked(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.asked = true;
         }
     }
 
@@ -264,7 +295,7 @@ impl Server {
     pub(super) fn closed(&mut self, id: LinkId, why: &Gone) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let conn = link.conn;
-        link.reading = false;
+        (link.reading, link.asked) = (false, false);
         let one = self.conns.get(&conn).is_some_and(|c| c.transport.links == Links::One);
         match why {
             Gone::Finished if !link.finished => {
@@ -327,7 +358,7 @@ impl Server {
             let one = self.conns.get(&conn).is_some_and(|c| c.transport.links == Links::One);
             self.drop_link(id);
             if one {
-                self.begin_close(conn, CloseCode::DONE);
+                self.close_soon(conn, CloseCode::DONE);
             }
         }
         self.close_if_drained(conn);
@@ -352,13 +383,22 @@ impl Server {
         }
     }
 
+    /// Closes a connection once the transport has had the time to deliver what it was given: closing may drop what
+    /// is on its way. Nothing more is read from it.
+    pub(super) fn close_soon(&mut self, conn: ConnId, code: CloseCode) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if !core::mem::replace(&mut connection.closing, true) {
+            self.timers.set(self.now.mono + CLOSE_AFTER, Timer::Close(conn, code));
+        }
+    }
+
     /// Ends the sessions of a device on other connections than `but`.
     pub(super) fn end_sessions(&mut self, sender: Sender, but: Option<ConnId>) {
         let Some(conns) = self.sessions.get(&sender) else { return };
         let ended: Vec<_> = conns.iter().copied().filter(|conn| Some(*conn) != but).collect();
         for conn in ended {
             self.push_now(conn, Push::SessionEnded);
-            self.begin_close(conn, CloseCode::SESSION_ENDED);
+            self.close_soon(conn, CloseCode::SESSION_ENDED);
         }
     }
 
@@ -397,6 +437,8 @@ impl Server {
             connection.in_flight -= link.calls.len();
             if connection.push_link == Some(id) {
                 connection.push_link = None;
+                // What was on its way is lost: the client subscribes again from where it is.
+                self.end_subscriptions(link.conn);
             }
             self.unstall(link.conn);
         }
@@ -427,7 +469,7 @@ impl Server {
             .filter_map(|link| self.links.get(link))
             .any(|l| l.backlog() > 0);
         if connection.in_flight == 0 && !unsent {
-            self.begin_close(conn, CloseCode::SHUTDOWN);
+            self.close_soon(conn, CloseCode::SHUTDOWN);
         }
     }
 }

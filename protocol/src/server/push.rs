@@ -156,6 +156,15 @@ impl Server {
         self.unwatch(key.channel, key.conn);
     }
 
+    /// All subscriptions of a connection end.
+    pub(super) fn end_subscriptions(&mut self, conn: ConnId) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.due.clear();
+        for channel in core::mem::take(&mut connection.subscriptions).into_keys() {
+            self.unwatch(channel, conn);
+        }
+    }
+
     /// A connection waits for a channel's entries no more.
     pub(super) fn unwatch(&mut self, channel: ChannelId, conn: ConnId) {
         if let Some(watch) = self.watches.get_mut(&channel) {
@@ -253,9 +262,13 @@ impl Server {
                     let Some(subscription) = connection.subscriptions.get_mut(&channel) else {
                         return;
                     };
-                    if connection.fetches >= PUSH_FETCHES {
+                    let starved = self.ops.len() >= limits::STORE_OPS;
+                    if starved || connection.fetches >= PUSH_FETCHES {
                         subscription.listed = true;
                         connection.due.push_front(channel);
+                        if starved {
+                            self.starved.push_back(id);
+                        }
                         return;
                     }
                     connection.fetches += 1;
@@ -327,10 +340,14 @@ impl Server {
                 // After a commit accepted elsewhere only the store knows who may read on.
                 subscription.seamless = last.kind != EntryKind::Commit;
             }
-            None if lost => subscription.after = first - 1,
+            None if lost => {
+                subscription.after = first - 1;
+                subscription.seamless = false;
+            }
             None => {
+                // A removed device that has read up to its removal looks the same: the store says next time.
                 subscription.head = subscription.after;
-                subscription.seamless = true;
+                subscription.seamless = false;
             }
         }
         if lost || !entries.is_empty() {

@@ -1,1 +1,9 @@
-
+mod channels;
+mod device;
+mod directory;
+mod harness;
+mod links;
+mod pushes;
+mod sessions;
+mod storm;
+mod whole;
