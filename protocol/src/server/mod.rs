@@ -11,6 +11,8 @@ pub mod audit;
 mod blobs;
 mod channels;
 mod commits;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod connection;
 mod devices;
 mod groups;
