@@ -1,7 +1,7 @@
 //! The server machine: one per process, holds all connections.
 //!
 //! A frame's way through it: `connection` (bytes to frames, limits) → `inbound` (which call is it, may it be made
-//! now) → one file per service (checks, then [`StoreOp`](op::StoreOp)s or [`ServerJob`](job::ServerJob)s) →
+//! now) → one file per service (checks, then [`StoreOp`]s or [`ServerJob`]s) →
 //! `stored` (their results) → the service again → the reply, encoded on its link. `push` pulls what
 //! subscribers have not seen whenever their link has credit.
 
