@@ -159,7 +159,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), StartError> 
         return say(text.trim_end());
     }
     log(&settings)?;
-    let database_key = std::env::var(database_key::VARIABLE).ok().map(Zeroizing::new);
+    // What is no text is no key either, but it must not pass for none at all.
+    let database_key = std::env::var_os(database_key::VARIABLE)
+        .map(|key| Zeroizing::new(key.into_string().unwrap_or_default()));
     // Before anything listens, so that no signal is missed.
     let mut signals = Signals::new([Signal::Int, Signal::Term]).map_err(StartError::System)?;
     let running = start(&settings, database_key.as_ref())?;

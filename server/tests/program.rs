@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -353,6 +355,8 @@ fn a_wrong_database_key_is_told_and_changes_nothing() {
     assert_eq!(process.stop().code, Some(0));
     assert!(!place.data().join("db.key").exists(), "a key that was given is not written down");
     fails(&mut with(OTHER_KEY), 5, &["does not open", "QPC_DB_KEY"]);
+    let no_text = OsStr::from_bytes(&[0xff; 64]);
+    fails(place.command().env("QPC_DB_KEY", no_text), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
     fails(&mut with("0011"), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
     fails(&mut place.command(), 5, &["missing", "--db-key-file"]);
     // Without the sealed secrets the database is still there, and still closed.

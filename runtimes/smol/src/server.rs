@@ -430,3 +430,6 @@ async fn accept(
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
