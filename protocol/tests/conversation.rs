@@ -1,5 +1,7 @@
 //! Whole conversations between machines, in memory.
 
+#![allow(clippy::panic, reason = "a failure is a panic")]
+
 mod world;
 
 use qpc_protocol::client::event::{Event, Outcome};
