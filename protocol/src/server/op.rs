@@ -8,8 +8,13 @@
 //!
 //! Rules that hold for all of them:
 //!
-//! * Time comes in the operation (`at`); a store has no clock.
-//! * A revoked or deleted device counts as no member and has no session, and its inbox is gone.
+//! * Time comes in the operation (`at`); a store has no clock. What `expires` at a moment is gone from that
+//!   moment on, swept or not.
+//! * A revoked or deleted device counts as no member and has no session, and its inbox is gone. It holds back
+//!   no entries either.
+//! * Reasons to refuse are looked for in the order in which they are listed.
+//! * Order in time is kept where clocks are not: an entry never ends before the one it follows in its channel,
+//!   nor the memory of a submission before that of the device's submission before; a shorter `expires` is raised.
 //! * Lists come back in ascending order of their ids (key packages in order of upload).
 
 use bytes::Bytes;
@@ -32,21 +37,23 @@ pub enum StoreOp {
     CreateAccount(AccountRow),
     /// → `Account`.
     FindAccount { username: Username },
-    /// Deletes the account, its devices, inboxes, key packages and memberships (each `left_seq` = head).
-    /// The username stays taken. → `Done`, or `AccountUnknown`.
+    /// Deletes the account, its devices, inboxes, key packages, refresh tokens and memberships (each `left_seq` =
+    /// head). The username and the account id stay taken. → `Done`, or `AccountUnknown`.
     DeleteAccount { account: AccountId, at: UnixMillis },
 
     /// Registers a device, with its inbox, or replaces its record and envelope keys. The same record again
-    /// is `Done`. → `Done`, or `AccountUnknown`, `DeviceRevoked`, `DeviceLimit` (above `most` active ones),
-    /// `RecordStale` (sequence not above the stored one's, and not the same record).
+    /// is `Done`, and replaces envelope keys of a lower sequence. → `Done`, or `AccountUnknown`, `DeviceRevoked`,
+    /// `RecordStale` (sequence not above the stored one's, and not the same record), `DeviceLimit` (above `most`
+    /// active ones), `ChannelExists` (another channel has the inbox's id).
     PutDevice { record: DeviceRecord, envelope_keys: EnvelopeKeys, most: u32, at: UnixMillis },
     /// → `Devices`, revoked ones included; empty for an unknown account.
     ListDevices { account: AccountId },
-    /// Revokes: key packages, refresh token and inbox go. Again is `Done`. → `Done`, or `DeviceUnknown`.
+    /// Revokes: key packages, refresh token and inbox go. Again is `Done`, and the first revocation stays.
+    /// → `Done`, or `DeviceUnknown`.
     RevokeDevice { revocation: Revocation, at: UnixMillis },
     /// Opens a session: the device has to be active and its tokens issued at or after its
-    /// `tokens_from`. Raises its `state_version` to the maximum of both and sets `last_seen`.
-    /// → `Session`, or `DeviceUnknown`, `DeviceRevoked`, `TokenInvalid`.
+    /// `tokens_from`. Raises its `state_version` to the maximum of both and sets `last_seen` to the hour that has
+    /// begun. → `Session`, or `DeviceUnknown`, `DeviceRevoked`, `TokenInvalid`.
     OpenSession { sender: Sender, issued: UnixMillis, state_version: u64, at: UnixMillis },
     /// Stores a device's only refresh token in place of any before; the device need not be registered yet.
     /// → `Done`, or `AccountUnknown`, `DeviceRevoked`.
@@ -57,11 +64,14 @@ pub enum StoreOp {
     /// Replaces a refresh token by its successor. → `Done`, or `TokenInvalid` (also if the device is
     /// revoked), `TokenExpired`.
     RotateRefresh { sender: Sender, old: Digest, new: Digest, expires: UnixMillis, at: UnixMillis },
-    /// Ends all tokens of a device: drops the refresh token, sets `tokens_from` to `at` + 1 ms. → `Done`.
+    /// Ends all tokens of a device: drops the refresh token, raises `tokens_from` to `at` + 1 ms (if the device is
+    /// registered). → `Done`.
     EndTokens { sender: Sender, at: UnixMillis },
 
     /// Adds key packages and, if given, replaces the last-resort one. All or nothing; the same package again is
-    /// ignored. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (above `most`).
+    /// ignored, also when it was claimed meanwhile (a resend must not have it handed out twice), and so is an
+    /// expired one. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (above `most`
+    /// unexpired ones).
     PutKeyPackages {
         sender: Sender,
         packages: Vec<KeyPackageRow>,
@@ -89,44 +99,49 @@ pub enum StoreOp {
     ChannelInfo { channel: ChannelId, reader: Sender },
     /// Channels that the device is a present member of, its inbox included, ids above `after`. → `Channels`.
     ListChannels { reader: Sender, after: Option<ChannelId>, most: u32 },
-    /// The public group state and present members. → `Group`, or `ChannelUnknown`.
+    /// The public group state. → `Group`, or `ChannelUnknown`.
     LoadGroup { channel: ChannelId },
     /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `NotMember`.
     LoadGroupInfo { channel: ChannelId, reader: Sender },
 
     /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →
-    /// the first answer with `duplicate`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`;
+    /// the first answer with `duplicate` and no `inboxes`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`;
     /// `GenerationMismatch`; `FutureEpoch`; `StaleEpoch` (more than `past_epochs` behind). → `Appended`.
     Append(Append),
     /// Accepts a commit. Checks as `Append` with `past_epochs` 0, but a passed epoch is `EpochConflict`; then
     /// every added device must be active and registered with that device key, else `RecordInvalid`.
     /// Then at once: entry appended (kind `Commit`), epoch raised by one, group records changed, GroupInfo
     /// replaced, tree kept as a blob, removed devices' `left_seq` and added devices' `joined_seq` set to its
-    /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device.
-    /// → `Appended`.
+    /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device (if there
+    /// is a welcome; its `tree` is zeros if there is no tree). Removals come first: a device in both lists, or one
+    /// that had left before, begins anew and reads nothing from before. `updates` changes nothing here: who has
+    /// which device key, the group's public state says. → `Appended`.
     Commit(Commit),
     /// Entries after `after` that the reader may read: those with `joined_seq` < seq ≤ `left_seq`, unexpired at
-    /// `at`. Stops before exceeding `most` entries or `bytes` payload bytes, but returns at least one if there is
-    /// one. → `Entries`, or `ChannelUnknown`, `NotMember` (never was one), `CursorInvalid` (after > head).
+    /// `at`. Stops before exceeding `most` entries or `bytes` inline payload bytes, but returns at least one if there
+    /// is one. → `Entries`, or `ChannelUnknown`, `NotMember` (never was one), `CursorInvalid` (after > the reader's
+    /// head: its `left_seq` if it was removed).
     Fetch { channel: ChannelId, reader: Sender, after: u64, most: u32, bytes: u64, at: UnixMillis },
-    /// Raises the reader's cursor; entries that every present member and every removed one short of its
-    /// `left_seq` has passed may go. A lower seq changes nothing. → `Done`, or `ChannelUnknown`, `NotMember`,
-    /// `CursorInvalid` (seq > head).
+    /// Raises the reader's cursor; then entries that every present member and every removed one short of its
+    /// `left_seq` has passed go. A lower seq changes nothing. → `Done`, or `ChannelUnknown`, `NotMember` (never was
+    /// one), `CursorInvalid` (seq > the reader's head).
     Ack { channel: ChannelId, reader: Sender, seq: u64 },
 
-    /// Appends a chunk at `offset`, which must be what the store has; else only tells. The last one checks the
-    /// hash: → `BlobPut`, or `BlobMismatch` (what was received is dropped), `BlobTooLarge` (above `most`).
+    /// Appends a chunk at `offset`, which must be what the store has; else only tells, and so does an empty chunk.
+    /// Of an upload with another `total` the store has nothing, and its first chunk takes the other's place. A
+    /// whole blob is only told, and kept until the later `expires`. The last chunk checks the hash. → `BlobPut`, or
+    /// `BlobTooLarge` (total above `most`), `BlobMismatch` (also beyond `total`; what was received is dropped).
     PutBlob { hash: Digest, total: u64, offset: u64, chunk: Bytes, most: u64, expires: UnixMillis },
     /// → `Blob` of a complete, unexpired blob, or `BlobUnknown`, `CursorInvalid` (offset > total).
     GetBlob { hash: Digest, offset: u64, most: u64, at: UnixMillis },
 
-    /// Removes up to `most` each of what expired before `at`: entries, remembered submissions, key packages,
-    /// blobs, refresh tokens. → `Swept`.
+    /// Removes up to `most` each of what has expired at `at`, in no promised order: entries, remembered submissions,
+    /// key packages (also the memory of claimed ones), blobs, refresh tokens. → `Swept`.
     Sweep { at: UnixMillis, most: u32 },
 }
 
 /// An account as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct AccountRow {
     /// Its name.
     pub username: Username,
@@ -138,6 +153,13 @@ pub struct AccountRow {
     pub sealed_account_key: Bytes,
     /// When it was made.
     pub created: UnixMillis,
+}
+
+// A password file is what an attacker needs for guessing offline: it never reaches a log line.
+impl core::fmt::Debug for AccountRow {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "AccountRow({}, {:?})", self.username, self.account)
+    }
 }
 
 /// A key package as stored.
@@ -323,7 +345,7 @@ pub enum StoreReply {
         /// The bytes from the offset.
         chunk: Bytes,
     },
-    /// To `Sweep`: how many things went; at `most` of any kind, there may be more.
+    /// To `Sweep`: how many things went, all kinds together. From `most` on there may be more.
     Swept(u32),
 }
 
