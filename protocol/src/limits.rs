@@ -141,8 +141,10 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
 /// A session that stood this long starts the backoff over; a shorter one counts as one more failure.
 pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
-/// Chain values behind a cursor that a device keeps, to check what others say they saw.
-pub const CHAINS_KEPT: usize = 64;
+/// Links of a log's chain that a reader remembers behind its cursor, to compare with what others saw.
+pub const CHAINS_KEPT: usize = 256;
+/// How many of them are stored with the cursor; each costs 32 bytes per batch.
+pub const CHAINS_STORED: usize = 8;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -10,6 +10,7 @@ mod identity;
 mod run;
 mod secrets;
 mod settings;
+pub mod store;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -398,7 +398,7 @@ impl Client {
                     channel.row_dirty = true;
                 }
                 let why = error.to_string();
-                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.seq + 1);
+                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq() + 1);
                 self.event(Event::Unreadable { channel: id, seq, why });
             }
             None => {}

@@ -4,14 +4,12 @@ use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::directory::{self, ChannelRow};
-use crate::id::{ChannelId, Digest};
+use crate::id::ChannelId;
 use crate::io::{LinkId, LoadId};
 use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::wire::message::Entry;
 
-/// How many links of a log's chain are remembered for comparing with what other members saw.
-const RECENT: usize = 256;
 /// Payload bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
 pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -65,7 +63,6 @@ pub(super) struct Channel {
     pub waiting_bytes: u64,
     /// What the server was told to be durable here.
     pub acked: u64,
-    pub recent: VecDeque<(u64, Digest)>,
     pub join: Option<Join>,
     /// Nothing is encrypted or committed before this epoch.
     pub need_epoch: u64,
@@ -95,7 +92,6 @@ impl Channel {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             acked: 0,
-            recent: VecDeque::new(),
             join: None,
             need_epoch: 0,
             hold_until: None,
@@ -114,31 +110,18 @@ impl Channel {
         }
     }
 
-    /// Moves the cursor past an entry.
-    pub(super) fn advance(&mut self, seq: u64, chain: Digest) {
-        self.row.seq = seq;
-        self.row.chain = chain;
+    /// Moves the cursor past an entry that was dealt with.
+    pub(super) fn advance(&mut self, entry: &Entry) {
+        // Entries are queued in order behind the cursor, so this is always the next one.
+        let _ = self.row.cursor.advance(entry);
         self.row_dirty = true;
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((seq, chain));
-    }
-
-    /// Whether another member's view of the log contradicts ours; `None` if it cannot be told.
-    pub(super) fn contradicts(&self, seq: u64, chain: Digest) -> Option<bool> {
-        if seq == self.row.seq {
-            return Some(chain != self.row.chain);
-        }
-        let (_, ours) = self.recent.iter().find(|(known, _)| *known == seq)?;
-        Some(*ours != chain)
     }
 
     /// Whether the log was read to the head that the server named.
     pub(super) fn at_head(&self) -> bool {
         self.waiting.is_empty()
             && self.join.is_none()
-            && self.head.is_some_and(|head| self.row.seq >= head)
+            && self.head.is_some_and(|head| self.row.cursor.seq() >= head)
     }
 
     /// A new connection: everything about the old one is void.

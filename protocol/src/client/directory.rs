@@ -22,6 +22,7 @@ use zeroize::Zeroizing;
 use super::content::Metadata;
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
+use crate::delivery::window::Cursor;
 use crate::env::UnixMillis;
 use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender, ServerId};
 use crate::mls::group::LocalDevice;
@@ -130,8 +131,7 @@ pub(super) struct ChannelRow {
     pub suite: Suite,
     pub epoch: u64,
     /// Read up to here.
-    pub seq: u64,
-    pub chain: Digest,
+    pub cursor: Cursor,
     pub member: bool,
     /// Our own removal is proposed.
     pub leaving: bool,
@@ -152,8 +152,7 @@ impl ChannelRow {
             generation: 0,
             suite: Suite::default(),
             epoch: 0,
-            seq: 0,
-            chain: crate::delivery::chain::start(channel),
+            cursor: Cursor::start(channel),
             member: true,
             leaving: false,
             stuck: false,

@@ -9,6 +9,7 @@ use super::net::Call;
 use super::{Channel, Client, ClientContext};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
+use crate::delivery::window::Cursor;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, GroupId, Sender};
 use crate::limits::{BLOB_CHUNK, FETCH_ENTRIES, UNREAD_EVENTS};
@@ -33,7 +34,7 @@ impl Client {
             return;
         }
         channel.subscription = Subscription::Asked;
-        let after = channel.row.seq;
+        let after = channel.row.cursor.seq();
         self.call(Call::Subscribe(id), Request::Subscribe { channel: id, after });
     }
 
@@ -57,7 +58,7 @@ impl Client {
                 channel.row.stuck = true;
                 channel.row_dirty = true;
                 self.stage_channel(id);
-                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.seq);
+                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq());
                 self.unreadable(id, seq, failure.code.text());
             }
         }
@@ -71,7 +72,7 @@ impl Client {
             return;
         }
         self.dirty.insert(id);
-        let expected = channel.waiting.back().map_or(channel.row.seq, |last| last.seq) + 1;
+        let expected = channel.waiting.back().map_or(channel.row.cursor.seq(), |last| last.seq) + 1;
         let from = entries.entries.first().map_or(entries.first, |entry| entry.seq);
         if from > expected {
             return self.on_gap(id, expected, from, entries.first);
@@ -109,8 +110,7 @@ impl Client {
         let inbox = channel.inbox;
         if inbox {
             // Notes that were missed are gone; the chain starts over from what the server says next.
-            channel.row.seq = from - 1;
-            channel.row.chain = Digest([0; 32]);
+            channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
         } else {
             channel.row.stuck = true;
         }
@@ -151,9 +151,9 @@ impl Client {
         if channel.subscription == Subscription::Active && channel.at_head() {
             channel.ready = true;
         }
-        if channel.row.seq > channel.acked && channel.subscription != Subscription::None {
-            channel.acked = channel.row.seq;
-            let seq = channel.row.seq;
+        if channel.row.cursor.seq() > channel.acked && channel.subscription != Subscription::None {
+            channel.acked = channel.row.cursor.seq();
+            let seq = channel.acked;
             self.call(Call::Tell, Request::Ack { channel: id, seq });
         }
         // A subscription that was given up for its volume is taken again once there is room.
@@ -162,25 +162,20 @@ impl Client {
 
     /// One entry of a group's log.
     fn read_entry(&mut self, id: ChannelId, entry: &Entry) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        let next = chain::next(channel.row.chain, entry);
-        if self.own_echo(id, entry, next) {
-            return self.advance(id, entry.seq, next);
+        if self.own_echo(id, entry) {
+            return self.advance(id, entry);
         }
         let Part::Inline(payload) = &entry.payload else {
             self.unreadable(id, entry.seq, "its payload is a blob");
-            return self.advance(id, entry.seq, next);
+            return self.advance(id, entry);
         };
         let received = self.with_group(id, |group, cx| group.receive(cx, payload));
         match received {
             Some(Ok(Received::Application { sender, epoch, content })) => {
                 self.on_content(id, entry, &sender, epoch, &content);
             }
-            Some(Ok(Received::Proposal { leaves, .. })) => {
-                if leaves {
-                    self.want_flush(id);
-                }
-            }
+            Some(Ok(Received::Proposal { leaves: true, .. })) => self.want_flush(id),
+            Some(Ok(Received::Proposal { .. })) => {}
             Some(Ok(Received::Commit(change))) => {
                 self.lose_pending(id);
                 self.on_change(id, &change);
@@ -188,7 +183,7 @@ impl Client {
             Some(Err(error)) => self.on_unreadable(id, entry, &error),
             None => {}
         }
-        self.advance(id, entry.seq, next);
+        self.advance(id, entry);
     }
 
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
@@ -206,14 +201,14 @@ impl Client {
         self.event(Event::Unreadable { channel: id, seq, why: why.into() });
     }
 
-    fn advance(&mut self, id: ChannelId, seq: u64, chain: Digest) {
+    fn advance(&mut self, id: ChannelId, entry: &Entry) {
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.advance(seq, chain);
+            channel.advance(entry);
         }
     }
 
     /// Whether an entry is a submission of this device; if so, settles it.
-    fn own_echo(&mut self, id: ChannelId, entry: &Entry, next: Digest) -> bool {
+    fn own_echo(&mut self, id: ChannelId, entry: &Entry) -> bool {
         if Some(entry.sender) != self.me() {
             return false;
         }
@@ -224,8 +219,9 @@ impl Client {
         });
         let Some((ticket, item)) = found else { return false };
         let ticket = *ticket;
-        if let Some(accepted) = &item.accepted
-            && (accepted.seq != entry.seq || accepted.chain != next)
+        let before = self.channels.get(&id).map(|channel| channel.row.cursor.chain());
+        if let (Some(accepted), Some(before)) = (&item.accepted, before)
+            && (accepted.seq != entry.seq || accepted.chain != chain::next(before, entry))
         {
             self.event(Event::ForkDetected { channel: id, seq: entry.seq.min(accepted.seq) });
         }
@@ -297,7 +293,7 @@ impl Client {
             return self.unreadable(id, entry.seq, "its content is malformed");
         };
         if let Some(channel) = self.channels.get(&id)
-            && channel.contradicts(content.seq, content.chain) == Some(true)
+            && channel.row.cursor.compare(content.seq, content.chain).is_err()
         {
             self.event(Event::ForkDetected { channel: id, seq: content.seq });
         }
@@ -424,15 +420,13 @@ impl Client {
     // ---- welcomes -----------------------------------------------------------------------------
 
     fn read_inbox(&mut self, inbox: ChannelId, entry: Entry) {
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let next = chain::next(channel.row.chain, &entry);
         match entry.origin {
             Some(origin)
                 if entry.kind == EntryKind::Welcome && self.wants_welcome(&entry, &origin) =>
             {
                 self.begin_join(inbox, entry, origin);
             }
-            _ => self.advance(inbox, entry.seq, next),
+            _ => self.advance(inbox, &entry),
         }
     }
 
@@ -534,8 +528,7 @@ impl Client {
         row.generation = generation;
         row.suite = group.suite();
         row.epoch = group.epoch();
-        row.seq = origin.seq;
-        row.chain = origin.chain;
+        row.cursor = Cursor::at(origin.seq, origin.chain);
         row.authenticator = group.authenticator();
         row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
@@ -556,8 +549,7 @@ impl Client {
     pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
         let Some(join) = channel.join.take() else { return };
-        let next = chain::next(channel.row.chain, &join.entry);
-        channel.advance(join.entry.seq, next);
+        channel.advance(&join.entry);
         self.dirty.insert(inbox);
         if let Some(link) = join.link {
             self.finish_link(link);

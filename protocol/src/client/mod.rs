@@ -354,7 +354,7 @@ impl Client {
                 channel.row.stuck = true;
                 channel.row_dirty = true;
                 let why = error.to_string();
-                let seq = channel.row.seq;
+                let seq = channel.row.cursor.seq();
                 self.event(Event::Unreadable { channel: id, seq, why });
             }
         }

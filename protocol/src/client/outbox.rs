@@ -141,7 +141,7 @@ impl Client {
             ContentBody::Body(body)
         };
         let username = self.identity.as_ref().map(|identity| identity.username.clone());
-        Some(Content { seq: row.seq, chain: row.chain, username, body })
+        Some(Content { seq: row.cursor.seq(), chain: row.cursor.chain(), username, body })
     }
 
     fn send_item(&mut self, ticket: Ticket) {
@@ -173,7 +173,8 @@ impl Client {
             self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
             return self.drop_connection("the server's delivery proof does not verify".into());
         }
-        let passed = self.channels.get(&id).is_some_and(|channel| accepted.seq <= channel.row.seq);
+        let passed =
+            self.channels.get(&id).is_some_and(|channel| accepted.seq <= channel.row.cursor.seq());
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
         if let OutWhat::Proposal { intent, .. } = &item.what {
             self.on_leave_accepted(*intent);

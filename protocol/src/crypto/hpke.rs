@@ -439,3 +439,6 @@ fn labeled_expand(
 fn labeled_info<'a>(suite: &'a [u8], length: &'a [u8; 2], label: &'a [u8]) -> [&'a [u8]; 4] {
     [length, VERSION, suite, label]
 }
+
+#[cfg(test)]
+mod tests;

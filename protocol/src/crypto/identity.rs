@@ -328,3 +328,6 @@ impl Take<'_> {
         Some(*head)
     }
 }
+
+#[cfg(test)]
+mod tests;

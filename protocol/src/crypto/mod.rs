@@ -122,3 +122,6 @@ pub fn portable() -> Backend {
 pub fn fast() -> Backend {
     &fast::Fast
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,7 @@ impl Cost {
         allowed.then_some(Self { memory_kib, passes })
     }
 
-    fn key(self, password: &[u8], salt: &[u8; SALT]) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
+    fn key(self, password: &[u8], salt: &[u8]) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
         let params =
             Params::new(self.memory_kib, self.passes, 1, Some(32)).map_err(|_| CryptoError)?;
         let mut key = Zeroizing::new([0; 32]);
@@ -76,7 +76,7 @@ pub fn seal(
     aad: &[u8],
     entropy: &mut Entropy,
 ) -> Result<Vec<u8>, CryptoError> {
-    let salt = entropy.array();
+    let salt: [u8; SALT] = entropy.array();
     let mut header = Vec::with_capacity(OVERHEAD + plaintext.len());
     header.extend_from_slice(&[VERSION, UNDER_PASSWORD]);
     header.extend_from_slice(&cost.memory_kib.to_be_bytes());

@@ -60,3 +60,6 @@ fn point_is_sound(encoding: &[u8]) -> bool {
 fn is_below(number: &[u8], bound: &[u8; 32]) -> bool {
     number.iter().rev().lt(bound.iter().rev())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,12 @@
 
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
 use super::chain;
 use crate::id::{ChannelId, Digest};
-use crate::limits::CHAINS_KEPT;
+use crate::limits::{CHAINS_KEPT, CHAINS_STORED};
 use crate::wire::message::Entry;
 
 /// How far a device has read a channel's log, and what it read: the log's chain there, and a few values behind
@@ -16,7 +16,8 @@ use crate::wire::message::Entry;
 pub struct Cursor {
     seq: u64,
     chain: Digest,
-    /// `chain[seq - 1]`, `chain[seq - 2]` …; at most [`CHAINS_KEPT`].
+    /// `chain[seq - 1]`, `chain[seq - 2]` …; at most [`CHAINS_KEPT`], of which [`CHAINS_STORED`] are stored.
+    #[serde(serialize_with = "nearest")]
     behind: VecDeque<Digest>,
 }
 
@@ -137,6 +138,11 @@ impl Cursor {
             back => self.behind.get(usize::try_from(back - 1).ok()?).copied(),
         }
     }
+}
+
+/// Stores the nearest links only.
+fn nearest<S: Serializer>(behind: &VecDeque<Digest>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(behind.iter().take(CHAINS_STORED))
 }
 
 #[cfg(test)]

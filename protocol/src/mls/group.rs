@@ -1,15 +1,25 @@
 //! A group as one of its members sees it.
+//!
+//! Every operation either goes through or changes nothing: after an error the step is undone in the records, and the
+//! group read again from them.
 
+use core::fmt;
+use std::collections::BTreeMap;
+
+use openmls::group::{GroupId as MlsGroupId, MlsGroup};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::MlsError;
 use super::data::GroupData;
-use super::key_package::KeyPackages;
+use super::overlay::Overlay;
+use super::rules::{self, Before};
 use super::suite::Suite;
-use super::{Context, MlsError};
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::id::{GroupId, Sender};
 use crate::store::batch::{Op, Records};
+use crate::store::record;
 
 /// This device, as its groups know it: the key that signs and the record that its leaves carry.
 #[derive(Clone, Debug)]
@@ -116,123 +126,162 @@ pub enum Received {
 }
 
 /// A group over its records.
-#[derive(Debug)]
 pub struct Group {
-    _private: (),
+    pub(super) backend: Backend,
+    pub(super) overlay: Overlay,
+    pub(super) mls: MlsGroup,
+    pub(super) meta: Meta,
+    pub(super) data: GroupData,
+    /// Device records by leaf, verified when the leaf came in.
+    pub(super) records: BTreeMap<u32, DeviceRecord>,
 }
 
-#[expect(clippy::todo, unused_variables, missing_docs, reason = "skeleton")]
+/// What we know of a group beside OpenMLS.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) id: GroupId,
+    /// The epoch this device came in with; it has no keys of earlier ones.
+    pub(super) first_epoch: u64,
+    /// This device was added by a last-resort key package, whose keys others may have been sent to as well: its next
+    /// commit replaces its own leaf's key.
+    pub(super) stale_leaf: bool,
+}
+
+const META: &[u8] = b"M";
+
 impl Group {
-    /// Founds a group with this device as its only member.
-    pub fn create(
-        cx: Context<'_>,
-        device: &LocalDevice,
-        new: &NewGroup,
-    ) -> Result<(Self, Founding), MlsError> {
-        todo!()
-    }
-
-    /// Reads a group from its records (keys as [`Self::take_ops`] gave them).
+    /// Reads a group from its records (keys as [`Self::take_ops`] gave them). Error: [`MlsError::Damaged`].
     pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
-        todo!()
-    }
-
-    /// Joins from a welcome and the ratchet tree served beside it. The key package used is removed from
-    /// `packages` (a last-resort one stays). The group's id is the caller's to check.
-    pub fn join(
-        cx: Context<'_>,
-        device: &LocalDevice,
-        packages: &mut KeyPackages,
-        welcome: &[u8],
-        tree: &[u8],
-    ) -> Result<Self, MlsError> {
-        todo!()
+        let overlay = Overlay::new(records);
+        let (meta, mls) = load(&overlay)?;
+        Self::assemble(backend, overlay, mls, meta)
     }
 
     /// The changes of the records since the last call, to be made durable together with what depends on them.
     pub fn take_ops(&mut self) -> Vec<Op> {
-        todo!()
+        self.overlay.take_ops()
     }
 
-    /// Discards the changes since the last [`Self::take_ops`].
+    /// Discards the changes since the last [`Self::take_ops`]. Error: [`MlsError::Damaged`], for a group that was never
+    /// taken.
     pub fn rollback(&mut self) -> Result<(), MlsError> {
-        todo!()
+        self.overlay.rollback();
+        self.reload()
     }
 
+    /// Its id.
     pub fn id(&self) -> GroupId {
-        todo!()
+        self.meta.id
     }
+
+    /// Its suite.
     pub fn suite(&self) -> Suite {
-        todo!()
+        // It was checked when the group was created, joined or restored, and never changes.
+        Suite::from_number(u16::from(self.mls.ciphersuite())).unwrap_or_default()
     }
+
+    /// The present epoch.
     pub fn epoch(&self) -> u64 {
-        todo!()
+        self.mls.epoch().as_u64()
     }
+
     /// The epoch authenticator (RFC 9420 §8.7): equal for all members of an epoch, and only then.
     pub fn authenticator(&self) -> Vec<u8> {
-        todo!()
+        self.mls.epoch_authenticator().as_slice().to_vec()
     }
+
+    /// What all members agree on.
     pub fn data(&self) -> &GroupData {
-        todo!()
+        &self.data
     }
+
     /// Members in order of their leaves.
     pub fn members(&self) -> Vec<MemberLeaf> {
-        todo!()
+        let records = self.records.iter();
+        records.map(|(leaf, record)| MemberLeaf { leaf: *leaf, record: record.clone() }).collect()
     }
+
+    /// Index of the own leaf.
     pub fn own_leaf(&self) -> u32 {
-        todo!()
+        self.mls.own_leaf_index().u32()
     }
+
     /// Whether a commit of ours waits for acceptance.
     pub fn has_pending(&self) -> bool {
-        todo!()
+        self.mls.pending_commit().is_some()
     }
-    /// Whether proposals wait for a commit.
+
+    /// Whether proposals wait for a commit. Until then nothing can be sent: see [`Self::encrypt`].
     pub fn has_proposals(&self) -> bool {
-        todo!()
+        self.mls.has_pending_proposals()
     }
 
-    /// A PrivateMessage for the present epoch.
-    pub fn encrypt(
+    pub(super) fn assemble(
+        backend: Backend,
+        overlay: Overlay,
+        mls: MlsGroup,
+        meta: Meta,
+    ) -> Result<Self, MlsError> {
+        Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
+        let data = rules::check_context(mls.extensions())?;
+        let records = records_of(&mls)?;
+        Ok(Self { backend, overlay, mls, meta, data, records })
+    }
+
+    pub(super) fn save_meta(&self) {
+        self.overlay.put_raw(META, record::encode(&self.meta));
+    }
+
+    /// Runs an operation as one step: it goes through, or nothing happened.
+    pub(super) fn step<T>(
         &mut self,
-        cx: Context<'_>,
-        device: &LocalDevice,
-        content: &[u8],
-    ) -> Result<Vec<u8>, MlsError> {
-        todo!()
+        operation: impl FnOnce(&mut Self) -> Result<T, MlsError>,
+    ) -> Result<T, MlsError> {
+        let result = operation(self);
+        match result {
+            Ok(_) => self.overlay.settle(),
+            Err(_) => {
+                self.overlay.revert();
+                self.reload()?;
+            }
+        }
+        result
     }
 
-    /// Makes a commit; it stays pending.
-    pub fn commit(
-        &mut self,
-        cx: Context<'_>,
-        device: &LocalDevice,
-        plan: &Plan,
-    ) -> Result<Bundle, MlsError> {
-        todo!()
+    fn reload(&mut self) -> Result<(), MlsError> {
+        (self.meta, self.mls) = load(&self.overlay)?;
+        self.refresh()
     }
 
-    /// The pending commit was accepted: merges it.
-    pub fn merge_pending(&mut self, cx: Context<'_>) -> Result<Change, MlsError> {
-        todo!()
+    /// Takes over what OpenMLS's state says.
+    pub(super) fn refresh(&mut self) -> Result<(), MlsError> {
+        self.data = rules::check_context(self.mls.extensions())?;
+        self.records = records_of(&self.mls)?;
+        Ok(())
     }
 
-    /// Another commit won: drops the pending one.
-    pub fn discard_pending(&mut self, cx: Context<'_>) -> Result<(), MlsError> {
-        todo!()
+    pub(super) fn before(&self) -> Before<'_> {
+        Before { backend: self.backend, records: &self.records, data: &self.data }
     }
+}
 
-    /// A SelfRemove proposal as a PublicMessage.
-    pub fn propose_leave(
-        &mut self,
-        cx: Context<'_>,
-        device: &LocalDevice,
-    ) -> Result<Vec<u8>, MlsError> {
-        todo!()
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Group({:?}, epoch {}, leaf {})", self.id(), self.epoch(), self.own_leaf())
     }
+}
 
-    /// Processes another member's message: content is decrypted, proposals are queued, commits are merged (a
-    /// pending commit of ours is dropped then).
-    pub fn receive(&mut self, cx: Context<'_>, payload: &[u8]) -> Result<Received, MlsError> {
-        todo!()
-    }
+fn load(overlay: &Overlay) -> Result<(Meta, MlsGroup), MlsError> {
+    let damaged = |what: &str| MlsError::Damaged(what.to_owned());
+    let meta = overlay.get_raw(META).ok_or_else(|| damaged("no group"))?;
+    let meta: Meta = record::decode(META, &meta).map_err(|error| damaged(&error.to_string()))?;
+    let mls = MlsGroup::load(overlay, &MlsGroupId::from_slice(meta.id.as_bytes()))
+        .map_err(|error| damaged(&error.to_string()))?
+        .ok_or_else(|| damaged("incomplete"))?;
+    Ok((meta, mls))
+}
+
+fn records_of(mls: &MlsGroup) -> Result<BTreeMap<u32, DeviceRecord>, MlsError> {
+    let leaves = mls.treesync().full_leaves();
+    leaves.map(|(leaf, node)| Ok((leaf.u32(), rules::record_in(node)?))).collect()
 }

@@ -1,13 +1,31 @@
 //! Key packages: made by a device, checked by everyone who uses them.
+//!
+//! MLS's own lifetime of them is unlimited, because every member that processes an Add would compare it with the
+//! clock of its operating system, even one that was away for long. The true end is signed inside, in extension
+//! 0xF0A1, and compared with the calendar that the machine is given.
+
+use core::fmt;
+
+use openmls::prelude::{
+    Extension, Extensions, KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut,
+    ProtocolVersion, UnknownExtension,
+};
+use openmls_traits::storage::StorageProvider as _;
+use serde::{Deserialize, Serialize};
 
 use super::group::LocalDevice;
+use super::overlay::Overlay;
+use super::provider::{Crypto, Provider};
+use super::rules::{self, invalid};
 use super::suite::Suite;
-use super::{Context, MlsError};
+use super::{Context, MlsError, parse, signer};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
 use crate::id::Digest;
+use crate::limits;
 use crate::store::batch::{Op, Records};
+use crate::store::record;
 
 /// A key package that holds: well-formed, signed, of a verified device, of an allowed suite, with our
 /// capabilities, not expired.
@@ -26,29 +44,84 @@ pub struct CheckedKeyPackage {
 }
 
 /// Checks a key package at this time of the calendar.
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
+///
+/// Errors: [`MlsError::Suite`]; [`MlsError::Record`]; [`MlsError::Expired`] for one that is past its end, has none, or
+/// whose end is further away than it may be; else [`MlsError::Invalid`].
 pub fn check(
     backend: Backend,
     package: &[u8],
     wall: UnixMillis,
 ) -> Result<CheckedKeyPackage, MlsError> {
-    todo!()
+    let valid = validate(&Crypto::verifier(backend), package)?;
+    let suite = Suite::from_number(u16::from(valid.ciphersuite())).ok_or(MlsError::Suite)?;
+    let record = rules::check_leaf(backend, valid.leaf_node())?;
+    let last_resort = valid.last_resort();
+    let extensions = 1 + usize::from(last_resort);
+    if valid.extensions().iter().count() > extensions
+        || valid.leaf_node().extensions().iter().count() > 0
+    {
+        return Err(invalid("key package with unknown extensions"));
+    }
+    let expires = rules::expiry(&valid)?;
+    let latest = wall.plus(life(last_resort)).plus(limits::CLOCK_SKEW);
+    if expires <= wall || expires > latest {
+        return Err(MlsError::Expired);
+    }
+    Ok(CheckedKeyPackage { record, suite, expires, hash: Digest::of(&[package]), last_resort })
+}
+
+/// What MLS itself demands of a key package (RFC 9420 §10.1).
+pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, MlsError> {
+    if package.len() > limits::KEY_PACKAGE_BYTES {
+        return Err(invalid("key package too long"));
+    }
+    // MLSMessage: version, wire format; KeyPackage: version, cipher suite; each two bytes (RFC 9420 §6, §10). A suite
+    // that OpenMLS does not know would look malformed otherwise.
+    if let [0, 1, 0, 5, _, _, high, low, ..] = package {
+        Suite::from_number(u16::from_be_bytes([*high, *low])).ok_or(MlsError::Suite)?;
+    }
+    let MlsMessageBodyIn::KeyPackage(package) = parse(package)? else {
+        return Err(invalid("not a key package"));
+    };
+    package
+        .validate(crypto, ProtocolVersion::Mls10)
+        .map_err(|error| MlsError::Invalid(error.to_string()))
+}
+
+fn life(last_resort: bool) -> core::time::Duration {
+    if last_resort { limits::LAST_RESORT_TIME } else { limits::KEY_PACKAGE_TIME }
 }
 
 /// The private halves of this device's key packages, over their records.
-#[derive(Debug)]
 pub struct KeyPackages {
-    _private: (),
+    pub(super) overlay: Overlay,
 }
 
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
+/// What is known of a key package whose private keys are here; stored under `P || reference`.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    reference: KeyPackageRef,
+    suite: Suite,
+    expires: UnixMillis,
+    last_resort: bool,
+    /// When another last-resort package took its place.
+    superseded: Option<UnixMillis>,
+}
+
+const ENTRY: &[u8] = b"P";
+
 impl KeyPackages {
-    /// Reads them from their records.
-    pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
-        todo!()
+    /// Reads them from their records. Error: [`MlsError::Damaged`].
+    pub fn restore(_backend: Backend, records: Records) -> Result<Self, MlsError> {
+        let packages = Self { overlay: Overlay::new(records) };
+        packages.entries()?;
+        Ok(packages)
     }
 
-    /// A fresh key package as an MLSMessage.
+    /// A fresh key package as an MLSMessage. It lives for [`limits::KEY_PACKAGE_TIME`], a last-resort one for
+    /// [`limits::LAST_RESORT_TIME`]; a last-resort one supersedes those of its suite.
+    ///
+    /// Errors: [`MlsError::Record`] if the device's record does not hold; [`MlsError::Internal`].
     pub fn generate(
         &mut self,
         cx: Context<'_>,
@@ -56,17 +129,119 @@ impl KeyPackages {
         suite: Suite,
         last_resort: bool,
     ) -> Result<Vec<u8>, MlsError> {
-        todo!()
+        device.check(cx.backend)?;
+        let made = self.generate_in_step(cx, device, suite, last_resort);
+        match made {
+            Ok(_) => self.overlay.settle(),
+            Err(_) => self.overlay.revert(),
+        }
+        made
+    }
+
+    fn generate_in_step(
+        &mut self,
+        cx: Context<'_>,
+        device: &LocalDevice,
+        suite: Suite,
+        last_resort: bool,
+    ) -> Result<Vec<u8>, MlsError> {
+        let internal = |error: &dyn fmt::Display| MlsError::Internal(error.to_string());
+        let expires = cx.wall.plus(life(last_resort));
+        let end = UnknownExtension(expires.0.to_be_bytes().to_vec());
+        let extensions =
+            Extensions::from_vec(vec![Extension::Unknown(rules::EXPIRY_EXTENSION, end)])
+                .map_err(|error| internal(&error))?;
+        let mut builder = KeyPackage::builder()
+            .key_package_lifetime(Lifetime::init(0, u64::MAX))
+            .leaf_node_capabilities(rules::capabilities())
+            .key_package_extensions(extensions);
+        if last_resort {
+            builder = builder.mark_as_last_resort();
+            self.supersede(suite, cx.wall)?;
+        }
+        let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
+        let bundle = builder
+            .build(
+                suite.ciphersuite(),
+                &provider,
+                &device.signer(cx.backend),
+                signer::credential(&device.record),
+            )
+            .map_err(|error| internal(&error))?;
+        let package = bundle.key_package();
+        let reference = reference(package, cx.backend)?;
+        let entry =
+            Entry { reference: reference.clone(), suite, expires, last_resort, superseded: None };
+        self.overlay.put_raw(&entry_key(&reference), record::encode(&entry));
+        MlsMessageOut::from(package.clone()).to_bytes().map_err(|error| internal(&error))
     }
 
     /// Deletes private keys that nobody can need any more: of packages expired for longer than the life of a log
     /// entry, and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE).
     pub fn sweep(&mut self, wall: UnixMillis) {
-        todo!()
+        for (_, entry) in self.entries().unwrap_or_default() {
+            let expired = entry.expires.plus(limits::ENTRY_TIME) < wall;
+            let superseded =
+                entry.superseded.is_some_and(|at| at.plus(limits::LAST_RESORT_GRACE) < wall);
+            if expired || superseded {
+                self.remove(&entry.reference);
+            }
+        }
+        self.overlay.settle();
     }
 
     /// The changes since the last call.
     pub fn take_ops(&mut self) -> Vec<Op> {
-        todo!()
+        self.overlay.take_ops()
     }
+
+    /// Forgets a package that was used. OpenMLS deletes the private keys of an ordinary one itself.
+    pub(super) fn used(&self, package: &KeyPackage, backend: Backend) -> Result<(), MlsError> {
+        if !package.last_resort() {
+            self.remove(&reference(package, backend)?);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, reference: &KeyPackageRef) {
+        self.overlay.delete_raw(&entry_key(reference));
+        // It fails only for a key that postcard cannot encode; a byte string it can.
+        let _ = self.overlay.delete_key_package(reference);
+    }
+
+    fn supersede(&self, suite: Suite, wall: UnixMillis) -> Result<(), MlsError> {
+        for (key, mut entry) in self.entries()? {
+            if entry.last_resort && entry.suite == suite && entry.superseded.is_none() {
+                entry.superseded = Some(wall);
+                self.overlay.put_raw(&key, record::encode(&entry));
+            }
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Result<Vec<(Vec<u8>, Entry)>, MlsError> {
+        let keys = self.overlay.keys(ENTRY).into_iter();
+        let entries = keys.filter_map(|key| {
+            let value = self.overlay.get_raw(&key)?;
+            let entry = record::decode(&key, &value);
+            Some(entry.map(|entry| (key, entry)))
+        });
+        entries.collect::<Result<_, _>>().map_err(|error| MlsError::Damaged(error.to_string()))
+    }
+}
+
+impl fmt::Debug for KeyPackages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPackages({})", self.overlay.keys(ENTRY).len())
+    }
+}
+
+fn reference(package: &KeyPackage, backend: Backend) -> Result<KeyPackageRef, MlsError> {
+    package
+        .hash_ref(&Crypto::verifier(backend))
+        .map_err(|error| MlsError::Internal(error.to_string()))
+}
+
+fn entry_key(reference: &KeyPackageRef) -> Vec<u8> {
+    [ENTRY, reference.as_slice()].concat()
 }

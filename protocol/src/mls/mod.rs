@@ -8,15 +8,22 @@
 //! All state is a map of records in memory; every change is also noted in a write set that the machine takes and
 //! puts into its batch. After an error the write set is discarded and the group read again from its records.
 
+mod apply;
+mod commit;
 pub mod data;
 pub mod group;
+mod join;
 pub mod key_package;
 pub mod overlay;
 pub mod provider;
 pub mod public;
 mod rules;
+mod signer;
 pub mod suite;
+#[cfg(test)]
+mod tests;
 
+use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;
 
 use crate::crypto::Backend;
@@ -76,4 +83,15 @@ pub enum MlsError {
     /// OpenMLS failed where it must not.
     #[error("internal: {0}")]
     Internal(String),
+}
+
+/// Reads an MLSMessage to its last byte.
+fn parse(message: &[u8]) -> Result<MlsMessageBodyIn, MlsError> {
+    let message = <MlsMessageIn as tls_codec::Deserialize>::tls_deserialize_exact(message)
+        .map_err(|error| MlsError::Invalid(error.to_string()))?;
+    Ok(message.extract())
+}
+
+fn encode(value: &impl tls_codec::Serialize) -> Result<Vec<u8>, MlsError> {
+    value.tls_serialize_detached().map_err(|error| MlsError::Internal(error.to_string()))
 }

@@ -55,6 +55,11 @@ impl Crypto {
         }
     }
 
+    /// For verifying and decrypting, which draw no randomness.
+    pub(super) fn verifier(backend: Backend) -> Self {
+        Self::new(backend, &mut Entropy::from_seed([0; 32]))
+    }
+
     /// The primitives in use.
     pub fn backend(&self) -> Backend {
         self.backend

@@ -1,7 +1,8 @@
 //! A group as the server sees it: everything but its secrets.
 //!
 //! The server follows each group so that it accepts only what honest members will accept (DESIGN §4). Everything is
-//! checked before anything changes: after an error the state is as it was.
+//! checked before anything changes: after an error the state is as it was. What takes the group's secrets stays for
+//! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
 mod outside;
 #[cfg(test)]
@@ -13,21 +14,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::group::GroupId as MlsGroupId;
 use openmls::prelude::{
-    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, MlsMessageIn, ProcessedMessageContent,
-    Proposal, ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
+    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
+    ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
     Sender as MlsSender, StagedCommit, Welcome,
 };
 use tls_codec::Deserialize as _;
 
-use super::MlsError;
 use super::data::GroupData;
 use super::overlay::Overlay;
 use super::provider::Crypto;
 use super::rules::{self, Before, Verdict, invalid};
 use super::suite::Suite;
+use super::{MlsError, encode, parse};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
-use crate::env::{Entropy, UnixMillis};
+use crate::env::UnixMillis;
 use crate::id::{GroupId, Sender};
 use crate::limits;
 use crate::server::op::Member;
@@ -122,7 +123,7 @@ impl PublicState {
             key: &creator.device_key,
         };
         outside::check_group_info(backend, group_info, &expected)?;
-        let (crypto, overlay) = (verifier(backend), Overlay::default());
+        let (crypto, overlay) = (Crypto::verifier(backend), Overlay::default());
         let (group, _) =
             PublicGroup::from_external(&crypto, &overlay, tree, info, ProposalStore::new())
                 .map_err(|error| MlsError::Invalid(error.to_string()))?;
@@ -142,7 +143,15 @@ impl PublicState {
     pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
         let overlay = Overlay::new(records);
         let Loaded { group, suite, data, records } = Loaded::from(&overlay)?;
-        Ok(Self { backend, crypto: verifier(backend), overlay, group, suite, data, records })
+        Ok(Self {
+            backend,
+            crypto: Crypto::verifier(backend),
+            overlay,
+            group,
+            suite,
+            data,
+            records,
+        })
     }
 
     /// The present epoch.
@@ -223,6 +232,8 @@ impl PublicState {
             return Err(invalid("a commit has to be a PublicMessage"));
         };
         let tag = public.confirmation_tag().map(encode).transpose()?.unwrap_or_default();
+        let tag = outside::Reader::new(&tag).vector();
+        let tag = tag.ok_or_else(|| invalid("a commit without a confirmation tag"))?;
         let by = public.sender().clone();
         let processed = self
             .group
@@ -240,7 +251,7 @@ impl PublicState {
         let expected = Expected {
             suite: self.suite,
             context: &encode(staged.group_context())?,
-            tag: outside::Reader::new(&tag).vector(),
+            tag: Some(tag),
             signer: self.signer(&by, &staged)?.u32(),
             key: &verdict.committer.device_key,
         };
@@ -465,23 +476,8 @@ impl Loaded {
     }
 }
 
-/// Verifying draws no randomness, so that any seed will do.
-fn verifier(backend: Backend) -> Crypto {
-    Crypto::new(backend, &mut Entropy::from_seed([0; 32]))
-}
-
 fn damaged(what: &str) -> MlsError {
     MlsError::Damaged(what.to_owned())
-}
-
-fn parse(message: &[u8]) -> Result<MlsMessageBodyIn, MlsError> {
-    let message = MlsMessageIn::tls_deserialize_exact(message)
-        .map_err(|error| MlsError::Invalid(error.to_string()))?;
-    Ok(message.extract())
-}
-
-fn encode(value: &impl tls_codec::Serialize) -> Result<Vec<u8>, MlsError> {
-    value.tls_serialize_detached().map_err(|error| MlsError::Internal(error.to_string()))
 }
 
 fn member_of(record: &DeviceRecord) -> Member {

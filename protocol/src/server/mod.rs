@@ -1,20 +1,58 @@
 //! The server machine: one per process, holds all connections.
+//!
+//! A frame's way through it: `connection` (bytes to frames, limits) → `inbound` (which call is it, may it be made
+//! now) → one file per service (checks, then [`StoreOp`](op::StoreOp)s or [`ServerJob`](job::ServerJob)s) →
+//! `stored` (their results) → the service again → the reply, encoded on its link. `push` pulls what
+//! subscribers have not seen whenever their link has credit.
 
+mod accounts;
+mod admission;
 pub mod audit;
+mod blobs;
+mod channels;
+mod commits;
+mod connection;
+mod devices;
+mod groups;
+mod inbound;
 pub mod job;
+mod keys;
+mod longpoll;
 pub mod memory;
 pub mod op;
+mod push;
+mod secrets;
+mod sessions;
+mod stored;
+mod submit;
+mod timers;
 
 use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use zeroize::Zeroizing;
-
+use crate::auth::server::OpaqueServer;
+use crate::auth::token::TokenKey;
 use crate::crypto::Backend;
+use crate::crypto::identity::DeviceKey;
 use crate::env::{Entropy, Now};
-use crate::error::Fatal;
-use crate::id::ServerId;
-use crate::io::{Input, Output};
+use crate::error::{CloseCode, ErrorCode, Fatal};
+use crate::id::{AccountId, ChannelId, Sender, ServerId};
+use crate::io::{ConnId, Input, JobId, LinkId, OpId, Output};
+use crate::job::{Job, JobOutput};
+use crate::limits;
 use crate::mls::suite::Suite;
+use crate::wire::message::{Body, Push};
+use admission::Admission;
+use audit::{AuditEvent, AuditKind};
+use connection::{Auth, Call, Connection, Link};
+use groups::Groups;
+use job::ServerJob;
+use longpoll::Poll;
+use op::StoreOp;
+use push::Watch;
+pub use secrets::ServerSecrets;
+use stored::{Step, Task};
+use timers::{Timer, Timers};
 
 /// What a server is told once. The defaults are those of [`limits`](crate::limits).
 #[derive(Clone, Debug)]
@@ -41,81 +79,317 @@ pub struct Config {
     pub insecure_plain: bool,
 }
 
-/// The secrets of a server, made once and kept for its life.
-pub struct ServerSecrets {
-    /// `ServerSetup` of OPAQUE, encoded ([`crate::auth`] makes it).
-    pub opaque_setup: Zeroizing<Vec<u8>>,
-    /// Seed of the Ed25519 key that signs delivery proofs; its public key is the server's id.
-    pub proof_key: Zeroizing<[u8; 32]>,
-    /// Key of the MACs in access tokens.
-    pub token_key: Zeroizing<[u8; 32]>,
-}
-
-impl core::fmt::Debug for ServerSecrets {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("ServerSecrets(…)")
+impl Config {
+    /// The defaults, on that backend.
+    pub fn new(backend: Backend) -> Self {
+        Self {
+            backend,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            suites: Suite::ALL.to_vec(),
+            connections: limits::CONNECTIONS,
+            retention: limits::ENTRY_TIME,
+            access_token_time: limits::ACCESS_TOKEN_TIME,
+            refresh_token_time: limits::REFRESH_TOKEN_TIME,
+            logins_per_account: limits::LOGINS_PER_ACCOUNT,
+            logins_per_source: limits::LOGINS_PER_SOURCE,
+            insecure_plain: false,
+        }
     }
 }
 
 /// The server machine.
 #[derive(Debug)]
 pub struct Server {
-    _private: (),
+    config: Config,
+    opaque: OpaqueServer,
+    proof_key: DeviceKey,
+    token_key: TokenKey,
+    entropy: Entropy,
+    now: Now,
+    conns: BTreeMap<ConnId, Connection>,
+    links: BTreeMap<LinkId, Link>,
+    /// Connections with a session of that device.
+    sessions: BTreeMap<Sender, BTreeSet<ConnId>>,
+    out: VecDeque<Output>,
+    /// Links with something to send and credit for it.
+    ready: VecDeque<LinkId>,
+    /// Links held back by [`limits::STORE_OPS`], in the order they have to wait.
+    stalled: VecDeque<LinkId>,
+    /// Links to take frames from before this input is done.
+    pump: VecDeque<LinkId>,
+    closing: VecDeque<(ConnId, CloseCode)>,
+    ops: BTreeMap<OpId, Step>,
+    jobs: BTreeMap<JobId, Task>,
+    last_op: u64,
+    last_job: u64,
+    last_watch: u64,
+    timers: Timers,
+    /// Answers that wait for their floor time.
+    floored: BTreeMap<Call, Body>,
+    polls: BTreeMap<Call, Poll>,
+    watches: BTreeMap<ChannelId, Watch>,
+    /// Bytes held in all [`Watch`]es together.
+    recent_bytes: usize,
+    groups: Groups,
+    admission: Admission,
+    draining: bool,
+    /// Whether the last store operation went through.
+    healthy: bool,
 }
 
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
-impl Config {
-    /// The defaults, on that backend.
-    pub fn new(backend: Backend) -> Self {
-        todo!()
-    }
-}
-
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
-impl ServerSecrets {
-    /// Fresh secrets.
-    pub fn generate(entropy: &mut Entropy) -> Self {
-        todo!()
-    }
-    /// All of them in one versioned encoding, to be kept where only the server can read.
-    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        todo!()
-    }
-    /// Reads what [`Self::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        todo!()
-    }
-}
-
-#[expect(clippy::todo, unused_variables, reason = "skeleton")]
 impl Server {
-    /// A machine.
+    /// A machine without connections.
     pub fn new(config: Config, secrets: ServerSecrets, entropy: Entropy, now: Now) -> Self {
-        todo!()
+        let ServerSecrets { opaque_setup, proof_key, token_key } = secrets;
+        let mut timers = Timers::default();
+        timers.set(now.mono + SWEEP_EVERY, Timer::Sweep);
+        Self {
+            opaque: opaque_setup,
+            proof_key: DeviceKey::from_seed(config.backend, proof_key),
+            token_key: TokenKey::new(config.backend, token_key),
+            admission: Admission::new(&config),
+            config,
+            entropy,
+            now,
+            conns: BTreeMap::new(),
+            links: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            out: VecDeque::new(),
+            ready: VecDeque::new(),
+            stalled: VecDeque::new(),
+            pump: VecDeque::new(),
+            closing: VecDeque::new(),
+            ops: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            last_op: 0,
+            last_job: 0,
+            last_watch: 0,
+            timers,
+            floored: BTreeMap::new(),
+            polls: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            recent_bytes: 0,
+            groups: Groups::default(),
+            draining: false,
+            healthy: true,
+        }
     }
+
     /// One input.
+    ///
+    /// # Errors
+    /// [`Fatal::Misuse`] if the runtime breaks the contract of [`Input`]; nothing else.
     pub fn handle(&mut self, now: Now, input: Input<'_>) -> Result<(), Fatal> {
-        todo!()
+        self.advance(now);
+        match input {
+            Input::Connected(conn, transport) => self.connected(conn, transport)?,
+            Input::Disconnected(conn, _) => self.drop_conn(conn),
+            Input::Accepted(conn, link) => self.accepted(conn, link)?,
+            Input::Bytes(link, bytes) => self.bytes(link, bytes)?,
+            Input::Closed(link, why) => self.closed(link, &why),
+            Input::Writable(link, credit) => self.writable(link, credit),
+            Input::Stored(op, result) => {
+                let step = self.ops.remove(&op);
+                let step = step.ok_or(Fatal::Misuse("answer to no store operation"))?;
+                self.healthy = result.is_ok();
+                self.stored(step, result);
+                self.resume_stalled();
+            }
+            Input::Notified(channel, seq) => self.appended(channel, seq, None),
+            Input::Computed(job, JobOutput::Server(output)) => {
+                let task = self.jobs.remove(&job).ok_or(Fatal::Misuse("result of no job"))?;
+                self.computed(task, output);
+            }
+            Input::Computed(_, JobOutput::Client(_)) => {
+                return Err(Fatal::Misuse("result of a client's job"));
+            }
+            Input::Persisted(..) | Input::Loaded(..) => {
+                return Err(Fatal::Misuse("an input for clients"));
+            }
+            Input::Tick => {}
+        }
+        self.pump_all();
+        Ok(())
     }
+
     /// The next output; bytes to send are appended to `buffer`.
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Output {
-        todo!()
+        loop {
+            if let Some(output) = self.out.pop_front() {
+                return output;
+            }
+            if let Some(link) = self.ready.pop_front() {
+                if let Some(output) = self.send(link, buffer) {
+                    return output;
+                }
+                continue;
+            }
+            if let Some((conn, code)) = self.closing.pop_front() {
+                if self.conns.contains_key(&conn) {
+                    self.drop_conn(conn);
+                    return Output::CloseConn(conn, code);
+                }
+                continue;
+            }
+            let (wake_at, reason) = self.timers.earliest();
+            return Output::Idle { wake_at, reason };
+        }
     }
+
     /// Takes no more connections and calls, lets those in flight finish (at most
     /// [`DRAIN_TIME`](crate::limits::DRAIN_TIME)), then closes every connection with `SHUTDOWN`.
     pub fn drain(&mut self, now: Now) {
-        todo!()
+        self.advance(now);
+        if core::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.timers.set(self.now.mono + limits::DRAIN_TIME, Timer::Drain);
+        let waiting: Vec<_> = self.polls.keys().copied().collect();
+        for call in waiting {
+            self.poll_over(call);
+        }
+        let conns: Vec<_> = self.conns.keys().copied().collect();
+        for conn in conns {
+            self.push_now(conn, Push::Draining);
+            self.close_if_drained(conn);
+        }
     }
+
     /// Whether a drain is over: nothing is left to do.
     pub fn is_drained(&self) -> bool {
-        todo!()
+        self.draining && self.conns.is_empty() && self.out.is_empty() && self.ops.is_empty()
     }
+
     /// The server's id.
     pub fn id(&self) -> ServerId {
-        todo!()
+        ServerId(self.proof_key.public())
     }
+
     /// Connections held now.
     pub fn connections(&self) -> usize {
-        todo!()
+        self.conns.len()
+    }
+
+    fn advance(&mut self, now: Now) {
+        self.now = Now { mono: now.mono.max(self.now.mono), wall: now.wall };
+        while let Some(timer) = self.timers.pop(self.now.mono) {
+            self.due(timer);
+        }
+    }
+
+    fn due(&mut self, timer: Timer) {
+        match timer {
+            Timer::Handshake(conn) => {
+                if let Some(connection) = self.conns.get_mut(&conn) {
+                    connection.handshake = None;
+                    self.fault(conn, crate::error::PeerFault::TooSlow);
+                }
+            }
+            Timer::LongPoll(call) => self.poll_over(call),
+            Timer::Floor(call) => {
+                if let Some(body) = self.floored.remove(&call) {
+                    self.answer(call, body);
+                }
+            }
+            Timer::Retry(key) => self.retry(key),
+            Timer::Sweep => self.sweep(),
+            Timer::Drain => {
+                let conns: Vec<_> = self.conns.keys().copied().collect();
+                for conn in conns {
+                    self.begin_close(conn, CloseCode::SHUTDOWN);
+                }
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        let at = self.now.wall;
+        self.store(Step::Sweep, StoreOp::Sweep { at, most: SWEEP_MOST });
+    }
+
+    /// The store has removed this many expired things, or could not: comes back sooner if there may be more.
+    fn swept(&mut self, removed: u32) {
+        let pause = if removed >= SWEEP_MOST { SWEEP_AGAIN } else { SWEEP_EVERY };
+        self.timers.set(self.now.mono + pause, Timer::Sweep);
+    }
+
+    fn pump_all(&mut self) {
+        while let Some(link) = self.pump.pop_front() {
+            self.pump_link(link, &[]);
+        }
+    }
+
+    /// Room for store operations again: lets those that waited longest go on.
+    fn resume_stalled(&mut self) {
+        while self.ops.len() < limits::STORE_OPS {
+            let Some(link) = self.stalled.pop_front() else { return };
+            if let Some(link) = self.links.get_mut(&link) {
+                link.waiting = false;
+            }
+            self.pump_link(link, &[]);
+        }
+    }
+
+    /// Emits a store operation; `step` goes on with its answer.
+    fn store(&mut self, step: Step, op: StoreOp) {
+        self.last_op += 1;
+        let id = OpId(self.last_op);
+        self.ops.insert(id, step);
+        self.out.push_back(Output::Store(id, op));
+    }
+
+    /// Emits a job; `task` goes on with its result. With [`limits::JOBS`] under way the task comes back.
+    fn compute(&mut self, task: Task, job: ServerJob) -> Result<(), Task> {
+        if self.jobs.len() >= limits::JOBS {
+            self.audit(AuditKind::Limit, None, None, Some(ErrorCode::Busy));
+            return Err(task);
+        }
+        self.last_job += 1;
+        let id = JobId(self.last_job);
+        self.jobs.insert(id, task);
+        self.out.push_back(Output::Compute(id, Job::Server(job)));
+        Ok(())
+    }
+
+    fn audit(
+        &mut self,
+        kind: AuditKind,
+        conn: Option<ConnId>,
+        channel: Option<ChannelId>,
+        error: Option<ErrorCode>,
+    ) {
+        let sender = conn.and_then(|conn| self.conns.get(&conn)).and_then(|c| match &c.auth {
+            Auth::Session(peer) | Auth::Login(peer) => Some(peer.sender),
+            Auth::None => None,
+        });
+        self.audit_as(kind, sender.map(|s| s.account), sender, channel, error);
+    }
+
+    fn audit_as(
+        &mut self,
+        kind: AuditKind,
+        account: Option<AccountId>,
+        sender: Option<Sender>,
+        channel: Option<ChannelId>,
+        error: Option<ErrorCode>,
+    ) {
+        self.out.push_back(Output::Audit(AuditEvent {
+            at: self.now.wall,
+            kind,
+            account,
+            device: sender.map(|sender| sender.device),
+            channel,
+            error,
+        }));
     }
 }
+
+/// How often expired things are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// The pause before the next sweep when one came back full: the store serves others in between.
+const SWEEP_AGAIN: Duration = Duration::from_millis(100);
+/// Most things of a kind that one sweep removes, so that its transaction stays short.
+const SWEEP_MOST: u32 = 1_000;
+
+#[cfg(test)]
+mod tests;

@@ -61,11 +61,25 @@ pub struct Username(String);
 
 impl Username {
     /// Prepares and checks a name as a person typed it. `None`: not a valid username.
+    ///
+    /// The rules of a profile need not be idempotent; RFC 8264 §7 has them applied until nothing changes any
+    /// more, and the name refused where that takes too long. So a prepared name prepares to itself.
     pub fn prepare(name: &str) -> Option<Self> {
         use precis_profiles::precis_core::profile::PrecisFastInvocation as _;
-        let name = precis_profiles::UsernameCaseMapped::enforce(name).ok()?;
-        let fits = !name.is_empty() && name.len() <= crate::limits::USERNAME_BYTES;
-        fits.then(|| Self(name.into_owned()))
+        // No rule shortens a name by more than a wide character's three bytes to one.
+        if name.len() > 4 * crate::limits::USERNAME_BYTES {
+            return None;
+        }
+        let mut name = name.to_owned();
+        for _ in 0..4 {
+            let prepared = precis_profiles::UsernameCaseMapped::enforce(name.as_str()).ok()?;
+            if prepared == name {
+                let fits = !name.is_empty() && name.len() <= crate::limits::USERNAME_BYTES;
+                return fits.then_some(Self(name));
+            }
+            name = prepared.into_owned();
+        }
+        None
     }
 
     /// The prepared name.
@@ -121,8 +135,9 @@ pub enum Request {
     },
     /// OPAQUE login, first step: `KE1`, 96 bytes.
     LoginStart { username: Username, ke1: Bytes },
-    /// OPAQUE login, last step: `KE3`, 64 bytes; and the device that logs in, which signs as in `Resume`
-    /// with the hash of `ke3` in place of the token's.
+    /// OPAQUE login, last step: `KE3`, 64 bytes; and the device that logs in, which signs as in `Resume`, with
+    /// the hash of `ke3` in place of the token's and zeros in place of the account, which a new device does not
+    /// know yet.
     LoginFinish { ke3: Bytes, device: DeviceId, device_key: [u8; 32], signature: [u8; 64] },
     /// Registers this device, or replaces its record, under the login or session of this connection.
     DeviceRegister { record: DeviceRecord, envelope_keys: EnvelopeKeys },

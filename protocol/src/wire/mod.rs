@@ -6,6 +6,8 @@
 pub mod frame;
 pub mod message;
 
+#[cfg(test)]
+mod arbitrary;
 mod generated;
 mod read;
 mod size;

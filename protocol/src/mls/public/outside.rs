@@ -16,6 +16,8 @@ const PUBLIC_MESSAGE: u16 = 1;
 const PRIVATE_MESSAGE: u16 = 2;
 const GROUP_INFO: u16 = 4;
 const EXTERNAL_PUB: u16 = 4;
+/// HMAC-SHA-256, with either suite.
+const TAG_LEN: usize = 32;
 
 /// Takes fields of the TLS presentation language off the front of a slice.
 pub(super) struct Reader<'a>(&'a [u8]);
@@ -151,6 +153,9 @@ pub(super) fn check_group_info(
     if !external_pub_only(info.extensions, expected.suite) {
         return Err(invalid("GroupInfo has to carry external_pub and nothing else"));
     }
+    if info.tag.len() != TAG_LEN {
+        return Err(invalid("a confirmation tag of another length"));
+    }
     if expected.tag.is_some_and(|tag| tag != info.tag) {
         return Err(invalid("GroupInfo with another confirmation tag than the commit"));
     }
@@ -196,7 +201,7 @@ fn external_pub_only(extensions: &[u8], suite: Suite) -> bool {
 }
 
 /// SignContent (RFC 9420 §5.1.2).
-fn sign_content(label: &[u8], content: &[u8]) -> Vec<u8> {
+pub(super) fn sign_content(label: &[u8], content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(label.len() + content.len() + 8);
     for field in [label, content] {
         match field.len() {

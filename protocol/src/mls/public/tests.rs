@@ -1,3 +1,4 @@
+mod crafted;
 mod hostile;
 mod refusals;
 mod rejoin;

@@ -1,5 +1,13 @@
 //! Messages into Cap'n Proto builders.
 
+/// Sets the fields of a builder, one after another.
+macro_rules! set {
+    ($to:expr, $($field:ident: $value:expr),+ $(,)?) => {{
+        let mut to = $to;
+        $(to.$field($value);)+
+    }};
+}
+
 mod reply;
 mod request;
 

@@ -9,17 +9,36 @@ use super::request::channel_kind;
 use super::{count, part, sender, shortened};
 use crate::limits;
 
+/// One table of all replies, so that the compiler misses none.
 pub(super) fn reply(reply: &Reply, mut to: schema::reply::Builder<'_>) {
     match reply {
         Reply::Done => to.set_done(()),
         Reply::Pong(payload) => to.set_pong(payload),
-        Reply::Health { .. }
-        | Reply::Hello { .. }
-        | Reply::RegisterStart { .. }
-        | Reply::LoginStart { .. }
-        | Reply::LoginFinish { .. }
-        | Reply::Tokens(_)
-        | Reply::Session { .. } => entrance(reply, to),
+        Reply::Health { healthy, version, time } => set!(
+            to.init_health(),
+            set_healthy: *healthy,
+            set_version: shortened(version, limits::VERSION_BYTES),
+            set_time: time.0,
+        ),
+        Reply::Hello { nonce, server, time } => {
+            set!(to.init_hello(), set_nonce: nonce, set_server: &server.0, set_time: time.0);
+        }
+        Reply::RegisterStart { response } => to.set_register_start(response),
+        Reply::LoginStart { ke2 } => to.set_login_start(ke2),
+        Reply::LoginFinish { account, sealed_account_key, tokens: of } => {
+            let mut to = to.init_login_finish();
+            to.set_account(&account.0);
+            to.set_sealed_account_key(sealed_account_key);
+            tokens(of, to.init_tokens());
+        }
+        Reply::Tokens(of) => tokens(of, to.init_tokens()),
+        Reply::Session { username, state_version, time, token_expires } => set!(
+            to.init_session(),
+            set_username: username.as_str(),
+            set_state_version: *state_version,
+            set_time: time.0,
+            set_token_expires: token_expires.0,
+        ),
         Reply::Devices(devices) => {
             let mut list = to.init_devices(count(devices.len()));
             for (index, device) in (0..).zip(devices) {
@@ -27,15 +46,13 @@ pub(super) fn reply(reply: &Reply, mut to: schema::reply::Builder<'_>) {
             }
         }
         Reply::Account { username, account } => {
-            let mut to = to.init_account();
-            to.set_username(username.as_str());
-            to.set_account(&account.0);
+            set!(to.init_account(), set_username: username.as_str(), set_account: &account.0);
         }
-        Reply::KeyPackages { available, last_resort } => {
-            let mut to = to.init_key_packages();
-            to.set_available(*available);
-            to.set_last_resort(*last_resort);
-        }
+        Reply::KeyPackages { available, last_resort } => set!(
+            to.init_key_packages(),
+            set_available: *available,
+            set_last_resort: *last_resort,
+        ),
         Reply::ClaimedKeyPackages(claimed) => {
             let mut list = to.init_claimed_key_packages(count(claimed.len()));
             for (index, one) in (0..).zip(claimed) {
@@ -54,65 +71,31 @@ pub(super) fn reply(reply: &Reply, mut to: schema::reply::Builder<'_>) {
         Reply::Accepted(of) => accepted(of, to.init_accepted()),
         Reply::Entries(of) => entries(of, to.init_entries()),
         Reply::Subscribed { head } => to.set_subscribed(*head),
-        Reply::GroupInfo { generation, epoch, group_info, tree, tree_len, seq, chain } => {
-            let mut to = to.init_group_info();
-            to.set_generation(*generation);
-            to.set_epoch(*epoch);
-            to.set_group_info(group_info);
-            to.set_tree(&tree.0);
-            to.set_tree_len(*tree_len);
-            to.set_seq(*seq);
-            to.set_chain(&chain.0);
-        }
+        Reply::GroupInfo { generation, epoch, group_info, tree, tree_len, seq, chain } => set!(
+            to.init_group_info(),
+            set_generation: *generation,
+            set_epoch: *epoch,
+            set_group_info: group_info,
+            set_tree: &tree.0,
+            set_tree_len: *tree_len,
+            set_seq: *seq,
+            set_chain: &chain.0,
+        ),
         Reply::BlobPut { received } => to.set_blob_put(*received),
         Reply::Blob { total, chunk } => {
-            let mut to = to.init_blob();
-            to.set_total(*total);
-            to.set_chunk(chunk);
+            set!(to.init_blob(), set_total: *total, set_chunk: chunk);
         }
     }
 }
 
-/// Registration, login, sessions.
-fn entrance(reply: &Reply, mut to: schema::reply::Builder<'_>) {
-    match reply {
-        Reply::Health { healthy, version, time } => {
-            let mut to = to.init_health();
-            to.set_healthy(*healthy);
-            to.set_version(shortened(version, limits::VERSION_BYTES));
-            to.set_time(time.0);
-        }
-        Reply::Hello { nonce, server, time } => {
-            let mut to = to.init_hello();
-            to.set_nonce(nonce);
-            to.set_server(&server.0);
-            to.set_time(time.0);
-        }
-        Reply::RegisterStart { response } => to.set_register_start(response),
-        Reply::LoginStart { ke2 } => to.set_login_start(ke2),
-        Reply::LoginFinish { account, sealed_account_key, tokens: of } => {
-            let mut to = to.init_login_finish();
-            to.set_account(&account.0);
-            to.set_sealed_account_key(sealed_account_key);
-            tokens(of, to.init_tokens());
-        }
-        Reply::Tokens(of) => tokens(of, to.init_tokens()),
-        Reply::Session { username, state_version, time, token_expires } => {
-            let mut to = to.init_session();
-            to.set_username(username.as_str());
-            to.set_state_version(*state_version);
-            to.set_time(time.0);
-            to.set_token_expires(token_expires.0);
-        }
-        _ => {}
-    }
-}
-
-fn tokens(tokens: &Tokens, mut to: schema::tokens::Builder<'_>) {
-    to.set_access(&tokens.access.0);
-    to.set_access_expires(tokens.access_expires.0);
-    to.set_refresh(&tokens.refresh.0);
-    to.set_refresh_expires(tokens.refresh_expires.0);
+fn tokens(tokens: &Tokens, to: schema::tokens::Builder<'_>) {
+    set!(
+        to,
+        set_access: &tokens.access.0,
+        set_access_expires: tokens.access_expires.0,
+        set_refresh: &tokens.refresh.0,
+        set_refresh_expires: tokens.refresh_expires.0,
+    );
 }
 
 fn device_entry(device: &DeviceEntry, mut to: schema::device_entry::Builder<'_>) {
@@ -135,60 +118,75 @@ fn claimed_key_package(
     to.set_last_resort(claimed.last_resort);
 }
 
-fn channel_info(info: &ChannelInfo, mut to: schema::channel_info::Builder<'_>) {
-    to.set_channel(&info.channel.0);
-    to.set_kind(channel_kind(info.kind));
-    to.set_generation(info.generation);
-    to.set_epoch(info.epoch);
-    to.set_head(info.head);
-    to.set_cursor(info.cursor);
-    to.set_members(info.members);
+fn channel_info(info: &ChannelInfo, to: schema::channel_info::Builder<'_>) {
+    set!(
+        to,
+        set_channel: &info.channel.0,
+        set_kind: channel_kind(info.kind),
+        set_generation: info.generation,
+        set_epoch: info.epoch,
+        set_head: info.head,
+        set_cursor: info.cursor,
+        set_members: info.members,
+    );
 }
 
-fn accepted(accepted: &Accepted, mut to: schema::accepted::Builder<'_>) {
-    to.set_seq(accepted.seq);
-    to.set_chain(&accepted.chain.0);
-    to.set_time(accepted.time.0);
-    to.set_proof(&accepted.proof);
+fn accepted(accepted: &Accepted, to: schema::accepted::Builder<'_>) {
+    set!(
+        to,
+        set_seq: accepted.seq,
+        set_chain: &accepted.chain.0,
+        set_time: accepted.time.0,
+        set_proof: &accepted.proof,
+    );
 }
 
 fn entries(entries: &Entries, mut to: schema::entries::Builder<'_>) {
-    to.set_channel(&entries.channel.0);
-    to.set_head(entries.head);
-    to.set_behind(entries.behind);
-    to.set_first(entries.first);
-    let mut list = to.init_entries(count(entries.entries.len()));
+    let mut list = to.reborrow().init_entries(count(entries.entries.len()));
     for (index, one) in (0..).zip(&entries.entries) {
         entry(one, list.reborrow().get(index));
     }
+    set!(
+        to,
+        set_channel: &entries.channel.0,
+        set_head: entries.head,
+        set_behind: entries.behind,
+        set_first: entries.first,
+    );
 }
 
 fn entry(entry: &Entry, mut to: schema::entry::Builder<'_>) {
-    to.set_seq(entry.seq);
-    to.set_kind(match entry.kind {
-        EntryKind::Application => schema::EntryKind::Application,
-        EntryKind::Proposal => schema::EntryKind::Proposal,
-        EntryKind::Commit => schema::EntryKind::Commit,
-        EntryKind::Welcome => schema::EntryKind::Welcome,
-        EntryKind::Note => schema::EntryKind::Note,
-    });
-    to.set_generation(entry.generation);
-    to.set_epoch(entry.epoch);
     sender(entry.sender, to.reborrow().init_sender());
-    to.set_message(&entry.message.0);
-    to.set_time(entry.time.0);
     if let Some(of) = &entry.origin {
         origin(of, to.reborrow().init_origin());
     }
-    part(&entry.payload, to.init_payload());
+    part(&entry.payload, to.reborrow().init_payload());
+    set!(
+        to,
+        set_seq: entry.seq,
+        set_kind: match entry.kind {
+            EntryKind::Application => schema::EntryKind::Application,
+            EntryKind::Proposal => schema::EntryKind::Proposal,
+            EntryKind::Commit => schema::EntryKind::Commit,
+            EntryKind::Welcome => schema::EntryKind::Welcome,
+            EntryKind::Note => schema::EntryKind::Note,
+        },
+        set_generation: entry.generation,
+        set_epoch: entry.epoch,
+        set_message: &entry.message.0,
+        set_time: entry.time.0,
+    );
 }
 
-fn origin(origin: &Origin, mut to: schema::origin::Builder<'_>) {
-    to.set_channel(&origin.channel.0);
-    to.set_seq(origin.seq);
-    to.set_chain(&origin.chain.0);
-    to.set_tree(&origin.tree.0);
-    to.set_tree_len(origin.tree_len);
+fn origin(origin: &Origin, to: schema::origin::Builder<'_>) {
+    set!(
+        to,
+        set_channel: &origin.channel.0,
+        set_seq: origin.seq,
+        set_chain: &origin.chain.0,
+        set_tree: &origin.tree.0,
+        set_tree_len: origin.tree_len,
+    );
 }
 
 pub(super) fn push(push: &Push, mut to: schema::push::Builder<'_>) {

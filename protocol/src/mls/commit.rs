@@ -1,0 +1,273 @@
+//! Making commits: staged, pending until the server has accepted them, then merged or dropped.
+
+use core::fmt;
+use std::collections::BTreeSet;
+
+use openmls::ciphersuite::hash_ref::ProposalRef;
+use openmls::prelude::{
+    LeafNodeIndex, NewSignerBundle, OpenMlsProvider as _, Proposal, ProposalOrRefType,
+    QueuedProposal, Sender as MlsSender,
+};
+
+use super::group::{Bundle, Change, Group, LocalDevice, Plan};
+use super::provider::{Crypto, Provider};
+use super::rules::{self, invalid};
+use super::{Context, MlsError, encode, key_package, signer};
+use crate::env::UnixMillis;
+use crate::id::Sender;
+
+impl Group {
+    /// A PrivateMessage for the present epoch.
+    ///
+    /// Errors: [`MlsError::NotMember`]; [`MlsError::Record`] if `device` is not the one in the own leaf;
+    /// [`MlsError::Pending`] while proposals wait for a commit, which has to be made first (RFC 9420 §12.4: else a
+    /// device that wants to be gone, or is to be, would still be written to).
+    pub fn encrypt(
+        &mut self,
+        cx: Context<'_>,
+        device: &LocalDevice,
+        content: &[u8],
+    ) -> Result<Vec<u8>, MlsError> {
+        self.check_device(device)?;
+        if self.has_proposals() {
+            return Err(MlsError::Pending("proposals wait for a commit"));
+        }
+        self.step(|group| {
+            let provider = Provider::new(cx.backend, cx.entropy, &group.overlay);
+            let message = group
+                .mls
+                .create_message(&provider, &device.signer(cx.backend), content)
+                .map_err(internal)?;
+            encode(&message)
+        })
+    }
+
+    /// Makes a commit; it stays pending. Proposals queued in the group are included, but for those that have become
+    /// pointless: what the plan does already, what is expired, and the own wish to leave, which only another member can
+    /// commit. A plan of nothing replaces the keys of the own leaf.
+    ///
+    /// Errors: [`MlsError::NotMember`]; [`MlsError::Pending`] if there is a pending commit; [`MlsError::Record`],
+    /// [`MlsError::Expired`], [`MlsError::Suite`] for a key package or device that does not hold;
+    /// [`MlsError::Invalid`] for what others would refuse.
+    pub fn commit(
+        &mut self,
+        cx: Context<'_>,
+        device: &LocalDevice,
+        plan: &Plan,
+    ) -> Result<Bundle, MlsError> {
+        self.check_device(device)?;
+        if self.has_pending() {
+            return Err(MlsError::Pending("there is a pending commit"));
+        }
+        self.step(|group| group.commit_in_step(cx, device, plan))
+    }
+
+    fn commit_in_step(
+        &mut self,
+        cx: Context<'_>,
+        device: &LocalDevice,
+        plan: &Plan,
+    ) -> Result<Bundle, MlsError> {
+        let queued = self.select_queued(cx.wall)?;
+        let crypto = Crypto::verifier(cx.backend);
+        let mut adds = Vec::new();
+        for package in &plan.adds {
+            let package = key_package::validate(&crypto, package)?;
+            if !queued.adds.contains(&rules::record_in(package.leaf_node())?.sender()) {
+                adds.push(package);
+            }
+        }
+        let mut removes = self.leaves_of(&plan.removes)?;
+        removes.retain(|leaf| !queued.removes.contains(leaf));
+        let nothing = adds.is_empty()
+            && removes.is_empty()
+            && plan.data.is_none()
+            && queued.references.is_empty();
+        let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
+        let mut builder = self
+            .mls
+            .commit_builder()
+            .force_self_update(nothing || self.meta.stale_leaf)
+            .propose_adds(adds)
+            .propose_removals(removes.into_iter().map(LeafNodeIndex::new));
+        if let Some(data) = &plan.data {
+            builder = builder
+                .propose_group_context_extensions(rules::context_extensions(data)?)
+                .map_err(refused)?;
+        }
+        let builder = builder.load_psks(&self.overlay).map_err(refused)?.create_group_info(true);
+        let (rand, signer) = (provider.rand(), device.signer(cx.backend));
+        let select = |proposal: &QueuedProposal| queued.includes(proposal);
+        let built = match &plan.rotate {
+            None => builder.build(rand, provider.crypto(), &signer, select),
+            Some(next) => {
+                next.check(cx.backend)?;
+                let next_signer = next.signer(cx.backend);
+                let bundle = NewSignerBundle {
+                    signer: &next_signer,
+                    credential_with_key: signer::credential(&next.record),
+                };
+                builder.build_with_new_signer(rand, provider.crypto(), &signer, bundle, select)
+            }
+        };
+        let messages = built.map_err(refused)?.stage_commit(&provider).map_err(refused)?;
+        let (commit, welcome, group_info) = messages.into_messages();
+        let group_info = group_info.ok_or_else(|| MlsError::Internal("no GroupInfo".to_owned()))?;
+        self.judge_own(cx.wall)?;
+        Ok(Bundle {
+            commit: encode(&commit)?,
+            welcome: welcome.as_ref().map(encode).transpose()?,
+            group_info: encode(&group_info)?,
+        })
+    }
+
+    /// The pending commit was accepted: merges it.
+    ///
+    /// Errors: [`MlsError::Pending`] if there is none; [`MlsError::Internal`].
+    pub fn merge_pending(&mut self, cx: Context<'_>) -> Result<Change, MlsError> {
+        let no_commit = MlsError::Pending("there is no pending commit");
+        self.step(|group| {
+            let staged = group.mls.pending_commit().ok_or(no_commit)?;
+            let verdict = group.before().judge(&group.own_sender(), staged)?;
+            if staged.update_path_leaf_node().is_some() && group.meta.stale_leaf {
+                group.meta.stale_leaf = false;
+                group.save_meta();
+            }
+            let change = group.change(&verdict, staged);
+            let provider = Provider::new(cx.backend, cx.entropy, &group.overlay);
+            group.mls.merge_pending_commit(&provider).map_err(internal)?;
+            group.refresh()?;
+            Ok(change)
+        })
+    }
+
+    /// Another commit won: drops the pending one. Nothing happens if there is none.
+    pub fn discard_pending(&mut self, _cx: Context<'_>) -> Result<(), MlsError> {
+        self.step(|group| group.mls.clear_pending_commit(&group.overlay).map_err(internal))
+    }
+
+    /// A SelfRemove proposal as a PublicMessage. It waits in the own queue too: until another member commits it, or
+    /// any other commit ends the epoch and the wish with it, nothing can be sent.
+    ///
+    /// Errors: [`MlsError::NotMember`]; [`MlsError::Record`]; [`MlsError::Pending`] if there is a pending commit, or
+    /// this device has proposed to leave in this epoch already.
+    pub fn propose_leave(
+        &mut self,
+        cx: Context<'_>,
+        device: &LocalDevice,
+    ) -> Result<Vec<u8>, MlsError> {
+        self.check_device(device)?;
+        if self.has_pending() {
+            return Err(MlsError::Pending("there is a pending commit"));
+        }
+        let own = self.own_sender();
+        let mut queued = self.mls.pending_proposals();
+        if queued.any(|queued| is_self_remove(queued) && *queued.sender() == own) {
+            return Err(MlsError::Pending("this device is leaving already"));
+        }
+        drop(queued);
+        self.step(|group| {
+            let provider = Provider::new(cx.backend, cx.entropy, &group.overlay);
+            let message = group
+                .mls
+                .leave_group_via_self_remove(&provider, &device.signer(cx.backend))
+                .map_err(internal)?;
+            encode(&message)
+        })
+    }
+
+    /// Whether this device is a member still, and `device` what its leaf says.
+    fn check_device(&self, device: &LocalDevice) -> Result<(), MlsError> {
+        if !self.mls.is_active() {
+            return Err(MlsError::NotMember);
+        }
+        let leaf = self.records.get(&self.own_leaf()).ok_or(MlsError::NotMember)?;
+        if leaf.device_key == device.key.public() { Ok(()) } else { Err(MlsError::Record) }
+    }
+
+    fn own_sender(&self) -> MlsSender {
+        MlsSender::Member(self.mls.own_leaf_index())
+    }
+
+    /// Leaves of devices to remove, in order: OpenMLS keeps it where it can.
+    fn leaves_of(&self, devices: &[Sender]) -> Result<Vec<u32>, MlsError> {
+        let leaf_of = |device: &Sender| {
+            let mut leaves = self.records.iter();
+            let leaf = leaves.find(|(_, record)| record.sender() == *device);
+            leaf.map(|(leaf, _)| *leaf).ok_or_else(|| invalid("to remove: not a member"))
+        };
+        let leaves = devices.iter().map(leaf_of).collect::<Result<BTreeSet<_>, _>>()?;
+        if leaves.contains(&self.own_leaf()) {
+            return Err(invalid("a device cannot commit its own removal"));
+        }
+        Ok(leaves.into_iter().collect())
+    }
+
+    fn select_queued(&self, wall: UnixMillis) -> Result<Queued, MlsError> {
+        let mut selected = Queued::default();
+        for proposal in self.mls.pending_proposals() {
+            let include = match (proposal.proposal(), proposal.sender()) {
+                (Proposal::Add(add), _) => {
+                    let package = add.key_package();
+                    rules::expiry(package)? > wall
+                        && selected.adds.insert(rules::record_in(package.leaf_node())?.sender())
+                }
+                (Proposal::Remove(remove), _) if remove.removed().u32() == self.own_leaf() => {
+                    return Err(MlsError::Pending("this device is to be removed by others"));
+                }
+                (Proposal::Remove(remove), _) => selected.removes.insert(remove.removed().u32()),
+                (Proposal::SelfRemove, MlsSender::Member(leaf)) => {
+                    leaf.u32() != self.own_leaf() && selected.removes.insert(leaf.u32())
+                }
+                _ => false,
+            };
+            if include {
+                selected.references.insert(proposal.proposal_reference_ref().clone());
+            }
+        }
+        Ok(selected)
+    }
+
+    /// Judges the pending commit as the others will, so that what they would refuse is never sent.
+    fn judge_own(&self, wall: UnixMillis) -> Result<(), MlsError> {
+        let staged = self.mls.pending_commit();
+        let staged = staged.ok_or_else(|| MlsError::Internal("no pending commit".to_owned()))?;
+        let verdict = self.before().judge(&self.own_sender(), staged)?;
+        if verdict.added.iter().any(|added| added.expires <= wall) {
+            return Err(MlsError::Expired);
+        }
+        Ok(())
+    }
+}
+
+/// Which queued proposals a commit includes, and what they do already.
+#[derive(Default)]
+struct Queued {
+    references: BTreeSet<ProposalRef>,
+    adds: BTreeSet<Sender>,
+    removes: BTreeSet<u32>,
+}
+
+impl Queued {
+    fn includes(&self, proposal: &QueuedProposal) -> bool {
+        match proposal.proposal_or_ref_type() {
+            ProposalOrRefType::Proposal => true,
+            ProposalOrRefType::Reference => {
+                self.references.contains(proposal.proposal_reference_ref())
+            }
+        }
+    }
+}
+
+fn is_self_remove(proposal: &QueuedProposal) -> bool {
+    matches!(proposal.proposal(), Proposal::SelfRemove)
+}
+
+/// OpenMLS found the plan to break a rule of MLS.
+fn refused(error: impl fmt::Display) -> MlsError {
+    MlsError::Invalid(error.to_string())
+}
+
+fn internal(error: impl fmt::Display) -> MlsError {
+    MlsError::Internal(error.to_string())
+}

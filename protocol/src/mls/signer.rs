@@ -1,0 +1,50 @@
+//! A device's key and record in OpenMLS's terms.
+
+use openmls::prelude::{BasicCredential, CredentialWithKey};
+use openmls_traits::signatures::{Signer, SignerError};
+use openmls_traits::types::SignatureScheme;
+
+use super::MlsError;
+use super::group::LocalDevice;
+use crate::crypto::Backend;
+use crate::crypto::identity::{DeviceKey, DeviceRecord};
+
+/// Signs MLS content with a device key.
+pub(super) struct LeafSigner<'a> {
+    backend: Backend,
+    key: &'a DeviceKey,
+}
+
+impl Signer for LeafSigner<'_> {
+    fn sign(&self, payload: &[u8]) -> Result<Vec<u8>, SignerError> {
+        Ok(self.key.sign(self.backend, payload).to_vec())
+    }
+
+    fn signature_scheme(&self) -> SignatureScheme {
+        SignatureScheme::ED25519
+    }
+}
+
+impl LocalDevice {
+    pub(super) fn signer(&self, backend: Backend) -> LeafSigner<'_> {
+        LeafSigner { backend, key: &self.key }
+    }
+
+    /// The key and the record must belong together, or every member would refuse the leaf.
+    pub(super) fn check(&self, backend: Backend) -> Result<(), MlsError> {
+        let holds = self.record.verify(backend).is_ok();
+        if holds && self.record.device_key == self.key.public() {
+            Ok(())
+        } else {
+            Err(MlsError::Record)
+        }
+    }
+}
+
+/// A leaf's credential: the signed device record.
+pub(super) fn credential(record: &DeviceRecord) -> CredentialWithKey {
+    CredentialWithKey {
+        credential: BasicCredential::new(record.encode()).into(),
+        signature_key: record.device_key.to_vec().into(),
+    }
+}

@@ -1,0 +1,9 @@
+//! Groups of several devices in memory.
+
+mod epochs;
+mod guards;
+mod hostile;
+mod keys;
+mod life;
+mod same;
+mod world;

@@ -1,0 +1,85 @@
+//! Who may begin how much: budgets that are spent before any work is done.
+
+use core::time::Duration;
+
+use super::connection::Call;
+use super::{Config, Server};
+use crate::auth::budget::{Admitted, Budgets, Limited, LoginBudgets, LoginRates, Rate};
+use crate::error::ErrorCode;
+use crate::id::AccountId;
+use crate::limits;
+use crate::server::audit::AuditKind;
+use crate::wire::message::{Failure, Username};
+
+/// The budgets of a server.
+#[derive(Debug)]
+pub(super) struct Admission {
+    logins: LoginBudgets,
+    lookups: Budgets<AccountId>,
+}
+
+impl Admission {
+    pub(super) fn new(config: &Config) -> Self {
+        let lookups = Rate { most: limits::LOOKUPS_PER_MINUTE, window: Duration::from_secs(60) };
+        Self {
+            logins: LoginBudgets::new(LoginRates {
+                per_account: config.logins_per_account,
+                per_source: config.logins_per_source,
+                in_all: limits::LOGINS_IN_ALL,
+            }),
+            // No more accounts than connections can be looking things up at once.
+            lookups: Budgets::new(lookups, config.connections),
+        }
+    }
+
+    /// A login had the right password.
+    pub(super) fn succeeded(&mut self, login: Admitted) {
+        self.logins.succeeded(login);
+    }
+}
+
+impl Server {
+    /// Admits a login, or answers the call with when to try again.
+    pub(super) fn admit_login(&mut self, call: Call, username: &Username) -> Option<Admitted> {
+        let source = &self.conns.get(&call.conn)?.transport.peer;
+        match self.admission.logins.login(username, source, self.now.mono) {
+            Ok(admitted) => Some(admitted),
+            Err(Limited { retry_after, .. }) => {
+                self.limited(call, retry_after);
+                None
+            }
+        }
+    }
+
+    /// Admits a registration, or answers the call with when to try again.
+    pub(super) fn admit_registration(&mut self, call: Call) -> bool {
+        let Some(connection) = self.conns.get(&call.conn) else { return false };
+        let source = &connection.transport.peer;
+        match self.admission.logins.register(source, self.now.mono) {
+            Ok(()) => true,
+            Err(Limited { retry_after, .. }) => {
+                self.limited(call, retry_after);
+                false
+            }
+        }
+    }
+
+    /// Admits a lookup, or answers the call with when to try again.
+    pub(super) fn admit_lookup(&mut self, call: Call, account: AccountId) -> bool {
+        match self.admission.lookups.spend(&account, self.now.mono) {
+            Ok(()) => true,
+            Err(retry_after) => {
+                self.limited(call, retry_after);
+                false
+            }
+        }
+    }
+
+    fn limited(&mut self, call: Call, retry_after: Duration) {
+        let error = ErrorCode::RateLimited;
+        self.audit(AuditKind::Limit, Some(call.conn), None, Some(error));
+        // Rounded up, so that who waits that long is not refused again.
+        let retry_after_ms = u32::try_from(retry_after.as_millis() + 1).unwrap_or(u32::MAX);
+        self.refuse(call, Failure { retry_after_ms, ..error.into() });
+    }
+}

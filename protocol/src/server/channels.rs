@@ -1,0 +1,123 @@
+//! Channels: their founding, and what members may know of them.
+
+use bytes::Bytes;
+
+use super::Server;
+use super::connection::{Call, Peer};
+use super::job::ServerJob;
+use super::stored::{Step, Task};
+use crate::error::ErrorCode;
+use crate::id::{ChannelId, GroupId, Sender};
+use crate::mls::MlsError;
+use crate::mls::public::PublicState;
+use crate::server::audit::AuditKind;
+use crate::server::op::{Member, StoreOp, StoreReply};
+use crate::wire::message::ChannelKind;
+
+/// Channels in one page of a list.
+const CHANNELS_PER_PAGE: u32 = 256;
+
+/// A channel whose group is being checked.
+#[derive(Debug)]
+pub(super) struct Creation {
+    channel: ChannelId,
+    kind: ChannelKind,
+    generation: u32,
+    creator: Sender,
+    group_info: Bytes,
+}
+
+impl Server {
+    #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
+    pub(super) fn channel_create(
+        &mut self,
+        call: Call,
+        peer: Peer,
+        channel: ChannelId,
+        kind: ChannelKind,
+        generation: u32,
+        group_info: Bytes,
+        tree: Bytes,
+    ) {
+        // Other devices' inboxes exist already and are refused by the store.
+        if kind == ChannelKind::Inbox || channel == ChannelId::inbox(peer.sender) {
+            return self.create_refused(call, channel, ErrorCode::BadRequest, "no such channel");
+        }
+        if generation > 1 {
+            let detail = "a channel begins with its first generation";
+            return self.create_refused(call, channel, ErrorCode::GenerationMismatch, detail);
+        }
+        let job = ServerJob::Create {
+            backend: self.config.backend,
+            id: GroupId::of(channel, generation),
+            creator: Member { sender: peer.sender, device_key: peer.device_key },
+            group_info: group_info.clone(),
+            tree,
+        };
+        let creator = peer.sender;
+        let creation = Creation { channel, kind, generation, creator, group_info };
+        if self.compute(Task::ChannelCreate(call, Box::new(creation)), job).is_err() {
+            self.too_busy(call);
+        }
+    }
+
+    fn create_refused(&mut self, call: Call, channel: ChannelId, code: ErrorCode, detail: &str) {
+        self.audit(AuditKind::ChannelCreate, Some(call.conn), Some(channel), Some(code));
+        self.fail_with(call, code, detail);
+    }
+
+    pub(super) fn channel_checked(
+        &mut self,
+        call: Call,
+        creation: Creation,
+        result: Result<Box<PublicState>, MlsError>,
+    ) {
+        let Creation { channel, kind, generation, creator, group_info } = creation;
+        let mut state = match result {
+            Ok(state) => state,
+            Err(error) => {
+                let code = match error {
+                    MlsError::Suite => ErrorCode::SuiteNotAllowed,
+                    MlsError::Record => ErrorCode::RecordInvalid,
+                    _ => ErrorCode::CommitInvalid,
+                };
+                return self.create_refused(call, channel, code, &error.to_string());
+            }
+        };
+        if !self.config.suites.contains(&state.suite()) {
+            return self.create_refused(call, channel, ErrorCode::SuiteNotAllowed, "");
+        }
+        let op = StoreOp::CreateChannel {
+            channel,
+            kind,
+            generation,
+            creator,
+            group: state.take_ops(),
+            group_info,
+            at: self.now.wall,
+        };
+        self.store(Step::ChannelCreate(call, channel, kind, generation, state), op);
+    }
+
+    pub(super) fn channel_created(
+        &mut self,
+        call: Call,
+        channel: ChannelId,
+        kind: ChannelKind,
+        generation: u32,
+        state: Box<PublicState>,
+        reply: StoreReply,
+    ) {
+        if reply != StoreReply::Done {
+            return self.refusal(call, Some(AuditKind::ChannelCreate), Some(channel), &reply);
+        }
+        self.audit(AuditKind::ChannelCreate, Some(call.conn), Some(channel), None);
+        self.groups.founded(channel, kind, generation, state);
+        self.plain(call, reply);
+    }
+
+    pub(super) fn channel_list(&mut self, call: Call, reader: Sender, after: Option<ChannelId>) {
+        let op = StoreOp::ListChannels { reader, after, most: CHANNELS_PER_PAGE };
+        self.store(Step::ChannelList(call), op);
+    }
+}

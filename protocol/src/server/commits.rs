@@ -1,0 +1,184 @@
+//! Commits and proposals: what is asked of the store about them, before and after their check.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::Server;
+use super::connection::Call;
+use super::groups::{Work, WorkKind};
+use super::job::ServerJob;
+use super::submit::{Submitted, outside_holds, submission_hash};
+use crate::error::ErrorCode;
+use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
+use crate::limits;
+use crate::mls::public::{CheckedCommit, PublicState};
+use crate::server::op::{Append, Commit, StoreOp};
+use crate::wire::message::{ChannelKind, CommitBundle, Entry, EntryKind, Part, Submit};
+
+impl Server {
+    pub(super) fn commit(&mut self, call: Call, sender: Sender, bundle: CommitBundle) {
+        let CommitBundle { channel, generation, epoch, .. } = bundle;
+        let Part::Inline(commit) = &bundle.commit else {
+            return self.fail_with(call, ErrorCode::Unsupported, "a commit in a blob");
+        };
+        if matches!(bundle.welcome, Some(Part::Blob { .. })) {
+            return self.fail_with(call, ErrorCode::Unsupported, "a welcome in a blob");
+        }
+        let welcome = bundle.welcome.as_ref().map_or(0, Part::len);
+        if commit.len().max(bundle.group_info.len()) > limits::PAYLOAD_BYTES
+            || welcome > limits::PAYLOAD_BYTES as u64
+        {
+            return self.fail(call, ErrorCode::PayloadTooLarge);
+        }
+        if !outside_holds(commit, false, EntryKind::Commit, channel, generation, epoch) {
+            return self.fail_with(call, ErrorCode::BadRequest, "not the message it is said to be");
+        }
+        self.enqueue(channel, Work { call, sender, kind: WorkKind::Commit(bundle) });
+    }
+
+    /// Asks whether a commit was accepted before, whether its sender is a member, and for the epoch, without a
+    /// chance of being appended: its epoch never comes.
+    pub(super) fn commit_probe(&self, sender: Sender, bundle: &CommitBundle) -> Append {
+        let CommitBundle { channel, generation, message, .. } = *bundle;
+        let at = self.now.wall;
+        Append {
+            channel,
+            generation,
+            epoch: u64::MAX,
+            past_epochs: 0,
+            sender,
+            message,
+            hash: commit_hash(bundle),
+            kind: EntryKind::Commit,
+            payload: Part::Inline(Bytes::new()),
+            group: Vec::new(),
+            at,
+            expires: at,
+        }
+    }
+
+    /// The same for a proposal.
+    pub(super) fn proposal_probe(&self, sender: Sender, submit: &Submit) -> Append {
+        let (_, op) = self.append(sender, submit, EntryKind::Proposal);
+        Append { epoch: u64::MAX, payload: Part::Inline(Bytes::new()), ..op }
+    }
+
+    pub(super) fn write_proposal(&mut self, channel: ChannelId) {
+        let Some((state, work)) = self.checked_state(channel) else { return };
+        let WorkKind::Propose(submit) = &work.kind else { return };
+        let (sender, submit) = (work.sender, submit.clone());
+        let group = state.take_ops();
+        let (submitted, op) = self.append(sender, &submit, EntryKind::Proposal);
+        let op = StoreOp::Append(Append { group, ..op });
+        self.write_work(channel, submitted, Vec::new(), op);
+    }
+
+    pub(super) fn write_commit(
+        &mut self,
+        channel: ChannelId,
+        kind: ChannelKind,
+        checked: CheckedCommit,
+    ) {
+        let Some((state, work)) = self.checked_state(channel) else { return };
+        let WorkKind::Commit(bundle) = &work.kind else { return };
+        let (sender, bundle) = (work.sender, bundle.clone());
+        if kind == ChannelKind::Direct && !is_direct(channel, state) {
+            let detail = "a direct channel is for its two accounts";
+            return self.refuse_checked(channel, ErrorCode::NotAllowed, detail);
+        }
+        let group = state.take_ops();
+        let at = self.now.wall;
+        if checked.expires.is_some_and(|end| at >= end) {
+            let detail = "a key package has expired";
+            return self.refuse_checked(channel, ErrorCode::KeyPackageInvalid, detail);
+        }
+        let CommitBundle { generation, epoch, message, .. } = bundle;
+        let entry = Entry {
+            seq: 0,
+            kind: EntryKind::Commit,
+            generation,
+            epoch,
+            sender,
+            message,
+            time: at,
+            origin: None,
+            payload: bundle.commit.clone(),
+        };
+        let hash = commit_hash(&bundle);
+        let submitted = Submitted { channel, payload: bundle.commit.hash(), entry };
+        let CheckedCommit { adds, removes, updates, tree, .. } = checked;
+        // Who is removed and added anew reads on.
+        let stays = |sender: &Sender| adds.iter().any(|add| add.sender == *sender);
+        let removed = removes.iter().filter(|sender| !stays(sender)).copied().collect();
+        let op = StoreOp::Commit(Commit {
+            channel,
+            generation,
+            epoch,
+            sender,
+            message,
+            hash,
+            commit: bundle.commit,
+            welcome: bundle.welcome,
+            group_info: bundle.group_info,
+            tree: tree.map(Bytes::from),
+            group,
+            adds,
+            removes,
+            updates,
+            at,
+            expires: at.plus(self.config.retention),
+        });
+        self.write_work(channel, submitted, removed, op);
+    }
+}
+
+impl Work {
+    /// The message id of a submission and the payload hash of its delivery proof.
+    pub(super) fn named(&self) -> Option<(MessageId, Digest)> {
+        match &self.kind {
+            WorkKind::Commit(bundle) => Some((bundle.message, bundle.commit.hash())),
+            WorkKind::Propose(submit) => Some((submit.message, Digest::of(&[&submit.payload]))),
+            WorkKind::GroupInfo(_) => None,
+        }
+    }
+}
+
+/// The job that checks a bundle. Its parts are inline: [`Server::commit`] takes no others.
+pub(super) fn commit_job(
+    state: Box<PublicState>,
+    sender: Sender,
+    bundle: &CommitBundle,
+) -> ServerJob {
+    let bytes = |part: &Part| match part {
+        Part::Inline(bytes) => bytes.clone(),
+        Part::Blob { .. } => Bytes::new(),
+    };
+    ServerJob::Commit {
+        state,
+        sender,
+        commit: bytes(&bundle.commit),
+        welcome: bundle.welcome.as_ref().map(bytes),
+        group_info: bundle.group_info.clone(),
+    }
+}
+
+fn commit_hash(bundle: &CommitBundle) -> Digest {
+    let CommitBundle { channel, generation, epoch, .. } = *bundle;
+    // No welcome and a welcome are told apart: the hash of nothing is not zeros.
+    let welcome = bundle.welcome.as_ref().map_or(Digest([0; 32]), Part::hash);
+    let parts = [bundle.commit.hash(), welcome, Digest::of(&[&bundle.group_info])];
+    submission_hash(channel, generation, epoch, EntryKind::Commit, &parts)
+}
+
+/// Whether the members of a direct channel's group are of the accounts that its id is derived from.
+fn is_direct(channel: ChannelId, state: &PublicState) -> bool {
+    let accounts: BTreeSet<AccountId> =
+        state.members().into_iter().map(|member| member.sender.account).collect();
+    let mut accounts = accounts.into_iter();
+    match (accounts.next(), accounts.next(), accounts.next()) {
+        (Some(one), Some(other), None) => ChannelId::direct(one, other) == channel,
+        (_, None, None) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,538 @@
+//! What the server follows of each group: its public state, kept for those in use, and a line of the work that
+//! depends on it. One piece of work of a group is under way at a time, so that each check sees what the one
+//! before it led to.
+//!
+//! A piece of work begins with a probe of the store: was it accepted before, is its sender a member, what is
+//! the epoch? Only then is anything expensive done. The store decides again when the result is written, so a
+//! probe that grew old can mislead nobody but itself.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::Server;
+use super::connection::Call;
+use super::job::ServerJob;
+use super::stored::{Step, Task};
+use crate::error::{ErrorCode, StoreFault};
+use crate::id::{ChannelId, Sender};
+use crate::limits;
+use crate::mls::MlsError;
+use crate::mls::public::{CheckedCommit, PublicState};
+use crate::server::audit::AuditKind;
+use crate::server::op::{StoreOp, StoreReply};
+use crate::wire::message::{ChannelKind, CommitBundle, Reply, Submit};
+
+/// The groups in use.
+#[derive(Debug, Default)]
+pub(super) struct Groups {
+    slots: BTreeMap<ChannelId, Slot>,
+    /// Slots without work, the longest unused first.
+    idle: BTreeMap<u64, ChannelId>,
+    used: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Absent while not loaded, or while a job has it.
+    state: Option<Box<PublicState>>,
+    kind: ChannelKind,
+    generation: u32,
+    stage: Stage,
+    queue: VecDeque<Work>,
+    /// The key in `Groups::idle`.
+    idle: Option<u64>,
+}
+
+/// What the work at the head of a line waits for.
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Rest,
+    Probe,
+    Load,
+    /// Reading the state, checking with it, or encoding it, in a job.
+    Job,
+    Write(Box<super::submit::Submitted>, Vec<Sender>),
+    /// This many chunks of the tree are still to be stored.
+    Tree(usize),
+}
+
+/// A piece of work on a group.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) call: Call,
+    pub(super) sender: Sender,
+    pub(super) kind: WorkKind,
+}
+
+#[derive(Debug)]
+pub(super) enum WorkKind {
+    Commit(CommitBundle),
+    Propose(Submit),
+    /// A member wants the GroupInfo and the tree that goes with it; the answer grows as it is found.
+    GroupInfo(Option<Box<Reply>>),
+}
+
+/// What a check came to.
+pub(super) enum Check {
+    Propose(Result<(), MlsError>),
+    Commit(Result<CheckedCommit, MlsError>),
+    Tree(Result<Vec<u8>, MlsError>),
+}
+
+impl Work {
+    fn generation(&self) -> u32 {
+        match &self.kind {
+            WorkKind::Commit(bundle) => bundle.generation,
+            WorkKind::Propose(submit) => submit.generation,
+            WorkKind::GroupInfo(Some(reply)) => match &**reply {
+                Reply::GroupInfo { generation, .. } => *generation,
+                _ => 0,
+            },
+            WorkKind::GroupInfo(None) => 0,
+        }
+    }
+
+    fn epoch(&self) -> u64 {
+        match &self.kind {
+            WorkKind::Commit(bundle) => bundle.epoch,
+            WorkKind::Propose(submit) => submit.epoch,
+            WorkKind::GroupInfo(Some(reply)) => match &**reply {
+                Reply::GroupInfo { epoch, .. } => *epoch,
+                _ => 0,
+            },
+            WorkKind::GroupInfo(None) => 0,
+        }
+    }
+
+    fn audit_kind(&self) -> Option<AuditKind> {
+        match self.kind {
+            WorkKind::Commit(_) => Some(AuditKind::Commit),
+            WorkKind::Propose(_) => Some(AuditKind::Submit),
+            WorkKind::GroupInfo(_) => None,
+        }
+    }
+
+    /// The refusal of work from another epoch than the group's.
+    fn epoch_code(&self, present: u64) -> ErrorCode {
+        match self.kind {
+            _ if self.epoch() > present => ErrorCode::FutureEpoch,
+            WorkKind::Commit(_) => ErrorCode::EpochConflict,
+            WorkKind::Propose(_) => ErrorCode::StaleEpoch,
+            WorkKind::GroupInfo(_) => ErrorCode::Unavailable,
+        }
+    }
+}
+
+impl Groups {
+    fn rest(&mut self, channel: ChannelId) {
+        let Some(slot) = self.slots.get_mut(&channel) else { return };
+        if slot.state.is_none() {
+            self.slots.remove(&channel);
+            return;
+        }
+        self.used += 1;
+        slot.idle = Some(self.used);
+        self.idle.insert(self.used, channel);
+        while self.idle.len() > limits::PUBLIC_GROUPS {
+            let Some((_, oldest)) = self.idle.pop_first() else { return };
+            self.slots.remove(&oldest);
+        }
+    }
+
+    fn wake(&mut self, channel: ChannelId) -> &mut Slot {
+        let slot = self.slots.entry(channel).or_insert_with(|| Slot {
+            state: None,
+            kind: ChannelKind::Group,
+            generation: 0,
+            stage: Stage::Rest,
+            queue: VecDeque::new(),
+            idle: None,
+        });
+        if let Some(key) = slot.idle.take() {
+            self.idle.remove(&key);
+        }
+        slot
+    }
+
+    /// A new group's state, so that its first commit finds it.
+    pub(super) fn founded(
+        &mut self,
+        channel: ChannelId,
+        kind: ChannelKind,
+        generation: u32,
+        state: Box<PublicState>,
+    ) {
+        let slot = self.wake(channel);
+        if slot.queue.is_empty() {
+            slot.state = Some(state);
+            slot.kind = kind;
+            slot.generation = generation;
+            self.rest(channel);
+        }
+    }
+
+    /// How many public states are held at rest.
+    #[cfg(test)]
+    pub(super) fn resting(&self) -> usize {
+        self.idle.len()
+    }
+}
+
+impl Server {
+    /// Puts work in the line of its group.
+    pub(super) fn enqueue(&mut self, channel: ChannelId, work: Work) {
+        let slot = self.groups.wake(channel);
+        if slot.queue.len() >= limits::GROUP_QUEUE {
+            self.audit(
+                AuditKind::Limit,
+                Some(work.call.conn),
+                Some(channel),
+                Some(ErrorCode::Busy),
+            );
+            return self.fail(work.call, ErrorCode::Busy);
+        }
+        slot.queue.push_back(work);
+        if slot.queue.len() == 1 {
+            self.begin_work(channel);
+        }
+    }
+
+    fn begin_work(&mut self, channel: ChannelId) {
+        let Some(work) = self.head(channel) else { return };
+        let op = match &work.kind {
+            WorkKind::Commit(bundle) => StoreOp::Append(self.commit_probe(work.sender, bundle)),
+            WorkKind::Propose(submit) => StoreOp::Append(self.proposal_probe(work.sender, submit)),
+            WorkKind::GroupInfo(_) => StoreOp::LoadGroupInfo { channel, reader: work.sender },
+        };
+        self.stage(channel, Stage::Probe);
+        self.store(Step::Group(channel), op);
+    }
+
+    fn head(&self, channel: ChannelId) -> Option<&Work> {
+        self.groups.slots.get(&channel)?.queue.front()
+    }
+
+    fn stage(&mut self, channel: ChannelId, stage: Stage) {
+        if let Some(slot) = self.groups.slots.get_mut(&channel) {
+            slot.stage = stage;
+        }
+    }
+
+    /// Ends the work at the head of a line, and begins the next.
+    fn end_work(&mut self, channel: ChannelId) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        slot.stage = Stage::Rest;
+        slot.queue.pop_front();
+        if slot.queue.is_empty() {
+            self.groups.rest(channel);
+        } else {
+            self.begin_work(channel);
+        }
+    }
+
+    /// Refuses the work at the head of a line.
+    fn refuse_work(&mut self, channel: ChannelId, code: ErrorCode, epoch: u64, detail: &str) {
+        if let Some(work) = self.head(channel) {
+            let call = work.call;
+            if let Some(kind) = work.audit_kind() {
+                self.audit(kind, Some(call.conn), Some(channel), Some(code));
+            }
+            if detail.is_empty() {
+                self.fail_at(call, code, epoch);
+            } else {
+                self.fail_with(call, code, detail);
+            }
+        }
+        self.end_work(channel);
+    }
+
+    /// What is known of a group may not be what the store has.
+    fn forget_state(&mut self, channel: ChannelId) {
+        if let Some(slot) = self.groups.slots.get_mut(&channel) {
+            slot.state = None;
+        }
+    }
+
+    pub(super) fn group_stored(
+        &mut self,
+        channel: ChannelId,
+        result: Result<StoreReply, StoreFault>,
+    ) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let stage = core::mem::take(&mut slot.stage);
+        let Ok(reply) = result else {
+            if matches!(stage, Stage::Write(..)) {
+                slot.state = None;
+            }
+            return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
+        };
+        match stage {
+            Stage::Probe => self.group_probed(channel, reply),
+            Stage::Load => self.group_loaded(channel, reply),
+            Stage::Write(submitted, removed) => {
+                self.group_written(channel, &submitted, &removed, reply);
+            }
+            Stage::Tree(left) => self.tree_stored(channel, left, &reply),
+            Stage::Rest | Stage::Job => {}
+        }
+    }
+
+    fn group_probed(&mut self, channel: ChannelId, reply: StoreReply) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let Some(work) = slot.queue.front_mut() else { return };
+        let present = match reply {
+            // Accepted before: the first answer again, whatever has happened since.
+            StoreReply::Appended { seq, chain, time, .. } => {
+                let call = work.call;
+                if let Some((message, payload)) = work.named() {
+                    self.accept(call, channel, message, payload, seq, chain, time);
+                }
+                return self.end_work(channel);
+            }
+            // Nothing is refused for its epoch before it is known to be new, from a member, and of this generation.
+            StoreReply::Refused { code: ErrorCode::FutureEpoch, epoch } => epoch,
+            StoreReply::Refused { code, epoch } => {
+                return self.refuse_work(channel, code, epoch, "");
+            }
+            StoreReply::GroupInfo { generation, epoch, group_info, seq, chain } => {
+                let tree = crate::id::Digest([0; 32]);
+                let reply = Reply::GroupInfo {
+                    generation,
+                    epoch,
+                    group_info,
+                    tree,
+                    tree_len: 0,
+                    seq,
+                    chain,
+                };
+                work.kind = WorkKind::GroupInfo(Some(Box::new(reply)));
+                epoch
+            }
+            _ => return self.refuse_work(channel, ErrorCode::Unavailable, 0, ""),
+        };
+        if work.epoch() != present {
+            let code = work.epoch_code(present);
+            return self.refuse_work(channel, code, present, "");
+        }
+        let generation = work.generation();
+        let held = slot
+            .state
+            .as_ref()
+            .is_some_and(|state| state.epoch() == present && slot.generation == generation);
+        if held {
+            return self.check_work(channel);
+        }
+        self.forget_state(channel);
+        self.stage(channel, Stage::Load);
+        self.store(Step::Group(channel), StoreOp::LoadGroup { channel });
+    }
+
+    fn group_loaded(&mut self, channel: ChannelId, reply: StoreReply) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let Some(work) = slot.queue.front() else { return };
+        let StoreReply::Group { generation, epoch, kind, records } = reply else {
+            return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
+        };
+        if generation != work.generation() {
+            return self.refuse_work(channel, ErrorCode::GenerationMismatch, 0, "");
+        }
+        if epoch != work.epoch() {
+            let code = work.epoch_code(epoch);
+            return self.refuse_work(channel, code, epoch, "");
+        }
+        slot.kind = kind;
+        slot.generation = generation;
+        let backend = self.config.backend;
+        self.work_job(channel, ServerJob::Restore { backend, records });
+    }
+
+    /// Runs a job for the work at the head of a line. A state that the job took along is read again if it cannot.
+    fn work_job(&mut self, channel: ChannelId, job: ServerJob) {
+        self.stage(channel, Stage::Job);
+        if self.compute(Task::Group(channel), job).is_err() {
+            self.refuse_work(channel, ErrorCode::Busy, 0, "");
+        }
+    }
+
+    pub(super) fn group_restored(
+        &mut self,
+        channel: ChannelId,
+        result: Result<Box<PublicState>, MlsError>,
+    ) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        match result {
+            Ok(state) => {
+                slot.state = Some(state);
+                self.check_work(channel);
+            }
+            Err(_) => self.refuse_work(channel, ErrorCode::Unavailable, 0, ""),
+        }
+    }
+
+    /// The state is at hand and of the right epoch: checks the work against it.
+    fn check_work(&mut self, channel: ChannelId) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let (Some(state), Some(work)) = (slot.state.take(), slot.queue.front()) else { return };
+        let sender = work.sender;
+        let job = match &work.kind {
+            WorkKind::Commit(bundle) => super::commits::commit_job(state, sender, bundle),
+            WorkKind::Propose(submit) => {
+                ServerJob::Propose { state, sender, payload: submit.payload.clone() }
+            }
+            WorkKind::GroupInfo(_) => ServerJob::Tree { state },
+        };
+        self.work_job(channel, job);
+    }
+
+    pub(super) fn group_checked(
+        &mut self,
+        channel: ChannelId,
+        state: Box<PublicState>,
+        check: Check,
+    ) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let kind = slot.kind;
+        slot.state = Some(state);
+        let error = match check {
+            Check::Propose(Ok(())) => return self.write_proposal(channel),
+            Check::Commit(Ok(checked)) => return self.write_commit(channel, kind, checked),
+            Check::Tree(Ok(tree)) => return self.store_tree(channel, Bytes::from(tree)),
+            Check::Propose(Err(error)) | Check::Commit(Err(error)) | Check::Tree(Err(error)) => {
+                error
+            }
+        };
+        let proposal = self.head(channel).is_some_and(|w| matches!(w.kind, WorkKind::Propose(_)));
+        let code = match error {
+            MlsError::Suite => ErrorCode::SuiteNotAllowed,
+            MlsError::Record => ErrorCode::RecordInvalid,
+            MlsError::NotMember => ErrorCode::NotMember,
+            MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
+            _ if proposal => ErrorCode::BadRequest,
+            _ => ErrorCode::CommitInvalid,
+        };
+        self.refuse_work(channel, code, 0, &error.to_string());
+    }
+
+    /// A job came back with the result of another.
+    pub(super) fn group_lost(&mut self, channel: ChannelId) {
+        self.forget_state(channel);
+        self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
+    }
+
+    /// The state as checked, to be written.
+    pub(super) fn checked_state(
+        &mut self,
+        channel: ChannelId,
+    ) -> Option<(&mut PublicState, &Work)> {
+        let slot = self.groups.slots.get_mut(&channel)?;
+        Some((slot.state.as_deref_mut()?, slot.queue.front()?))
+    }
+
+    /// Writes what was checked.
+    pub(super) fn write_work(
+        &mut self,
+        channel: ChannelId,
+        submitted: super::submit::Submitted,
+        removed: Vec<Sender>,
+        op: StoreOp,
+    ) {
+        self.stage(channel, Stage::Write(Box::new(submitted), removed));
+        self.store(Step::Group(channel), op);
+    }
+
+    /// What was checked does not hold for a reason of ours: the state has moved on and is read again.
+    pub(super) fn refuse_checked(&mut self, channel: ChannelId, code: ErrorCode, detail: &str) {
+        self.forget_state(channel);
+        self.refuse_work(channel, code, 0, detail);
+    }
+
+    fn group_written(
+        &mut self,
+        channel: ChannelId,
+        submitted: &super::submit::Submitted,
+        removed: &[Sender],
+        reply: StoreReply,
+    ) {
+        let Some(call) = self.head(channel).map(|work| work.call) else { return };
+        let StoreReply::Appended { seq, chain, time, duplicate, inboxes } = reply else {
+            self.forget_state(channel);
+            let (code, epoch) = match reply {
+                StoreReply::Refused { code, epoch } => (code, epoch),
+                _ => (ErrorCode::Unavailable, 0),
+            };
+            return self.refuse_work(channel, code, epoch, "");
+        };
+        if duplicate {
+            self.forget_state(channel);
+        }
+        let message = submitted.entry.message;
+        if submitted.entry.kind == crate::wire::message::EntryKind::Commit && !duplicate {
+            self.audit(AuditKind::Commit, Some(call.conn), Some(channel), None);
+        }
+        self.accept(call, channel, message, submitted.payload, seq, chain, time);
+        if !duplicate {
+            self.end_readers(channel, removed, seq);
+            let entry = crate::wire::message::Entry { seq, time, ..submitted.entry.clone() };
+            self.appended(channel, seq, Some(entry));
+            for (inbox, seq) in inboxes {
+                self.appended(inbox, seq, None);
+            }
+        }
+        self.end_work(channel);
+    }
+
+    pub(super) fn group_info_fetch(&mut self, call: Call, sender: Sender, channel: ChannelId) {
+        self.enqueue(channel, Work { call, sender, kind: WorkKind::GroupInfo(None) });
+    }
+
+    /// Keeps the tree as a blob, for whoever is about to join with it.
+    fn store_tree(&mut self, channel: ChannelId, tree: Bytes) {
+        let digest = crate::id::Digest::of(&[&tree]);
+        let total = tree.len() as u64;
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        if let Some(Work { kind: WorkKind::GroupInfo(Some(reply)), .. }) = slot.queue.front_mut()
+            && let Reply::GroupInfo { tree, tree_len, .. } = &mut **reply
+        {
+            *tree = digest;
+            *tree_len = total;
+        }
+        if total == 0 || total > limits::BLOB_BYTES {
+            return self.refuse_work(channel, ErrorCode::BlobTooLarge, 0, "");
+        }
+        let chunks = tree.len().div_ceil(limits::BLOB_CHUNK);
+        slot.stage = Stage::Tree(chunks);
+        let expires = self.now.wall.plus(self.config.retention);
+        for index in 0..chunks {
+            let start = index * limits::BLOB_CHUNK;
+            let end = tree.len().min(start + limits::BLOB_CHUNK);
+            let op = StoreOp::PutBlob {
+                hash: digest,
+                total,
+                offset: start as u64,
+                chunk: tree.slice(start..end),
+                most: limits::BLOB_BYTES,
+                expires,
+            };
+            self.store(Step::Group(channel), op);
+        }
+    }
+
+    fn tree_stored(&mut self, channel: ChannelId, left: usize, reply: &StoreReply) {
+        if left > 1 {
+            return self.stage(channel, Stage::Tree(left - 1));
+        }
+        if !matches!(reply, StoreReply::BlobPut(_)) {
+            return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
+        }
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        if let Some(Work { call, kind: WorkKind::GroupInfo(reply), .. }) = slot.queue.front_mut()
+            && let Some(reply) = reply.take()
+        {
+            let call = *call;
+            self.reply(call, *reply);
+        }
+        self.end_work(channel);
+    }
+}

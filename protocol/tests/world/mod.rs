@@ -1,0 +1,685 @@
+//! A world in memory: one server machine over the reference store, any number of client machines over disks that are
+//! maps, links that are queues, and a clock that jumps to the next deadline. Everything follows from one seed.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use qpc_protocol::client::event::{Event, GroupSummary, Message, Outcome};
+use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY, Stretching};
+use qpc_protocol::crypto::{Backend, portable};
+use qpc_protocol::env::{Entropy, Now, UnixMillis};
+use qpc_protocol::error::{CloseCode, Refused, StoreFault, StoreFaultKind};
+use qpc_protocol::id::{ChannelId, Digest};
+use qpc_protocol::io::{
+    Binding, BindingKind, ConnId, Gone, Input, LinkId, Links, Output, Page, Target, Ticket,
+    Transport,
+};
+use qpc_protocol::limits::READ_CHUNK;
+use qpc_protocol::server::memory::MemoryStore;
+use qpc_protocol::server::{Config as ServerConfig, Server, ServerSecrets};
+use qpc_protocol::store::batch::{Batch, Op, Records};
+
+/// Small: the password's stretching is not what these tests are about.
+pub const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
+const START: u64 = 1_800_000_000_000;
+const CREDIT: usize = 256 * 1024;
+
+/// How the world behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub seed: u64,
+    pub links: Links,
+    /// Bytes arrive in pieces of random size.
+    pub split: bool,
+    pub backend: Backend,
+}
+
+impl Rules {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, links: Links::Many, split: false, backend: portable() }
+    }
+
+    pub fn one_link(self) -> Self {
+        Self { links: Links::One, ..self }
+    }
+
+    pub fn split(self) -> Self {
+        Self { split: true, ..self }
+    }
+}
+
+/// One direction of a link.
+#[derive(Debug, Default)]
+struct Pipe {
+    bytes: VecDeque<u8>,
+    fin: bool,
+    fin_told: bool,
+    /// The receiver asked for bytes.
+    wanted: bool,
+}
+
+/// A link between a device and the server.
+#[derive(Debug)]
+struct Wire {
+    device: usize,
+    conn: ConnId,
+    at_device: LinkId,
+    at_server: LinkId,
+    up: Pipe,
+    down: Pipe,
+}
+
+/// A device: its machine, unless it is switched off, and its disk.
+pub struct Device {
+    pub client: Option<Client>,
+    pub disk: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub events: Vec<Event>,
+    /// Every event of all runs.
+    pub log: Vec<Event>,
+    conn: Option<(ConnId, ConnId)>,
+    pub connect: bool,
+    /// Crash instead of making the n-th batch from now durable.
+    pub crash_in: Option<u64>,
+    pub crashes: u64,
+    pub batches: u64,
+    /// Fail the next batch with this.
+    pub fail_disk: Option<StoreFaultKind>,
+    pub fatal: Option<String>,
+    starts: u64,
+}
+
+/// The world.
+pub struct World {
+    rules: Rules,
+    pub now: Now,
+    pub server: Option<Server>,
+    secrets: Vec<u8>,
+    pub store: MemoryStore,
+    pub devices: Vec<Device>,
+    wires: Vec<Wire>,
+    last_id: u64,
+    rng: Entropy,
+    /// A hash over every output of every machine.
+    pub trace: Digest,
+    pub sent_bytes: u64,
+    server_starts: u64,
+    /// Every store operation fails.
+    pub server_disk_full: bool,
+    /// Changes what the server sends to a device, for a server that lies.
+    #[allow(clippy::type_complexity, reason = "one hook")]
+    pub tap: Option<Box<dyn FnMut(&mut Vec<qpc_protocol::server::op::StoreReply>)>>,
+}
+
+impl World {
+    pub fn new(rules: Rules) -> Self {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&rules.seed.to_be_bytes());
+        let mut rng = Entropy::from_seed(seed);
+        let secrets = ServerSecrets::generate(&mut rng.fork()).encode().to_vec();
+        let mut world = Self {
+            rules,
+            now: Now { mono: Duration::ZERO, wall: UnixMillis(START) },
+            server: None,
+            secrets,
+            store: MemoryStore::default(),
+            devices: Vec::new(),
+            wires: Vec::new(),
+            last_id: 1_000_000,
+            rng,
+            trace: Digest([0; 32]),
+            sent_bytes: 0,
+            server_starts: 0,
+            server_disk_full: false,
+            tap: None,
+        };
+        world.start_server();
+        world
+    }
+
+    pub fn start_server(&mut self) {
+        self.server_starts += 1;
+        let secrets = ServerSecrets::decode(&self.secrets).unwrap();
+        let config = ServerConfig::new(self.rules.backend);
+        self.server = Some(Server::new(config, secrets, self.rng.fork(), self.now));
+    }
+
+    /// The server is gone, without a word; its store stays.
+    pub fn kill_server(&mut self) {
+        self.server = None;
+        for device in 0..self.devices.len() {
+            self.cut(device);
+        }
+    }
+
+    pub fn device(&mut self) -> usize {
+        self.devices.push(Device {
+            client: None,
+            disk: BTreeMap::new(),
+            events: Vec::new(),
+            log: Vec::new(),
+            conn: None,
+            connect: true,
+            crash_in: None,
+            crashes: 0,
+            batches: 0,
+            fail_disk: None,
+            fatal: None,
+            starts: 0,
+        });
+        let device = self.devices.len() - 1;
+        self.start(device);
+        device
+    }
+
+    /// Switches a device on, from its disk.
+    pub fn start(&mut self, device: usize) {
+        let entropy = self.rng.fork();
+        let config = ClientConfig {
+            backend: self.rules.backend,
+            server: Target("server".into()),
+            stretching: STRETCHING,
+            insecure_plain: false,
+            auto_connect: true,
+        };
+        let now = self.now;
+        let device = &mut self.devices[device];
+        device.starts += 1;
+        let page = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
+        let directory = read_page(&device.disk, &page);
+        device.client = Some(Client::restore(config, directory, entropy, now).unwrap());
+    }
+
+    /// Switches a device off, without a word.
+    pub fn crash(&mut self, device: usize) {
+        self.devices[device].client = None;
+        self.devices[device].events.clear();
+        self.devices[device].crashes += 1;
+        self.drop_conn(device, true);
+    }
+
+    /// The network between a device and the server breaks.
+    pub fn cut(&mut self, device: usize) {
+        self.drop_conn(device, true);
+    }
+
+    pub fn client(&mut self, device: usize) -> &mut Client {
+        self.devices[device].client.as_mut().expect("the device is on")
+    }
+
+    /// A command.
+    pub fn command(
+        &mut self,
+        device: usize,
+        run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+    ) -> Ticket {
+        let now = self.now;
+        run(self.client(device), now).expect("accepted")
+    }
+
+    /// A command, and the world goes on until it is done.
+    pub fn done(
+        &mut self,
+        device: usize,
+        run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+    ) -> Outcome {
+        let ticket = self.command(device, run);
+        self.outcome(device, ticket)
+    }
+
+    /// Goes on until a ticket is done.
+    pub fn outcome(&mut self, device: usize, ticket: Ticket) -> Outcome {
+        let is = |event: &Event| match event {
+            Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
+            _ => false,
+        };
+        self.until(|world| world.devices[device].events.iter().any(is));
+        let events = &mut self.devices[device].events;
+        let at = events.iter().position(is).unwrap();
+        match events.remove(at) {
+            Event::Done(_, outcome) => outcome,
+            event => panic!("device {device}: {event:?}"),
+        }
+    }
+
+    /// Goes on until a ticket has failed.
+    pub fn failure(&mut self, device: usize, ticket: Ticket) -> qpc_protocol::client::event::Failed {
+        let is = |event: &Event| match event {
+            Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
+            _ => false,
+        };
+        self.until(|world| world.devices[device].events.iter().any(is));
+        let events = &mut self.devices[device].events;
+        let at = events.iter().position(is).unwrap();
+        match events.remove(at) {
+            Event::Failed(_, failed) => failed,
+            event => panic!("device {device}: {event:?}"),
+        }
+    }
+
+    /// Registers a new account on a device.
+    pub fn register(&mut self, name: &str) -> usize {
+        let device = self.device();
+        let password = format!("password of {name}").into();
+        self.done(device, |client, now| client.register(now, name, password));
+        device
+    }
+
+    /// A further device of an account.
+    pub fn login(&mut self, name: &str) -> usize {
+        let device = self.device();
+        let password = format!("password of {name}").into();
+        self.done(device, |client, now| client.login(now, name, password));
+        device
+    }
+
+    /// Goes on until everybody who is on has nothing left to do.
+    pub fn settle(&mut self) {
+        self.until(|world| {
+            world.devices.iter().filter_map(|device| device.client.as_ref()).all(Client::is_idle)
+        });
+    }
+
+    /// Goes on until something is true; a virtual hour at most.
+    pub fn until(&mut self, mut is: impl FnMut(&Self) -> bool) {
+        let end = self.now.mono + Duration::from_secs(3600);
+        loop {
+            let wake = self.run();
+            if is(self) {
+                return;
+            }
+            let Some(wake) = wake.filter(|wake| *wake <= end) else {
+                let events: Vec<_> = self.devices.iter().map(|device| &device.log).collect();
+                panic!("it never comes true; events: {events:#?}");
+            };
+            self.advance(wake.saturating_sub(self.now.mono).max(Duration::from_micros(1)));
+        }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, span: Duration) {
+        self.now.mono += span;
+        self.now.wall = UnixMillis(START).plus(self.now.mono);
+    }
+
+    /// Lets time pass, with everything that happens meanwhile.
+    pub fn pass(&mut self, span: Duration) {
+        let end = self.now.mono + span;
+        loop {
+            let wake = self.run();
+            match wake.filter(|wake| *wake < end) {
+                Some(wake) => {
+                    self.advance(wake.saturating_sub(self.now.mono).max(Duration::from_micros(1)));
+                }
+                None => break,
+            }
+        }
+        self.advance(end.saturating_sub(self.now.mono));
+        self.run();
+    }
+
+    /// Runs until nothing more happens now; returns the next deadline.
+    pub fn run(&mut self) -> Option<Duration> {
+        loop {
+            let mut wake: Option<Duration> = None;
+            let mut busy = false;
+            let mut see = |idle: Idle| {
+                busy |= idle.worked;
+                wake = match (wake, idle.wake_at) {
+                    (Some(one), Some(other)) => Some(one.min(other)),
+                    (one, other) => one.or(other),
+                };
+            };
+            for device in 0..self.devices.len() {
+                see(self.run_device(device));
+            }
+            see(self.run_server());
+            busy |= self.run_wires();
+            if !busy {
+                return wake;
+            }
+        }
+    }
+
+    // ---- devices ------------------------------------------------------------------------------
+
+    fn run_device(&mut self, index: usize) -> Idle {
+        let mut idle = Idle::default();
+        loop {
+            let now = self.now;
+            let mut buffer = Vec::new();
+            let Some(client) = self.devices[index].client.as_mut() else { return idle };
+            let output = client.poll(&mut buffer);
+            if let Output::Idle { wake_at, .. } = output {
+                idle.wake_at = wake_at;
+                return idle;
+            }
+            idle.worked = true;
+            self.note(index, &output, &buffer);
+            match output {
+                Output::Connect(conn, _) => self.connect(index, conn),
+                Output::Open(_, link, role) => self.open(index, link, role == qpc_protocol::io::LinkRole::All),
+                Output::Send { link, fin, .. } => {
+                    if let Some(wire) = self.wire_at_device(index, link) {
+                        wire.up.bytes.extend(&buffer);
+                        wire.up.fin |= fin;
+                    }
+                    self.sent_bytes += buffer.len() as u64;
+                }
+                Output::Read(link) => {
+                    if let Some(wire) = self.wire_at_device(index, link) {
+                        wire.down.wanted = true;
+                    }
+                }
+                Output::CloseLink(link, code) => {
+                    let found = self.wire_at_device(index, link).map(|wire| wire.at_server);
+                    self.wires.retain(|wire| wire.device != index || wire.at_device != link);
+                    if let Some(link) = found {
+                        self.to_server(Input::Closed(link, Gone::Closed(code)));
+                    }
+                }
+                Output::CloseConn(conn, code) => self.close_from_device(index, conn, code),
+                Output::Persist(batch) => self.persist(index, &batch),
+                Output::Load(id, page) => {
+                    let records = read_page(&self.devices[index].disk, &page);
+                    self.to_device(index, Input::Loaded(id, Ok(records)));
+                }
+                Output::Compute(id, job) => {
+                    self.to_device(index, Input::Computed(id, job.run()));
+                }
+                Output::Event(event) => {
+                    self.devices[index].log.push(event.clone());
+                    self.devices[index].events.push(event);
+                }
+                Output::Store(..) | Output::Audit(_) | Output::Idle { .. } => unreachable!("a client"),
+            }
+            let _ = now;
+        }
+    }
+
+    fn persist(&mut self, index: usize, batch: &Batch) {
+        let device = &mut self.devices[index];
+        if let Some(kind) = device.fail_disk.take() {
+            let fault = StoreFault { kind, detail: "planned".into() };
+            let now = self.now;
+            let client = device.client.as_mut().unwrap();
+            let fatal = client.handle(now, Input::Persisted(batch.id, Err(fault))).unwrap_err();
+            device.fatal = Some(fatal.to_string());
+            return;
+        }
+        if let Some(left) = &mut device.crash_in {
+            if *left == 0 {
+                device.crash_in = None;
+                return self.crash(index);
+            }
+            *left -= 1;
+        }
+        device.batches += 1;
+        for op in &batch.ops {
+            match op {
+                Op::Put(key, value) => {
+                    device.disk.insert(key.clone(), value.clone());
+                }
+                Op::Delete(key) => {
+                    device.disk.remove(key);
+                }
+                Op::DeletePrefix(prefix) => device.disk.retain(|key, _| !key.starts_with(prefix)),
+            }
+        }
+        self.to_device(index, Input::Persisted(batch.id, Ok(())));
+    }
+
+    fn to_device(&mut self, index: usize, input: Input<'_>) {
+        let now = self.now;
+        if let Some(client) = self.devices[index].client.as_mut() {
+            client.handle(now, input).unwrap();
+        }
+    }
+
+    fn connect(&mut self, index: usize, conn: ConnId) {
+        if self.server.is_none() || !self.devices[index].connect {
+            let gone = Gone::Lost("nobody answers".into());
+            return self.to_device(index, Input::Disconnected(conn, gone));
+        }
+        let at_server = ConnId(self.next_id());
+        self.devices[index].conn = Some((conn, at_server));
+        let binding = Binding { kind: BindingKind::TlsExporter, value: self.rng.array() };
+        let peer = vec![127, 0, 0, index as u8];
+        let links = self.rules.links;
+        let transport = Transport { binding, peer, links };
+        self.to_server(Input::Connected(at_server, transport.clone()));
+        self.to_device(index, Input::Connected(conn, transport));
+    }
+
+    fn open(&mut self, index: usize, link: LinkId, _all: bool) {
+        let Some((_, conn)) = self.devices[index].conn else { return };
+        let at_server = LinkId(self.next_id());
+        self.wires.push(Wire {
+            device: index,
+            conn,
+            at_device: link,
+            at_server,
+            up: Pipe::default(),
+            down: Pipe::default(),
+        });
+        self.to_server(Input::Accepted(conn, at_server));
+        self.to_server(Input::Writable(at_server, CREDIT));
+        self.to_device(index, Input::Writable(link, CREDIT));
+    }
+
+    fn close_from_device(&mut self, index: usize, conn: ConnId, code: CloseCode) {
+        if self.devices[index].conn.is_some_and(|(own, _)| own == conn) {
+            let (_, at_server) = self.devices[index].conn.take().unwrap();
+            self.wires.retain(|wire| wire.device != index);
+            self.to_server(Input::Disconnected(at_server, Gone::Closed(code)));
+        }
+    }
+
+    fn drop_conn(&mut self, index: usize, tell: bool) {
+        if let Some((conn, at_server)) = self.devices[index].conn.take() {
+            self.wires.retain(|wire| wire.device != index);
+            let gone = || Gone::Lost("the network broke".into());
+            self.to_server(Input::Disconnected(at_server, gone()));
+            if tell {
+                self.to_device(index, Input::Disconnected(conn, gone()));
+            }
+        }
+    }
+
+    fn wire_at_device(&mut self, device: usize, link: LinkId) -> Option<&mut Wire> {
+        self.wires.iter_mut().find(|wire| wire.device == device && wire.at_device == link)
+    }
+
+    // ---- server -------------------------------------------------------------------------------
+
+    fn run_server(&mut self) -> Idle {
+        let mut idle = Idle::default();
+        let mut ops = Vec::new();
+        loop {
+            let mut buffer = Vec::new();
+            let Some(server) = self.server.as_mut() else { return idle };
+            let output = server.poll(&mut buffer);
+            if let Output::Idle { wake_at, .. } = output {
+                idle.wake_at = wake_at;
+                if ops.is_empty() {
+                    return idle;
+                }
+                self.transact(core::mem::take(&mut ops));
+                continue;
+            }
+            idle.worked = true;
+            self.note(usize::MAX, &output, &buffer);
+            match output {
+                Output::Send { link, fin, .. } => {
+                    if let Some(wire) = self.wires.iter_mut().find(|wire| wire.at_server == link) {
+                        wire.down.bytes.extend(&buffer);
+                        wire.down.fin |= fin;
+                    }
+                    self.sent_bytes += buffer.len() as u64;
+                }
+                Output::Read(link) => {
+                    if let Some(wire) = self.wires.iter_mut().find(|wire| wire.at_server == link) {
+                        wire.up.wanted = true;
+                    }
+                }
+                Output::CloseLink(link, code) => {
+                    let at = self.wires.iter().position(|wire| wire.at_server == link);
+                    if let Some(wire) = at.map(|at| self.wires.remove(at)) {
+                        let closed = Input::Closed(wire.at_device, Gone::Closed(code));
+                        self.to_device(wire.device, closed);
+                    }
+                }
+                Output::CloseConn(conn, code) => {
+                    let device = self.devices.iter().position(|device| {
+                        device.conn.is_some_and(|(_, at_server)| at_server == conn)
+                    });
+                    if let Some(index) = device {
+                        // What was sent before the close still arrives.
+                        self.run_wires();
+                        let Some((at_device, _)) = self.devices[index].conn.take() else { continue };
+                        self.wires.retain(|wire| wire.device != index);
+                        let closed = Input::Disconnected(at_device, Gone::Closed(code));
+                        self.to_device(index, closed);
+                    }
+                }
+                Output::Store(id, op) => ops.push((id, op)),
+                Output::Compute(id, job) => {
+                    let done = job.run();
+                    self.to_server(Input::Computed(id, done));
+                }
+                Output::Audit(_) => {}
+                output => unreachable!("a server: {output:?}"),
+            }
+        }
+    }
+
+    fn transact(&mut self, ops: Vec<(qpc_protocol::io::OpId, qpc_protocol::server::op::StoreOp)>) {
+        let (ids, ops): (Vec<_>, Vec<_>) = ops.into_iter().unzip();
+        if self.server_disk_full {
+            for id in ids {
+                let fault = StoreFault { kind: StoreFaultKind::Full, detail: "planned".into() };
+                self.to_server(Input::Stored(id, Err(fault)));
+            }
+            return;
+        }
+        let mut replies = self.store.apply(&ops);
+        if let Some(tap) = &mut self.tap {
+            tap(&mut replies);
+        }
+        for (id, reply) in ids.into_iter().zip(replies) {
+            self.to_server(Input::Stored(id, Ok(reply)));
+        }
+    }
+
+    pub fn to_server(&mut self, input: Input<'_>) {
+        let now = self.now;
+        if let Some(server) = self.server.as_mut() {
+            server.handle(now, input).unwrap();
+        }
+    }
+
+    // ---- wires --------------------------------------------------------------------------------
+
+    fn run_wires(&mut self) -> bool {
+        let mut busy = false;
+        let mut at = 0;
+        while at < self.wires.len() {
+            let link = self.wires[at].at_server;
+            busy |= self.carry(at, true);
+            if self.wires.get(at).is_some_and(|wire| wire.at_server == link) {
+                busy |= self.carry(at, false);
+            }
+            if self.wires.get(at).is_some_and(|wire| wire.at_server == link) {
+                at += 1;
+            }
+        }
+        busy
+    }
+
+    fn carry(&mut self, at: usize, up: bool) -> bool {
+        let split = self.rules.split;
+        let most = if split { 1 + self.rng.u64() as usize % 700 } else { READ_CHUNK };
+        let wire = &mut self.wires[at];
+        let (device, at_device, at_server) = (wire.device, wire.at_device, wire.at_server);
+        let pipe = if up { &mut wire.up } else { &mut wire.down };
+        if !pipe.wanted {
+            return false;
+        }
+        if pipe.bytes.is_empty() {
+            if pipe.fin && !pipe.fin_told {
+                pipe.fin_told = true;
+                if up {
+                    self.to_server(Input::Closed(at_server, Gone::Finished));
+                } else {
+                    self.to_device(device, Input::Closed(at_device, Gone::Finished));
+                }
+                return true;
+            }
+            return false;
+        }
+        pipe.wanted = false;
+        let len = pipe.bytes.len().min(most);
+        let bytes: Vec<u8> = pipe.bytes.drain(..len).collect();
+        if up {
+            self.to_server(Input::Bytes(at_server, &bytes));
+            self.to_device(device, Input::Writable(at_device, len));
+        } else {
+            self.to_device(device, Input::Bytes(at_device, &bytes));
+            self.to_server(Input::Writable(at_server, len));
+        }
+        true
+    }
+
+    // ---- looking ------------------------------------------------------------------------------
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
+        let text = format!("{output:?}");
+        let who = (who as u64).to_be_bytes();
+        self.trace = Digest::of(&[&self.trace.0, &who, text.as_bytes(), bytes]);
+    }
+
+    pub fn groups(&self, device: usize) -> Vec<GroupSummary> {
+        self.devices[device].client.as_ref().unwrap().groups()
+    }
+
+    pub fn group(&self, device: usize, channel: ChannelId) -> GroupSummary {
+        let group = self.groups(device).into_iter().find(|group| group.channel == channel);
+        group.unwrap_or_else(|| panic!("device {device} does not know {channel}"))
+    }
+
+    pub fn messages(&self, device: usize) -> Vec<Message> {
+        let of = |event: &Event| match event {
+            Event::Message(message) => Some(message.clone()),
+            _ => None,
+        };
+        self.devices[device].log.iter().filter_map(of).collect()
+    }
+
+    pub fn bodies(&self, device: usize) -> Vec<String> {
+        let text = |message: Message| String::from_utf8_lossy(&message.body).into_owned();
+        self.messages(device).into_iter().map(text).collect()
+    }
+}
+
+/// What a machine said when it had nothing more to do.
+#[derive(Debug, Default)]
+struct Idle {
+    worked: bool,
+    wake_at: Option<Duration>,
+}
+
+fn read_page(disk: &BTreeMap<Vec<u8>, Vec<u8>>, page: &Page) -> Records {
+    let from = page.after.clone().unwrap_or_else(|| page.prefix.clone());
+    disk.range(from..)
+        .filter(|(key, _)| Some(*key) != page.after.as_ref())
+        .take_while(|(key, _)| key.starts_with(&page.prefix))
+        .take(page.most)
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}

@@ -1,0 +1,254 @@
+//! Blobs: what is too large for a frame, addressed by its hash, stored in the chunks in which it came.
+
+use bytes::Bytes;
+use qpc_protocol::env::UnixMillis;
+use qpc_protocol::error::ErrorCode;
+use qpc_protocol::id::Digest;
+use qpc_protocol::limits::BLOB_CHUNK;
+use qpc_protocol::server::op::StoreReply;
+use rusqlite::params;
+use sha2::{Digest as _, Sha256};
+
+use super::row::{LAST, ordered, place, position};
+use super::{Answer, SqliteStore, Stop, one, run};
+
+/// Uploads whose running hash is kept; of others the chunks are read again at the end.
+const HASHING: usize = 256;
+
+/// The hash of an upload's first `received` bytes.
+pub(super) struct Hashing {
+    received: u64,
+    hash: Sha256,
+}
+
+/// A chunk that arrives.
+pub(super) struct Put<'a> {
+    pub(super) hash: Digest,
+    pub(super) total: u64,
+    pub(super) offset: u64,
+    pub(super) chunk: &'a Bytes,
+}
+
+struct Blob {
+    no: i64,
+    total: u64,
+    received: u64,
+    expires: i64,
+}
+
+impl Blob {
+    fn is_whole(&self) -> bool {
+        self.received == self.total
+    }
+}
+
+impl SqliteStore {
+    pub(super) fn put_blob(&mut self, put: &Put<'_>, most: u64, expires: UnixMillis) -> Answer {
+        if put.total > most {
+            return Err(ErrorCode::BlobTooLarge.into());
+        }
+        let blob = self.blob(put.hash)?;
+        let received = match &blob {
+            Some(blob) if blob.is_whole() => {
+                self.keep_until(blob, expires)?;
+                return Ok(StoreReply::BlobPut(blob.total));
+            }
+            Some(blob) if blob.total == put.total => blob.received,
+            _ => 0,
+        };
+        if put.offset != received || (put.chunk.is_empty() && received < put.total) {
+            return Ok(StoreReply::BlobPut(received));
+        }
+        let (old, current) = match blob {
+            Some(blob) if blob.total == put.total => (None, Some(blob.no)),
+            other => (other, None),
+        };
+        let now_received = received.saturating_add(put.chunk.len() as u64);
+        if let Some(old) = old {
+            self.drop_blob(old.no)?;
+        }
+        if now_received > put.total {
+            if let Some(no) = current {
+                self.drop_blob(no)?;
+            }
+            return Err(ErrorCode::BlobMismatch.into());
+        }
+        let mut hashing = match current {
+            Some(no) => self.hashing(no, received)?,
+            None => Hashing { received: 0, hash: Sha256::new() },
+        };
+        hashing.hash.update(put.chunk);
+        hashing.received = now_received;
+        let is_right = || Digest(hashing.hash.clone().finalize().into()) == put.hash;
+        if now_received == put.total && !is_right() {
+            if let Some(no) = current {
+                self.drop_blob(no)?;
+            }
+            return Err(ErrorCode::BlobMismatch.into());
+        }
+        let no = self.write_blob(put, current, now_received, expires)?;
+        if now_received < put.total {
+            if self.cache.hashing.len() >= HASHING {
+                self.cache.hashing.clear();
+            }
+            self.cache.hashing.insert(no, hashing);
+        }
+        Ok(StoreReply::BlobPut(now_received))
+    }
+
+    pub(super) fn get_blob(
+        &mut self,
+        hash: Digest,
+        offset: u64,
+        most: u64,
+        at: UnixMillis,
+    ) -> Answer {
+        let blob = self.blob(hash)?.filter(|blob| blob.is_whole() && blob.expires > ordered(at));
+        let blob = blob.ok_or(ErrorCode::BlobUnknown)?;
+        if offset > blob.total {
+            return Err(ErrorCode::CursorInvalid.into());
+        }
+        let wanted = usize::try_from(most.min(blob.total - offset)).unwrap_or(usize::MAX);
+        let mut out = Vec::with_capacity(wanted);
+        if wanted > 0 {
+            self.read_chunks(blob.no, offset, |chunk| {
+                out.extend_from_slice(chunk.get(..wanted - out.len()).unwrap_or(chunk));
+                out.len() < wanted
+            })?;
+            if out.len() < wanted {
+                return Err(Stop::corrupt("a blob with a missing chunk"));
+            }
+        }
+        Ok(StoreReply::Blob { total: blob.total, chunk: out.into() })
+    }
+
+    /// Keeps bytes as a whole blob at least until `expires`.
+    pub(super) fn keep_blob(&mut self, bytes: &Bytes, expires: UnixMillis) -> Result<Digest, Stop> {
+        let hash = Digest::of(&[bytes]);
+        match self.blob(hash)? {
+            Some(blob) if blob.is_whole() => {
+                self.keep_until(&blob, expires)?;
+                return Ok(hash);
+            }
+            Some(partial) => self.drop_blob(partial.no)?,
+            None => {}
+        }
+        let total = bytes.len() as u64;
+        let mut no = None;
+        let mut offset = 0;
+        loop {
+            let end = bytes.len().min(offset + BLOB_CHUNK);
+            let chunk = bytes.slice(offset..end);
+            let put = Put { hash, total, offset: offset as u64, chunk: &chunk };
+            no = Some(self.write_blob(&put, no, end as u64, expires)?);
+            offset = end;
+            if offset == bytes.len() {
+                return Ok(hash);
+            }
+        }
+    }
+
+    pub(super) fn drop_blob(&mut self, no: i64) -> Result<(), Stop> {
+        let gone = "DELETE FROM blob_chunks WHERE place BETWEEN ? AND ?";
+        run(&self.db, gone, [place(no, 0)?, place(no, LAST)?])?;
+        run(&self.db, "DELETE FROM blobs WHERE no = ?", [no])?;
+        self.cache.hashing.remove(&no);
+        Ok(())
+    }
+
+    fn blob(&self, hash: Digest) -> Result<Option<Blob>, Stop> {
+        Ok(one(
+            &self.db,
+            "SELECT no, total, received, expires FROM blobs WHERE hash = ?",
+            [hash.0],
+            |row| {
+                Ok(Blob {
+                    no: row.get(0)?,
+                    total: row.get(1)?,
+                    received: row.get(2)?,
+                    expires: row.get(3)?,
+                })
+            },
+        )?)
+    }
+
+    fn keep_until(&self, blob: &Blob, expires: UnixMillis) -> Result<(), Stop> {
+        if ordered(expires) > blob.expires {
+            let keep = "UPDATE blobs SET expires = ? WHERE no = ?";
+            run(&self.db, keep, [ordered(expires), blob.no])?;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk and the blob's row, and returns the blob's number.
+    fn write_blob(
+        &self,
+        put: &Put<'_>,
+        known: Option<i64>,
+        received: u64,
+        expires: UnixMillis,
+    ) -> Result<i64, Stop> {
+        let no = match known {
+            Some(no) => {
+                let more = "UPDATE blobs SET received = ?, expires = ? WHERE no = ?";
+                run(&self.db, more, params![received, ordered(expires), no])?;
+                no
+            }
+            None => {
+                run(
+                    &self.db,
+                    "INSERT INTO blobs (hash, total, received, expires) VALUES (?, ?, ?, ?)",
+                    params![put.hash.0, put.total, received, ordered(expires)],
+                )?;
+                self.db.last_insert_rowid()
+            }
+        };
+        if !put.chunk.is_empty() {
+            let chunk = "INSERT INTO blob_chunks (place, bytes) VALUES (?, ?)";
+            run(&self.db, chunk, params![place(no, put.offset)?, &put.chunk[..]])?;
+        }
+        Ok(no)
+    }
+
+    /// The running hash of an upload, read again if it is not at hand.
+    fn hashing(&mut self, no: i64, received: u64) -> Result<Hashing, Stop> {
+        if let Some(hashing) = self.cache.hashing.remove(&no)
+            && hashing.received == received
+        {
+            return Ok(hashing);
+        }
+        let mut hash = Sha256::new();
+        self.read_chunks(no, 0, |chunk| {
+            hash.update(chunk);
+            true
+        })?;
+        Ok(Hashing { received, hash })
+    }
+
+    /// Hands out the bytes from `offset` on, chunk by chunk, as long as `more` says so.
+    fn read_chunks(
+        &self,
+        no: i64,
+        offset: u64,
+        mut more: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Stop> {
+        let first = "SELECT place FROM blob_chunks WHERE place BETWEEN ? AND ?
+             ORDER BY place DESC LIMIT 1";
+        let first: Option<i64> =
+            one(&self.db, first, [place(no, 0)?, place(no, offset)?], |row| row.get(0))?;
+        let Some(first) = first else { return Ok(()) };
+        let mut skip = usize::try_from(offset - position(first)).unwrap_or(usize::MAX);
+        let mut statement = self.db.prepare_cached(
+            "SELECT bytes FROM blob_chunks WHERE place BETWEEN ? AND ? ORDER BY place",
+        )?;
+        let mut rows = statement.query([first, place(no, LAST)?])?;
+        while let Some(row) = rows.next()? {
+            let chunk = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
+            if !more(chunk.get(skip..).unwrap_or_default()) {
+                break;
+            }
+            skip = 0;
+        }
+        Ok(())
+    }
+}

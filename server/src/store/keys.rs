@@ -1,0 +1,139 @@
+//! Key packages.
+
+use std::collections::BTreeSet;
+
+use qpc_protocol::env::UnixMillis;
+use qpc_protocol::error::ErrorCode;
+use qpc_protocol::id::{AccountId, Sender};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::server::op::{KeyPackageRow, StoreReply};
+use qpc_protocol::wire::message::ClaimedKeyPackage;
+use rusqlite::params;
+
+use super::row::{bytes, ordered};
+use super::{Answer, SqliteStore, Stop, one, run};
+
+impl SqliteStore {
+    pub(super) fn put_key_packages(
+        &mut self,
+        sender: Sender,
+        packages: &[KeyPackageRow],
+        last_resort: Option<&KeyPackageRow>,
+        most: u32,
+        at: UnixMillis,
+    ) -> Answer {
+        let no = self.check_device(sender)?;
+        let mut seen = BTreeSet::new();
+        let mut new = Vec::new();
+        for row in packages {
+            if ordered(row.expires) > ordered(at)
+                && seen.insert(row.hash)
+                && !self.knows(no, row)?
+            {
+                new.push(row);
+            }
+        }
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let available = usize::try_from(self.available(no, at)?).unwrap_or(usize::MAX);
+        if available.saturating_add(new.len()) > most {
+            return Err(ErrorCode::KeyPackageQuota.into());
+        }
+        for row in new {
+            run(
+                &self.db,
+                "INSERT INTO key_packages (sender, hash, suite, expires, package)
+                 VALUES (?, ?, ?, ?, ?)",
+                params![no, row.hash.0, row.suite.number(), ordered(row.expires), &row.package[..]],
+            )?;
+        }
+        if let Some(row) = last_resort {
+            run(
+                &self.db,
+                "INSERT OR REPLACE INTO last_resorts (sender, suite, expires, package)
+                 VALUES (?, ?, ?, ?)",
+                params![no, row.suite.number(), ordered(row.expires), &row.package[..]],
+            )?;
+        }
+        self.count(no, at)
+    }
+
+    pub(super) fn count_key_packages(&mut self, sender: Sender, at: UnixMillis) -> Answer {
+        match self.sender(sender)? {
+            Some(no) => self.count(no, at),
+            None => Ok(StoreReply::KeyPackages { available: 0, last_resort: false }),
+        }
+    }
+
+    pub(super) fn claim_key_packages(
+        &mut self,
+        account: AccountId,
+        suite: Suite,
+        at: UnixMillis,
+    ) -> Answer {
+        self.known_account(account)?;
+        let mut claimed = Vec::new();
+        for (no, device, revoked) in self.devices_of(account)? {
+            if revoked {
+                continue;
+            }
+            let (package, last_resort) = match self.claim(no, suite, at)? {
+                Some((package, last_resort)) => (Some(bytes(package)), last_resort),
+                None => (None, false),
+            };
+            claimed.push(ClaimedKeyPackage { device, package, last_resort });
+        }
+        Ok(StoreReply::Claimed(claimed))
+    }
+
+    /// The package, and whether it is the last-resort one.
+    fn claim(
+        &self,
+        sender: i64,
+        suite: Suite,
+        at: UnixMillis,
+    ) -> Result<Option<(Vec<u8>, bool)>, Stop> {
+        let oldest: Option<(i64, Vec<u8>)> = one(
+            &self.db,
+            "SELECT no, package FROM key_packages
+             WHERE sender = ? AND suite = ? AND expires > ? AND package IS NOT NULL
+             ORDER BY no LIMIT 1",
+            params![sender, suite.number(), ordered(at)],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        if let Some((no, package)) = oldest {
+            run(&self.db, "UPDATE key_packages SET package = NULL WHERE no = ?", [no])?;
+            return Ok(Some((package, false)));
+        }
+        let last_resort = one(
+            &self.db,
+            "SELECT package FROM last_resorts WHERE sender = ? AND suite = ? AND expires > ?",
+            params![sender, suite.number(), ordered(at)],
+            |row| row.get(0),
+        )?;
+        Ok(last_resort.map(|package| (package, true)))
+    }
+
+    fn knows(&self, sender: i64, row: &KeyPackageRow) -> rusqlite::Result<bool> {
+        let known = "SELECT 1 FROM key_packages WHERE sender = ? AND hash = ?";
+        Ok(one(&self.db, known, params![sender, row.hash.0], |_| Ok(()))?.is_some())
+    }
+
+    fn available(&self, sender: i64, at: UnixMillis) -> rusqlite::Result<u32> {
+        let count = one(
+            &self.db,
+            "SELECT count(*) FROM key_packages
+             WHERE sender = ? AND expires > ? AND package IS NOT NULL",
+            [sender, ordered(at)],
+            |row| row.get(0),
+        )?;
+        Ok(count.unwrap_or(0))
+    }
+
+    fn count(&self, sender: i64, at: UnixMillis) -> Answer {
+        let last_resort = "SELECT 1 FROM last_resorts WHERE sender = ? AND expires > ?";
+        Ok(StoreReply::KeyPackages {
+            available: self.available(sender, at)?,
+            last_resort: one(&self.db, last_resort, [sender, ordered(at)], |_| Ok(()))?.is_some(),
+        })
+    }
+}
