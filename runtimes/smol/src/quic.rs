@@ -294,7 +294,8 @@ pub(crate) fn gone(error: &ConnectionError) -> Gone {
     match error {
         ConnectionError::ApplicationClosed(close) => Gone::Closed(close_code(close.error_code)),
         ConnectionError::TransportError(error) if is_tls(error.code) => {
-            Gone::Untrusted(error.reason.clone())
+            let why = error.reason.strip_prefix("other error: ").unwrap_or(&error.reason);
+            Gone::Untrusted(why.to_owned())
         }
         ConnectionError::ConnectionClosed(close) if is_tls(close.error_code) => {
             Gone::Untrusted(match u64::from(close.error_code) & 0xff {

@@ -211,8 +211,8 @@ impl ServerCertVerifier for PinVerifier {
         if found == self.pin {
             return Ok(ServerCertVerified::assertion());
         }
-        let mismatch = PinMismatch { found, pinned: self.pin };
-        Err(CertificateError::Other(OtherError(Arc::new(mismatch))).into())
+        // Not as an `InvalidCertificate`: that would show this error's `Debug` to people.
+        Err(OtherError(Arc::new(PinMismatch { found, pinned: self.pin })).into())
     }
 
     fn verify_tls12_signature(
