@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 use crate::error::StartError;
 use crate::files::DataDir;
 use crate::settings::{LogFormat, Settings, SettingsError, StoreKind};
+use crate::store::SqliteStore;
 use crate::{database_key, identity, secrets};
 
 /// Exit code of the second signal: 128 + SIGINT, as shells have it.
@@ -69,7 +70,10 @@ pub fn start(
     let server_secrets = secrets::obtain(&dir, backend, &key, fresh)?;
     let store: Box<dyn ServerStore> = match settings.store {
         StoreKind::Memory => Box::new(InMemory(MemoryStore::default())),
-        StoreKind::Sqlite => Box::new(InMemory(MemoryStore::default())),
+        StoreKind::Sqlite => Box::new(
+            SqliteStore::open(&database, key)
+                .map_err(|error| StartError::Database(error.to_string()))?,
+        ),
     };
 
     let clock = Clock::start();
