@@ -204,6 +204,15 @@ impl Session {
         }
     }
 
+    /// An event that is here already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Event>, Problem> {
+        match self.events.try_recv() {
+            Ok(event) => self.note(&event).map(|()| Some(event)),
+            Err(async_channel::TryRecvError::Empty) => Ok(None),
+            Err(async_channel::TryRecvError::Closed) => Err(stopped()),
+        }
+    }
+
     /// The next event, however long it takes. Losing the connection is no reason to stop.
     pub(crate) async fn next_ever(&mut self) -> Result<Event, Problem> {
         let event = self.events.recv().await.map_err(|_| stopped())?;

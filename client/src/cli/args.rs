@@ -1,6 +1,5 @@
 //! The arguments, and what `--help` says of them.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -227,12 +226,6 @@ JSON: {\"type\":\"step\",\"number\",\"title\",\"proved\",\"millis\"} per step, t
     /// As `keys refresh`.
     #[command(hide = true)]
     RefreshKeypackage,
-    /// The server, in a process of its own: for the demo.
-    #[command(name = "__serve", hide = true, disable_help_flag = true)]
-    Serve {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
 }
 
 /// What to do with groups.
@@ -348,7 +341,6 @@ impl Verb {
             Self::Devices(_) => "devices",
             Self::DeleteAccount { .. } => "delete-account",
             Self::Demo { .. } => "demo",
-            Self::Serve { .. } => "__serve",
         }
     }
 }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
+use smol::future;
 use smol::stream::StreamExt as _;
 use tracing_subscriber::EnvFilter;
 
@@ -24,17 +25,21 @@ use context::Context;
 /// The environment variable with the log filter, as in `debug` or `qpc_smol=trace`.
 const LOG: &str = "QPC_LOG";
 
+/// Not shown to people: the server's program in this one, so that the demo needs no other build step.
+pub(crate) const SERVE: &str = "__serve";
+
 /// Runs the program with these arguments (the first is the program's name).
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    // The server's program has settings, help, logs and exit codes of its own.
+    if arguments.get(1).is_some_and(|verb| verb == SERVE) {
+        arguments.remove(1);
+        return qpc_server::main(arguments);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    // The server's program has settings, logs and exit codes of its own.
-    if let Verb::Serve { arguments } = cli.verb {
-        let program = OsString::from("qpc-server");
-        return qpc_server::main(std::iter::once(program).chain(arguments));
-    }
     let output = Output::new(cli.global.json);
     match log().and_then(|()| smol::block_on(run(cli, output))) {
         Ok(()) => ExitCode::SUCCESS,
@@ -107,8 +112,9 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
         Verb::Send { group, text } => message::send(&context, group, text).await,
         Verb::Recv { group, follow } => message::recv(&context, group, follow).await,
         Verb::Chat { group } => message::chat(&context, group).await,
-        Verb::Demo { .. } => Err(Problem::new(Local::Internal, "to be")),
-        Verb::Serve { .. } => Ok(()),
+        Verb::Demo { members } => {
+            future::or(crate::demo::run(output, members), async { Err(interrupted().await) }).await
+        }
     }
 }
 
