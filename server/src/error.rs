@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use qpc_protocol::error::Fatal;
+use qpc_protocol::error::{Fatal, StoreFaultKind};
 use qpc_smol::IdentityError;
 use thiserror::Error;
 
 use crate::settings::SettingsError;
+use crate::store::OpenError;
 
 /// Why the server did not start, or did not go on.
 #[derive(Debug, Error)]
@@ -42,8 +43,12 @@ pub enum StartError {
     #[error("{0}")]
     DatabaseKey(String),
     /// The database does not open.
-    #[error("{0}")]
-    Database(String),
+    #[error("{error}{}", database_advice(error))]
+    Database {
+        /// Why.
+        #[from]
+        error: OpenError,
+    },
     /// The server's sealed secrets do not open.
     #[error("{0}")]
     Secrets(String),
@@ -77,11 +82,14 @@ impl StartError {
             Self::Settings(_) => 2,
             Self::Listen { .. } => 3,
             Self::Identity { .. } | Self::Production(_) => 4,
-            Self::DatabaseKey(_) | Self::Database(_) | Self::Secrets(_) => 5,
+            Self::Database { error: OpenError::InUse(_) | OpenError::File { .. } } => 6,
+            Self::DatabaseKey(_) | Self::Database { .. } | Self::Secrets(_) => 5,
             Self::InUse(_) | Self::File { .. } => 6,
         }
     }
 }
+
+const FULL: &str = "The disk is full: make room and start again.";
 
 fn listen_advice(error: &io::Error) -> &'static str {
     match error.kind() {
@@ -98,14 +106,25 @@ fn listen_advice(error: &io::Error) -> &'static str {
     }
 }
 
+fn database_advice(error: &OpenError) -> String {
+    let advice = match error {
+        OpenError::WrongKey(_) => {
+            "Give the key that it was made with in QPC_DB_KEY or --db-key-file."
+        }
+        OpenError::InUse(_) => "Stop that one, or give this one its own --data-dir.",
+        OpenError::File { error, .. } => file_advice(error),
+        OpenError::Fault(_, fault) if fault.kind == StoreFaultKind::Full => FULL,
+        _ => return String::new(),
+    };
+    format!("\n{advice}")
+}
+
 fn file_advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "This user may not use it: change its owner, or choose another place."
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "The disk is full: make room and start again."
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FULL,
         io::ErrorKind::NotFound => "It does not exist: check the path.",
         _ => "Check the path and the disk.",
     }

@@ -70,10 +70,7 @@ pub fn start(
     let server_secrets = secrets::obtain(&dir, backend, &key, fresh)?;
     let store: Box<dyn ServerStore> = match settings.store {
         StoreKind::Memory => Box::new(InMemory(MemoryStore::default())),
-        StoreKind::Sqlite => Box::new(
-            SqliteStore::open(&database, key)
-                .map_err(|error| StartError::Database(error.to_string()))?,
-        ),
+        StoreKind::Sqlite => Box::new(SqliteStore::open(&database, key.clone())?),
     };
 
     let clock = Clock::start();

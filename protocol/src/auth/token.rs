@@ -129,9 +129,14 @@ impl fmt::Debug for TokenKey {
 
 /// A fresh refresh token: version (1) || 32 random bytes. Store [`hash`] of it, never itself.
 pub fn refresh(entropy: &mut Entropy) -> Token {
+    refresh_from(&Zeroizing::new(entropy.array::<32>()))
+}
+
+/// The refresh token of these 32 secret bytes.
+pub fn refresh_from(secret: &[u8; 32]) -> Token {
     let mut token = Zeroizing::new(Vec::with_capacity(REFRESH_TOKEN));
     token.push(REFRESH_VERSION);
-    token.extend_from_slice(&*Zeroizing::new(entropy.array::<32>()));
+    token.extend_from_slice(secret);
     Token(token)
 }
 

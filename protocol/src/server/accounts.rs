@@ -32,7 +32,7 @@ impl Server {
             return;
         }
         let job = ServerJob::RegisterStart { opaque: self.opaque.clone(), username, request };
-        if self.compute(Task::RegisterStart(call), job).is_err() {
+        if !self.compute(Task::RegisterStart(call), job) {
             self.too_busy(call);
         }
     }
@@ -65,7 +65,7 @@ impl Server {
             proof: *proof,
         };
         let registration = Registration { username, account, sealed_account_key };
-        if self.compute(Task::RegisterFinish(call, Box::new(registration)), job).is_err() {
+        if !self.compute(Task::RegisterFinish(call, Box::new(registration)), job) {
             self.too_busy(call);
         }
     }

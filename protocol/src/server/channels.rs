@@ -8,14 +8,12 @@ use super::job::ServerJob;
 use super::stored::{Step, Task};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, GroupId, Sender};
+use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::public::PublicState;
 use crate::server::audit::AuditKind;
 use crate::server::op::{Member, StoreOp, StoreReply};
 use crate::wire::message::ChannelKind;
-
-/// Channels in one page of a list.
-const CHANNELS_PER_PAGE: u32 = 256;
 
 /// A channel whose group is being checked.
 #[derive(Debug)]
@@ -28,7 +26,6 @@ pub(super) struct Creation {
 }
 
 impl Server {
-    #[expect(clippy::too_many_arguments, reason = "the fields of one request")]
     pub(super) fn channel_create(
         &mut self,
         call: Call,
@@ -56,7 +53,7 @@ impl Server {
         };
         let creator = peer.sender;
         let creation = Creation { channel, kind, generation, creator, group_info };
-        if self.compute(Task::ChannelCreate(call, Box::new(creation)), job).is_err() {
+        if !self.compute(Task::ChannelCreate(call, Box::new(creation)), job) {
             self.too_busy(call);
         }
     }
@@ -93,21 +90,26 @@ impl Server {
             generation,
             creator,
             group: state.take_ops(),
-            group_info,
+            group_info: group_info.clone(),
             at: self.now.wall,
         };
-        self.store(Step::ChannelCreate(call, channel, kind, generation, state), op);
+        let creation = Creation { channel, kind, generation, creator, group_info };
+        self.store(Step::ChannelCreate(call, Box::new(creation), state), op);
     }
 
     pub(super) fn channel_created(
         &mut self,
         call: Call,
-        channel: ChannelId,
-        kind: ChannelKind,
-        generation: u32,
+        creation: Box<Creation>,
         state: Box<PublicState>,
         reply: StoreReply,
     ) {
+        let Creation { channel, kind, generation, creator, .. } = *creation;
+        if reply == StoreReply::refused(ErrorCode::ChannelExists) {
+            // Perhaps this very founding, sent again after its answer was lost.
+            let op = StoreOp::LoadGroupInfo { channel, reader: creator };
+            return self.store(Step::ChannelAgain(call, creation), op);
+        }
         if reply != StoreReply::Done {
             return self.refusal(call, Some(AuditKind::ChannelCreate), Some(channel), &reply);
         }
@@ -116,8 +118,17 @@ impl Server {
         self.plain(call, reply);
     }
 
+    pub(super) fn channel_found(&mut self, call: Call, creation: &Creation, reply: StoreReply) {
+        let same = matches!(reply, StoreReply::GroupInfo { generation, group_info, .. }
+            if generation == creation.generation && group_info == creation.group_info);
+        if same {
+            return self.plain(call, StoreReply::Done);
+        }
+        self.create_refused(call, creation.channel, ErrorCode::ChannelExists, "");
+    }
+
     pub(super) fn channel_list(&mut self, call: Call, reader: Sender, after: Option<ChannelId>) {
-        let op = StoreOp::ListChannels { reader, after, most: CHANNELS_PER_PAGE };
+        let op = StoreOp::ListChannels { reader, after, most: limits::CHANNELS_LISTED as u32 };
         self.store(Step::ChannelList(call), op);
     }
 }

@@ -45,7 +45,7 @@ impl Server {
         Append {
             channel,
             generation,
-            epoch: u64::MAX,
+            epoch: NEVER,
             past_epochs: 0,
             sender,
             message,
@@ -61,7 +61,7 @@ impl Server {
     /// The same for a proposal.
     pub(super) fn proposal_probe(&self, sender: Sender, submit: &Submit) -> Append {
         let (_, op) = self.append(sender, submit, EntryKind::Proposal);
-        Append { epoch: u64::MAX, payload: Part::Inline(Bytes::new()), ..op }
+        Append { epoch: NEVER, payload: Part::Inline(Bytes::new()), ..op }
     }
 
     pub(super) fn write_proposal(&mut self, channel: ChannelId) {
@@ -132,6 +132,9 @@ impl Server {
         self.write_work(channel, submitted, removed, op);
     }
 }
+
+/// An epoch that no group reaches, and that any store can compare with.
+const NEVER: u64 = i64::MAX as u64;
 
 impl Work {
     /// The message id of a submission and the payload hash of its delivery proof.

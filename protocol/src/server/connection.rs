@@ -1,5 +1,6 @@
 //! Connections and links: what is known of each, how they come and go, and when their next bytes are asked for.
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::Server;
@@ -16,6 +17,9 @@ use crate::wire::message::{Body, Frame, Push};
 
 /// Longest frame in bytes from somebody who has not logged in: the largest such call is a registration.
 const STRANGER_BYTES: usize = 4 * 1024;
+
+/// Time between the last byte handed to the transport and an orderly close.
+const CLOSE_AFTER: Duration = Duration::from_millis(100);
 
 /// One call in flight: where its reply goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,8 +76,10 @@ pub(super) struct Link {
     pub(super) conn: ConnId,
     pub(super) role: Option<LinkRole>,
     decoder: Decoder,
-    /// `Read` was asked for and not yet answered.
+    /// `Read` is listed or out, and not yet answered.
     reading: bool,
+    /// `Read` is out.
+    asked: bool,
     /// Frames wait in the decoder until a limit lets them pass.
     stalled: bool,
     /// Listed in `Server::stalled`.
@@ -98,6 +104,7 @@ impl Link {
             role: None,
             decoder: Decoder::new(),
             reading: false,
+            asked: false,
             stalled: false,
             waiting: false,
             finished: false,
@@ -192,9 +199,10 @@ impl Server {
             return Err(Fatal::Misuse("more bytes than READ_CHUNK at once"));
         }
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        if !core::mem::take(&mut link.reading) {
+        if !core::mem::take(&mut link.asked) {
             return Err(Fatal::Misuse("bytes delivered unasked"));
         }
+        link.reading = false;
         let conn = link.conn;
         if self.conns.get(&conn).is_none_or(|connection| connection.closing) {
             return Ok(());
@@ -242,6 +250,13 @@ impl Server {
         }
     }
 
+    /// The runtime has been asked for a link's next bytes.
+    pub(super) fn asked(&mut self, id: LinkId) {
+        if let Some(link) = self.links.get_mut(&id) {
+            link.asked = true;
+        }
+    }
+
     /// Something that held links of this connection back has changed.
     pub(super) fn unstall(&mut self, conn: ConnId) {
         let Some(connection) = self.conns.get(&conn) else { return };
@@ -264,7 +279,7 @@ impl Server {
     pub(super) fn closed(&mut self, id: LinkId, why: &Gone) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let conn = link.conn;
-        link.reading = false;
+        (link.reading, link.asked) = (false, false);
         let one = self.conns.get(&conn).is_some_and(|c| c.transport.links == Links::One);
         match why {
             Gone::Finished if !link.finished => {
@@ -327,7 +342,7 @@ impl Server {
             let one = self.conns.get(&conn).is_some_and(|c| c.transport.links == Links::One);
             self.drop_link(id);
             if one {
-                self.begin_close(conn, CloseCode::DONE);
+                self.close_soon(conn, CloseCode::DONE);
             }
         }
         self.close_if_drained(conn);
@@ -352,13 +367,22 @@ impl Server {
         }
     }
 
+    /// Closes a connection once the transport has had the time to deliver what it was given: closing may drop what
+    /// is on its way. Nothing more is read from it.
+    pub(super) fn close_soon(&mut self, conn: ConnId, code: CloseCode) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        if !core::mem::replace(&mut connection.closing, true) {
+            self.timers.set(self.now.mono + CLOSE_AFTER, Timer::Close(conn, code));
+        }
+    }
+
     /// Ends the sessions of a device on other connections than `but`.
     pub(super) fn end_sessions(&mut self, sender: Sender, but: Option<ConnId>) {
         let Some(conns) = self.sessions.get(&sender) else { return };
         let ended: Vec<_> = conns.iter().copied().filter(|conn| Some(*conn) != but).collect();
         for conn in ended {
             self.push_now(conn, Push::SessionEnded);
-            self.begin_close(conn, CloseCode::SESSION_ENDED);
+            self.close_soon(conn, CloseCode::SESSION_ENDED);
         }
     }
 
@@ -427,7 +451,7 @@ impl Server {
             .filter_map(|link| self.links.get(link))
             .any(|l| l.backlog() > 0);
         if connection.in_flight == 0 && !unsent {
-            self.begin_close(conn, CloseCode::SHUTDOWN);
+            self.close_soon(conn, CloseCode::SHUTDOWN);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::id::Sender;
 use crate::limits;
 use crate::server::audit::AuditKind;
 use crate::server::op::{StoreOp, StoreReply};
+use crate::wire::message::Reply;
 
 impl Server {
     /// `device_key` is the one that the login proved; within a session another one may follow it.
@@ -60,6 +61,19 @@ impl Server {
             }
         }
         self.plain(call, reply);
+    }
+
+    pub(super) fn devices_listed(&mut self, call: Call, reply: StoreReply) {
+        let StoreReply::Devices(mut devices) = reply else { return self.plain(call, reply) };
+        if devices.len() > limits::DEVICES_LISTED {
+            // Of those revoked, the latest. Stable, so that the order of ids stays within.
+            devices.sort_by_key(|entry| {
+                entry.revocation.as_ref().map(|revocation| core::cmp::Reverse(revocation.at))
+            });
+            devices.truncate(limits::DEVICES_LISTED);
+            devices.sort_by_key(|entry| entry.record.device);
+        }
+        self.reply(call, Reply::Devices(devices));
     }
 
     pub(super) fn device_revoke(&mut self, call: Call, sender: Sender, revocation: Revocation) {

@@ -351,7 +351,7 @@ impl Server {
     /// Runs a job for the work at the head of a line. A state that the job took along is read again if it cannot.
     fn work_job(&mut self, channel: ChannelId, job: ServerJob) {
         self.stage(channel, Stage::Job);
-        if self.compute(Task::Group(channel), job).is_err() {
+        if !self.compute(Task::Group(channel), job) {
             self.refuse_work(channel, ErrorCode::Busy, 0, "");
         }
     }
@@ -484,6 +484,9 @@ impl Server {
     }
 
     pub(super) fn group_info_fetch(&mut self, call: Call, sender: Sender, channel: ChannelId) {
+        if channel == ChannelId::inbox(sender) {
+            return self.fail(call, ErrorCode::ChannelUnknown);
+        }
         self.enqueue(channel, Work { call, sender, kind: WorkKind::GroupInfo(None) });
     }
 

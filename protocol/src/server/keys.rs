@@ -36,7 +36,7 @@ impl Server {
         let backend = self.config.backend;
         let job = ServerJob::KeyPackages { backend, packages, wall: self.now.wall };
         let task = Task::KeyPackageUpload(call, peer, has_last_resort);
-        if self.compute(task, job).is_err() {
+        if !self.compute(task, job) {
             self.too_busy(call);
         }
     }

@@ -30,6 +30,8 @@ mod timers;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use zeroize::Zeroizing;
+
 use crate::auth::server::OpaqueServer;
 use crate::auth::token::TokenKey;
 use crate::crypto::Backend;
@@ -104,6 +106,7 @@ pub struct Server {
     opaque: OpaqueServer,
     proof_key: DeviceKey,
     token_key: TokenKey,
+    refresh_key: Zeroizing<[u8; 32]>,
     entropy: Entropy,
     now: Now,
     conns: BTreeMap<ConnId, Connection>,
@@ -117,6 +120,8 @@ pub struct Server {
     stalled: VecDeque<LinkId>,
     /// Links to take frames from before this input is done.
     pump: VecDeque<LinkId>,
+    /// Links whose pushes need a read and wait for room for it.
+    starved: VecDeque<LinkId>,
     closing: VecDeque<(ConnId, CloseCode)>,
     ops: BTreeMap<OpId, Step>,
     jobs: BTreeMap<JobId, Task>,
@@ -146,6 +151,7 @@ impl Server {
         Self {
             opaque: opaque_setup,
             proof_key: DeviceKey::from_seed(config.backend, proof_key),
+            refresh_key: config.backend.hmac_sha256(&*token_key, &[b"qpc-refresh-successor-v1"]),
             token_key: TokenKey::new(config.backend, token_key),
             admission: Admission::new(&config),
             config,
@@ -158,6 +164,7 @@ impl Server {
             ready: VecDeque::new(),
             stalled: VecDeque::new(),
             pump: VecDeque::new(),
+            starved: VecDeque::new(),
             closing: VecDeque::new(),
             ops: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -216,6 +223,9 @@ impl Server {
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Output {
         loop {
             if let Some(output) = self.out.pop_front() {
+                if let Output::Read(link) = output {
+                    self.asked(link);
+                }
                 return output;
             }
             if let Some(link) = self.ready.pop_front() {
@@ -292,11 +302,16 @@ impl Server {
                 }
             }
             Timer::Retry(key) => self.retry(key),
+            Timer::Close(conn, code) => {
+                if self.conns.contains_key(&conn) {
+                    self.closing.push_back((conn, code));
+                }
+            }
             Timer::Sweep => self.sweep(),
             Timer::Drain => {
                 let conns: Vec<_> = self.conns.keys().copied().collect();
                 for conn in conns {
-                    self.begin_close(conn, CloseCode::SHUTDOWN);
+                    self.closing.push_back((conn, CloseCode::SHUTDOWN));
                 }
             }
         }
@@ -322,11 +337,15 @@ impl Server {
     /// Room for store operations again: lets those that waited longest go on.
     fn resume_stalled(&mut self) {
         while self.ops.len() < limits::STORE_OPS {
-            let Some(link) = self.stalled.pop_front() else { return };
+            let Some(link) = self.stalled.pop_front() else { break };
             if let Some(link) = self.links.get_mut(&link) {
                 link.waiting = false;
             }
             self.pump_link(link, &[]);
+        }
+        while self.ops.len() < limits::STORE_OPS {
+            let Some(link) = self.starved.pop_front() else { return };
+            self.make_ready(link);
         }
     }
 
@@ -338,17 +357,18 @@ impl Server {
         self.out.push_back(Output::Store(id, op));
     }
 
-    /// Emits a job; `task` goes on with its result. With [`limits::JOBS`] under way the task comes back.
-    fn compute(&mut self, task: Task, job: ServerJob) -> Result<(), Task> {
+    /// Emits a job; `task` goes on with its result. `false`: [`limits::JOBS`] are under way, nothing happens.
+    #[must_use]
+    fn compute(&mut self, task: Task, job: ServerJob) -> bool {
         if self.jobs.len() >= limits::JOBS {
             self.audit(AuditKind::Limit, None, None, Some(ErrorCode::Busy));
-            return Err(task);
+            return false;
         }
         self.last_job += 1;
         let id = JobId(self.last_job);
         self.jobs.insert(id, task);
         self.out.push_back(Output::Compute(id, Job::Server(job)));
-        Ok(())
+        true
     }
 
     fn audit(

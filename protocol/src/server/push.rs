@@ -253,9 +253,13 @@ impl Server {
                     let Some(subscription) = connection.subscriptions.get_mut(&channel) else {
                         return;
                     };
-                    if connection.fetches >= PUSH_FETCHES {
+                    let starved = self.ops.len() >= limits::STORE_OPS;
+                    if starved || connection.fetches >= PUSH_FETCHES {
                         subscription.listed = true;
                         connection.due.push_front(channel);
+                        if starved {
+                            self.starved.push_back(id);
+                        }
                         return;
                     }
                     connection.fetches += 1;
@@ -327,10 +331,14 @@ impl Server {
                 // After a commit accepted elsewhere only the store knows who may read on.
                 subscription.seamless = last.kind != EntryKind::Commit;
             }
-            None if lost => subscription.after = first - 1,
+            None if lost => {
+                subscription.after = first - 1;
+                subscription.seamless = false;
+            }
             None => {
+                // A removed device that has read up to its removal looks the same: the store says next time.
                 subscription.head = subscription.after;
-                subscription.seamless = true;
+                subscription.seamless = false;
             }
         }
         if lost || !entries.is_empty() {

@@ -110,7 +110,7 @@ impl Server {
             context,
             entropy: self.entropy.fork(),
         };
-        if self.compute(Task::LoginStart(call, Box::new(login)), job).is_err() {
+        if !self.compute(Task::LoginStart(call, Box::new(login)), job) {
             self.too_busy(call);
         }
     }
@@ -149,11 +149,12 @@ impl Server {
         }) else {
             return self.fail_with(call, ErrorCode::BadRequest, "no login under way");
         };
-        // A new device does not know its account yet, so the statement names none.
-        let sender = Sender { account: AccountId([0; 32]), device };
+        // An unknown username's account is never looked at: its login ends before.
+        let account = login.account.as_ref().map_or(AccountId([0; 32]), |(account, _)| *account);
+        let sender = Sender { account, device };
         let proof = Proof { sender, device_key, token_hash: Digest::of(&[&ke3]), signature };
         let job = ServerJob::LoginFinish { state, ke3 };
-        if self.compute(Task::LoginFinish(call, Box::new(login), proof), job).is_err() {
+        if !self.compute(Task::LoginFinish(call, Box::new(login), proof), job) {
             self.too_busy(call);
         }
     }
@@ -169,14 +170,14 @@ impl Server {
             self.audit(AuditKind::Login, Some(call.conn), None, Some(ErrorCode::LoginFailed));
             return self.fail(call, ErrorCode::LoginFailed);
         };
-        let sender = Sender { account, device: proof.sender.device };
         if !self.proves(call.conn, &proof, &proof.device_key) {
             let error = Some(ErrorCode::ProofInvalid);
-            self.audit_as(AuditKind::Login, Some(account), Some(sender), None, error);
+            self.audit_as(AuditKind::Login, Some(account), Some(proof.sender), None, error);
             return self.fail(call, ErrorCode::ProofInvalid);
         }
-        let peer = Peer { sender, device_key: proof.device_key };
-        let tokens = self.issue(peer.sender);
+        let peer = Peer { sender: proof.sender, device_key: proof.device_key };
+        let refresh = token::refresh(&mut self.entropy);
+        let tokens = self.issue(peer.sender, refresh);
         let op = StoreOp::PutRefresh {
             sender: peer.sender,
             device_key: peer.device_key,
@@ -301,13 +302,47 @@ impl Server {
             return self.deny(call, AuditKind::Refresh, sender, ErrorCode::TokenInvalid);
         };
         let proof = Proof { sender, device_key: [0; 32], token_hash: hash, signature };
+        let next = self.successor(presented);
         let op = StoreOp::FindRefresh { sender, hash, at: self.now.wall };
-        self.store(Step::RefreshFind(call, proof), op);
+        self.store(Step::RefreshFind(call, proof, next), op);
     }
 
-    pub(super) fn refresh_found(&mut self, call: Call, proof: Proof, reply: StoreReply) {
+    /// The one refresh token that a refresh token buys. It is derived, so that a device whose answer was lost gets the
+    /// same again with the token that it still has, until it uses the new one.
+    fn successor(&self, old: &Token) -> Token {
+        let random = self.config.backend.hmac_sha256(&*self.refresh_key, &[&old.0]);
+        token::refresh_from(&random)
+    }
+
+    pub(super) fn refresh_found(
+        &mut self,
+        call: Call,
+        proof: Proof,
+        next: Token,
+        reply: StoreReply,
+    ) {
+        if reply == StoreReply::refused(ErrorCode::TokenInvalid) {
+            let (sender, hash) = (proof.sender, token::hash(&next));
+            let op = StoreOp::FindRefresh { sender, hash, at: self.now.wall };
+            return self.store(Step::RefreshAgain(call, proof, next), op);
+        }
+        self.rotate(call, proof, proof.token_hash, next, &reply);
+    }
+
+    pub(super) fn refresh_again(
+        &mut self,
+        call: Call,
+        proof: Proof,
+        next: Token,
+        reply: StoreReply,
+    ) {
+        self.rotate(call, proof, token::hash(&next), next, &reply);
+    }
+
+    /// Puts `next` in the place of the token that the store has, if the device proves itself.
+    fn rotate(&mut self, call: Call, proof: Proof, old: Digest, next: Token, reply: &StoreReply) {
         let sender = proof.sender;
-        let device_key = match reply {
+        let device_key = match *reply {
             StoreReply::RefreshKey(key) => key,
             StoreReply::Refused { code, .. } => {
                 return self.deny(call, AuditKind::Refresh, sender, code);
@@ -317,10 +352,10 @@ impl Server {
         if !self.proves(call.conn, &proof, &device_key) {
             return self.deny(call, AuditKind::Refresh, sender, ErrorCode::ProofInvalid);
         }
-        let tokens = self.issue(sender);
+        let tokens = self.issue(sender, next);
         let op = StoreOp::RotateRefresh {
             sender,
-            old: proof.token_hash,
+            old,
             new: token::hash(&tokens.refresh),
             expires: tokens.refresh_expires,
             at: self.now.wall,
@@ -394,14 +429,14 @@ impl Server {
     }
 
     /// Fresh tokens for a device; the refresh token is still to be stored.
-    fn issue(&mut self, sender: Sender) -> Tokens {
+    fn issue(&mut self, sender: Sender, refresh: Token) -> Tokens {
         let at = self.now.wall;
         let life = self.config.access_token_time;
         let (access, access_expires) = self.token_key.issue(sender, at, life, &mut self.entropy);
         Tokens {
             access,
             access_expires,
-            refresh: token::refresh(&mut self.entropy),
+            refresh,
             refresh_expires: at.plus(self.config.refresh_token_time),
         }
     }

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::Server;
 use super::accounts::Registration;
+use super::channels::Creation;
 use super::connection::{Call, Peer};
 use super::groups::Check;
 use super::inbound::RETRY_MS;
@@ -18,7 +19,7 @@ use crate::id::{AccountId, ChannelId, Sender};
 use crate::mls::public::PublicState;
 use crate::server::audit::AuditKind;
 use crate::server::op::StoreReply;
-use crate::wire::message::{ChannelKind, Failure, Reply, Tokens, Username};
+use crate::wire::message::{Failure, Reply, Token, Tokens, Username};
 use core::time::Duration;
 
 /// What waits for a store operation.
@@ -29,7 +30,9 @@ pub(super) enum Step {
     LoginTokens(Call, Box<LoginDone>),
     ResumeRead(Call, Resuming),
     ResumeOpen(Call, Resuming),
-    RefreshFind(Call, Proof),
+    RefreshFind(Call, Proof, Token),
+    /// The refresh token is not known: is it the one before, and its successor never arrived?
+    RefreshAgain(Call, Proof, Token),
     RefreshRotate(Call, Sender, Tokens),
     Logout(Call, Sender),
     DeviceRegister(Call, Box<DeviceRecord>),
@@ -42,7 +45,9 @@ pub(super) enum Step {
     KeyPackages(Call),
     KeyPackageClaim(Call, AccountId),
     KeyPackageLow(Sender),
-    ChannelCreate(Call, ChannelId, ChannelKind, u32, Box<PublicState>),
+    ChannelCreate(Call, Box<Creation>, Box<PublicState>),
+    /// The channel to be founded exists: is it the same?
+    ChannelAgain(Call, Box<Creation>),
     ChannelInfo(Call),
     ChannelList(Call),
     Submit(Call, Box<Submitted>),
@@ -66,7 +71,7 @@ pub(super) enum Task {
     LoginStart(Call, Box<PendingLogin>),
     LoginFinish(Call, Box<PendingLogin>, Proof),
     KeyPackageUpload(Call, Peer, bool),
-    ChannelCreate(Call, Box<super::channels::Creation>),
+    ChannelCreate(Call, Box<Creation>),
     /// The work at the head of a group's queue.
     Group(ChannelId),
 }
@@ -80,7 +85,7 @@ impl Step {
             | Self::LoginTokens(call, _)
             | Self::ResumeRead(call, _)
             | Self::ResumeOpen(call, _)
-            | Self::RefreshFind(call, _)
+            | Self::RefreshFind(call, ..)
             | Self::RefreshRotate(call, ..)
             | Self::Logout(call, _)
             | Self::DeviceRegister(call, _)
@@ -92,6 +97,8 @@ impl Step {
             | Self::KeyPackages(call)
             | Self::KeyPackageClaim(call, _)
             | Self::ChannelCreate(call, ..)
+            | Self::ChannelAgain(call, _)
+            | Self::RefreshAgain(call, ..)
             | Self::ChannelInfo(call)
             | Self::ChannelList(call)
             | Self::Submit(call, _)
@@ -139,7 +146,8 @@ impl Server {
             Step::LoginTokens(call, done) => self.logged_in(call, *done, reply),
             Step::ResumeRead(call, resuming) => self.resume_read(call, resuming, reply),
             Step::ResumeOpen(call, resuming) => self.resumed(call, &resuming, reply),
-            Step::RefreshFind(call, proof) => self.refresh_found(call, proof, reply),
+            Step::RefreshFind(call, proof, next) => self.refresh_found(call, proof, next, reply),
+            Step::RefreshAgain(call, proof, next) => self.refresh_again(call, proof, next, reply),
             Step::RefreshRotate(call, sender, tokens) => {
                 self.refreshed(call, sender, tokens, reply);
             }
@@ -153,9 +161,10 @@ impl Server {
                 self.key_packages_claimed(call, account, reply);
             }
             Step::KeyPackageLow(sender) => self.key_packages_counted(sender, &reply),
-            Step::ChannelCreate(call, channel, kind, generation, state) => {
-                self.channel_created(call, channel, kind, generation, state, reply);
+            Step::ChannelCreate(call, creation, state) => {
+                self.channel_created(call, creation, state, reply);
             }
+            Step::ChannelAgain(call, creation) => self.channel_found(call, &creation, reply),
             Step::Submit(call, submitted) => self.submitted(call, &submitted, reply),
             Step::Fetch(call, channel) => self.fetched(call, channel, reply),
             Step::Poll(call) => self.polled(call, reply),
@@ -165,8 +174,8 @@ impl Server {
                 let StoreReply::Swept(removed) = reply else { return self.swept(0) };
                 self.swept(removed);
             }
-            Step::DeviceList(call)
-            | Step::KeyPackages(call)
+            Step::DeviceList(call) => self.devices_listed(call, reply),
+            Step::KeyPackages(call)
             | Step::ChannelInfo(call)
             | Step::ChannelList(call)
             | Step::Ack(call)

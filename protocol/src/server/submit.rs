@@ -32,6 +32,9 @@ impl Server {
         };
         let Submit { channel, generation, epoch, .. } = submit;
         let private = kind == EntryKind::Application;
+        if channel == ChannelId::inbox(sender) {
+            return self.fail(call, ErrorCode::NotAllowed);
+        }
         if submit.payload.len() > limits::PAYLOAD_BYTES {
             return self.fail(call, ErrorCode::PayloadTooLarge);
         }
@@ -97,7 +100,6 @@ impl Server {
     }
 
     /// Answers a submission with the server's signed word.
-    #[expect(clippy::too_many_arguments, reason = "the fields of one statement")]
     pub(super) fn accept(
         &mut self,
         call: Call,

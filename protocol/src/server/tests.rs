@@ -1,1 +1,6 @@
-
+mod channels;
+mod device;
+mod directory;
+mod harness;
+mod links;
+mod sessions;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::connection::Call;
 use super::push::FetchKey;
+use crate::error::CloseCode;
 use crate::io::{ConnId, WakeReason};
 
 /// What happens at a deadline.
@@ -18,6 +19,8 @@ pub(super) enum Timer {
     Floor(Call),
     /// A subscription whose read failed is tried again.
     Retry(FetchKey),
+    /// A connection has had the time to take what was sent on it.
+    Close(ConnId, CloseCode),
     /// What expired is removed.
     Sweep,
     /// The drain is over.
@@ -31,7 +34,7 @@ impl Timer {
             Self::LongPoll(_) | Self::Retry(_) => WakeReason::LongPoll,
             Self::Floor(_) => WakeReason::Floor,
             Self::Sweep => WakeReason::Sweep,
-            Self::Drain => WakeReason::Drain,
+            Self::Close(..) | Self::Drain => WakeReason::Drain,
         }
     }
 }

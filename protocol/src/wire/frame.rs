@@ -262,25 +262,30 @@ fn version(segment: &[u8]) -> Option<u16> {
 
 /// Reads a whole frame.
 fn decode(bytes: &[u8]) -> Result<Frame, PeerFault> {
-    let mut segments: [&[u8]; limits::FRAME_SEGMENTS] = [&[]; limits::FRAME_SEGMENTS];
     let count = number(bytes, 0).unwrap_or(0) as usize + 1;
     let mut rest = bytes.get(table_len(count)..).unwrap_or_default();
+    if count == 1 {
+        check_tight(rest)?;
+        return read_segments(&[rest]);
+    }
+    let mut segments: [&[u8]; limits::FRAME_SEGMENTS] = [&[]; limits::FRAME_SEGMENTS];
     for (at, segment) in (1..).zip(segments.iter_mut().take(count)) {
         let len = number(bytes, at).unwrap_or(0) as usize * WORD;
         (*segment, rest) = rest.split_at_checked(len).unwrap_or_default();
     }
-    let segments = segments.get(..count).unwrap_or_default();
-    if count == 1 {
-        check_tight(segments)?;
-    }
-    // Every word may be read once (capnp CVE-2015-2312: many pointers to one place).
-    let reader = Reader::new(segments, options(bytes.len() / WORD));
+    read_segments(segments.get(..count).unwrap_or_default())
+}
+
+fn read_segments(segments: &[&[u8]]) -> Result<Frame, PeerFault> {
+    let words = segments.iter().map(|segment| segment.len()).sum::<usize>() / WORD;
+    let reader = Reader::new(segments, options(words));
     read::frame(reader.get_root().map_err(read::why)?)
 }
 
 /// Refuses a lone segment with words that no pointer reaches or that several reach.
-fn check_tight(segments: &[&[u8]]) -> Result<(), PeerFault> {
-    let words = segments.iter().map(|segment| segment.len()).sum::<usize>() / WORD;
+fn check_tight(segment: &[u8]) -> Result<(), PeerFault> {
+    let words = segment.len() / WORD;
+    let segments: &[&[u8]] = &[segment];
     let reader = Reader::new(segments, options(words));
     let root = reader.get_root::<schema::frame::Reader<'_>>().map_err(read::why)?;
     let reached = root.total_size().map_err(read::why)?;
@@ -290,6 +295,7 @@ fn check_tight(segments: &[&[u8]]) -> Result<(), PeerFault> {
     Ok(())
 }
 
+/// Every word may be read once (capnp CVE-2015-2312: many pointers to one place).
 fn options(words: usize) -> ReaderOptions {
     ReaderOptions { traversal_limit_in_words: Some(words), nesting_limit: limits::FRAME_NESTING }
 }

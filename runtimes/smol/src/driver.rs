@@ -340,14 +340,13 @@ impl Lines {
     ) -> Option<Duration> {
         loop {
             let output = machine.poll(buffer);
-            match self.carry_out(output, buffer) {
-                None => {}
+            let flow = match self.carry_out(output, buffer) {
+                None => ControlFlow::Continue(()),
                 Some(Output::Idle { wake_at, .. }) => return wake_at,
-                Some(other) => {
-                    if own(self, other).is_break() {
-                        return None;
-                    }
-                }
+                Some(other) => own(self, other),
+            };
+            if flow.is_break() {
+                return None;
             }
         }
     }

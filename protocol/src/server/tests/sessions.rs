@@ -1,0 +1,101 @@
+use std::time::Duration;
+
+use super::device::*;
+use super::harness::*;
+use crate::env::Entropy;
+use crate::error::ErrorCode;
+use crate::server::ServerSecrets;
+use crate::server::audit::AuditKind;
+use crate::wire::message::{Reply, Request};
+
+#[test]
+fn registers_logs_in_and_opens_a_session() {
+    let mut world = World::new();
+    let mut alice = Device::draft(&mut world, "alice");
+    assert_eq!(alice.register(&mut world).unwrap(), Reply::Done);
+    alice.log_in(&mut world, "secret").unwrap();
+    assert_eq!(alice.register_device(&mut world).unwrap(), Reply::Done);
+    let expires = alice.tokens.as_ref().unwrap().access_expires;
+    match alice.resume(&mut world).unwrap() {
+        Reply::Session { username, state_version, time, token_expires } => {
+            assert_eq!(username, alice.username);
+            assert_eq!((state_version, time, token_expires), (0, world.now.wall, expires));
+        }
+        other => panic!("{other:?}"),
+    }
+    let kinds: Vec<_> = world.audit.iter().map(|event| (event.kind, event.error)).collect();
+    let expected =
+        [AuditKind::Register, AuditKind::Login, AuditKind::DeviceRegister, AuditKind::Session];
+    assert_eq!(kinds, expected.map(|kind| (kind, None)));
+    assert_eq!(world.audit[3].device, Some(alice.sender().device));
+}
+
+#[test]
+fn a_later_session_hears_of_the_highest_state_version() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    for (presented, before) in [(7, 1), (3, 7), (0, 7)] {
+        alice.link = world.connect();
+        let request = alice.resume_request(&mut world, presented);
+        match world.call(alice.link, request).unwrap() {
+            Reply::Session { state_version, .. } => assert_eq!(state_version, before),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn secrets_survive_encoding_and_nothing_else_decodes() {
+    let secrets = ServerSecrets::generate(&mut Entropy::from_seed([1; 32]));
+    let bytes = secrets.encode();
+    let again = ServerSecrets::decode(&bytes).unwrap();
+    assert_eq!(*again.encode(), *bytes);
+    for cut in 0..bytes.len() {
+        assert!(ServerSecrets::decode(&bytes[..cut]).is_none());
+    }
+    let mut longer = bytes.to_vec();
+    longer.push(0);
+    assert!(ServerSecrets::decode(&longer).is_none());
+    longer.pop();
+    longer[0] = 2;
+    assert!(ServerSecrets::decode(&longer).is_none());
+    assert_eq!(format!("{secrets:?}"), "ServerSecrets(…)");
+}
+
+#[test]
+fn wrong_password_and_unknown_user_end_alike() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let mut known = Vec::new();
+    let mut unknown = Vec::new();
+    for (name, outcome) in [("alice", &mut known), ("nobody", &mut unknown)] {
+        alice.link = world.connect();
+        alice.username = username(name);
+        let before = (world.executed.len(), world.audit.len());
+        let (_, finish, _) = alice.login_until_finish(&mut world, "guessed").unwrap();
+        let failure = world.call(alice.link, finish).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::LoginFailed);
+        outcome.push(format!("{failure:?}"));
+        outcome.push(world.ends[&alice.link].received.to_string());
+        outcome.push((world.executed.len() - before.0).to_string());
+        outcome.push((world.audit.len() - before.1).to_string());
+    }
+    assert_eq!(known, unknown);
+}
+
+#[test]
+fn a_session_has_to_be_opened_in_time() {
+    let mut world = World::new();
+    let link = world.connect();
+    world.pass(Duration::from_millis(19_999));
+    assert_eq!(world.close_code(link), None);
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.close_code(link), Some(crate::error::CloseCode::TOO_SLOW));
+    let alice = Device::new(&mut world, "alice");
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.close_code(alice.link), None);
+    assert_eq!(
+        world.call(alice.link, Request::KeyPackageStatus).unwrap(),
+        Reply::KeyPackages { available: 0, last_resort: false }
+    );
+}
