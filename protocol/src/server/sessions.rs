@@ -149,9 +149,8 @@ impl Server {
         }) else {
             return self.fail_with(call, ErrorCode::BadRequest, "no login under way");
         };
-        // An unknown username's account is never looked at: its login ends before.
-        let account = login.account.as_ref().map_or(AccountId([0; 32]), |(account, _)| *account);
-        let sender = Sender { account, device };
+        // A new device does not know its account yet, so the statement names none.
+        let sender = Sender { account: AccountId([0; 32]), device };
         let proof = Proof { sender, device_key, token_hash: Digest::of(&[&ke3]), signature };
         let job = ServerJob::LoginFinish { state, ke3 };
         if !self.compute(Task::LoginFinish(call, Box::new(login), proof), job) {
@@ -170,12 +169,13 @@ impl Server {
             self.audit(AuditKind::Login, Some(call.conn), None, Some(ErrorCode::LoginFailed));
             return self.fail(call, ErrorCode::LoginFailed);
         };
+        let sender = Sender { account, device: proof.sender.device };
         if !self.proves(call.conn, &proof, &proof.device_key) {
             let error = Some(ErrorCode::ProofInvalid);
-            self.audit_as(AuditKind::Login, Some(account), Some(proof.sender), None, error);
+            self.audit_as(AuditKind::Login, Some(account), Some(sender), None, error);
             return self.fail(call, ErrorCode::ProofInvalid);
         }
-        let peer = Peer { sender: proof.sender, device_key: proof.device_key };
+        let peer = Peer { sender, device_key: proof.device_key };
         let refresh = token::refresh(&mut self.entropy);
         let tokens = self.issue(peer.sender, refresh);
         let op = StoreOp::PutRefresh {

@@ -11,6 +11,7 @@ mod clock;
 mod driver;
 mod link;
 mod quic;
+mod reset;
 mod server;
 pub mod store;
 mod tls;

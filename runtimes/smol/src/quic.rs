@@ -23,6 +23,7 @@ use rustls::NamedGroup;
 use smol::Executor;
 
 use crate::link::{Broken, Carrier, ReadHalf, WriteHalf};
+use crate::reset::ResetKey;
 
 /// The protocol name that both sides insist on in the TLS handshake (RFC 7301).
 pub const ALPN: &[u8] = b"qpc/1";
@@ -117,6 +118,7 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// An endpoint that takes connections.
 pub(crate) fn server_endpoint(
     tls: Arc<rustls::ServerConfig>,
+    reset: ResetKey,
     listen: SocketAddr,
     executor: &Arc<Executor<'static>>,
 ) -> io::Result<quinn::Endpoint> {
@@ -127,7 +129,7 @@ pub(crate) fn server_endpoint(
         .max_incoming(INCOMING)
         .incoming_buffer_size_total(INCOMING_BYTES);
     let runtime = Arc::new(OnExecutor(Arc::clone(executor)));
-    quinn::Endpoint::new(EndpointConfig::default(), Some(config), bind(listen)?, runtime)
+    quinn::Endpoint::new(reset.endpoint_config(), Some(config), bind(listen)?, runtime)
 }
 
 /// An endpoint that makes connections to addresses of the family of `to`.

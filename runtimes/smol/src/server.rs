@@ -89,7 +89,9 @@ pub fn serve(
     audit: AuditSink,
 ) -> io::Result<ServerHandle> {
     let executor = Arc::new(Executor::new());
-    let endpoint = quic::server_endpoint(options.identity.config(), options.listen, &executor)?;
+    let identity = &options.identity;
+    let (tls, reset) = (identity.config(), identity.reset_key());
+    let endpoint = quic::server_endpoint(tls, reset, options.listen, &executor)?;
     let address = endpoint.local_addr()?;
     let (orders, inbox) = async_channel::bounded(ORDERS);
     let (alive, ended) = async_channel::bounded(1);
