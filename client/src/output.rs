@@ -15,11 +15,18 @@ pub(crate) struct Output {
     json: bool,
     /// Standard error is a terminal: progress may be shown.
     progress: bool,
+    /// Warnings and notes are shown.
+    asides: bool,
 }
 
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, progress: !json && io::stderr().is_terminal() }
+        Self { json, progress: !json && io::stderr().is_terminal(), asides: true }
+    }
+
+    /// For devices whose talk nobody wants.
+    pub(crate) fn silent() -> Self {
+        Self { json: false, progress: false, asides: false }
     }
 
     pub(crate) fn is_json(self) -> bool {
@@ -58,6 +65,9 @@ impl Output {
     }
 
     fn aside(self, kind: &str, text: &str) {
+        if !self.asides {
+            return;
+        }
         let line = if self.json {
             json_line(&json!({ "type": kind, "text": text }))
         } else {

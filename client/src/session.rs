@@ -176,6 +176,10 @@ impl Session {
         Ok(())
     }
 
+    pub(crate) fn is_online(&self) -> bool {
+        self.online
+    }
+
     pub(crate) fn is_synced(&self) -> bool {
         self.synced
     }

@@ -1,18 +1,19 @@
 //! Messages: send, recv, chat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use qpc_protocol::client::event::{Event, Message, Outcome, Sent};
-use qpc_protocol::id::ChannelId;
+use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::CONTENT_BYTES;
+use qpc_protocol::wire::message::Username;
 use serde_json::json;
 use smol::io::{AsyncBufReadExt as _, BufReader};
 use smol::stream::StreamExt as _;
-use smol::{Unblock, future};
+use smol::{Timer, Unblock, future};
 use zeroize::Zeroizing;
 
 use super::account::unexpected;
@@ -23,6 +24,9 @@ use crate::session::{Session, message_text};
 
 /// How long unread messages may take to come out of the store before something must be in their way.
 const STALLED: Duration = Duration::from_secs(5);
+
+/// How long a message may wait for the directory's word on its sender's name.
+const NAME_TIME: Duration = Duration::from_millis(300);
 
 /// `qpc send`.
 pub(super) async fn send(context: &Context, group: String, text: String) -> Result<(), Problem> {
@@ -84,9 +88,15 @@ fn print_sent(output: Output, sent: &Sent) -> Result<(), Problem> {
 struct Reader {
     only: Option<ChannelId>,
     names: BTreeMap<ChannelId, Option<String>>,
+    /// Accounts whose name was waited for.
+    nameless: BTreeSet<AccountId>,
 }
 
 impl Reader {
+    fn new(only: Option<ChannelId>) -> Self {
+        Self { only, names: BTreeMap::new(), nameless: BTreeSet::new() }
+    }
+
     /// How many messages that are wanted were not printed yet.
     async fn unread(&mut self, session: &Session) -> Result<u32, Problem> {
         let groups = session.ask(|client, _| client.groups()).await?;
@@ -114,9 +124,33 @@ impl Reader {
             self.unread(session).await?;
         }
         let name = self.names.get(&channel).cloned().flatten();
-        print_message(session.output(), message, name.as_deref())?;
+        let mut message = message.clone();
+        if message.username.is_none() {
+            message.username = self.sender_name(session, message.sender.account).await?;
+        }
+        print_message(session.output(), &message, name.as_deref())?;
         session.ask(move |client, now| client.ack(now, channel, seq)).await??;
         Ok(())
+    }
+}
+
+impl Reader {
+    /// A sender's name may be on its way from the directory: a member says it, the server is asked before it is
+    /// believed. It is worth a moment, once.
+    async fn sender_name(
+        &mut self,
+        session: &Session,
+        account: AccountId,
+    ) -> Result<Option<Username>, Problem> {
+        let patience = if self.nameless.insert(account) { NAME_TIME } else { Duration::ZERO };
+        let deadline = Instant::now() + patience;
+        loop {
+            let name = session.ask(move |client, _| client.username(account).cloned()).await?;
+            if name.is_some() || !session.is_online() || Instant::now() >= deadline {
+                return Ok(name);
+            }
+            Timer::after(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -163,7 +197,7 @@ pub(super) async fn recv(
             Some(group) => Some(find_group(session, group).await?.channel),
             None => None,
         };
-        let mut reader = Reader { only, names: BTreeMap::new() };
+        let mut reader = Reader::new(only);
         if follow {
             reader.unread(session).await?;
             loop {
@@ -215,7 +249,7 @@ enum Turn {
 pub(super) async fn chat(context: &Context, group: String) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
         let group = find_group(session, &group).await?.channel;
-        let mut reader = Reader { only: Some(group), names: BTreeMap::new() };
+        let mut reader = Reader::new(Some(group));
         reader.unread(session).await?;
         session.output().progress("lines are sent as they are entered; end with Ctrl-D");
         let mut lines = BufReader::new(Unblock::new(io::stdin())).lines();

@@ -41,6 +41,8 @@ pub(super) struct Device {
     session: Session,
     pub(super) heard: Vec<Heard>,
     pub(super) evicted: bool,
+    /// Commands that ended while another one was waited for.
+    ended: Vec<(Ticket, Result<Outcome, Problem>)>,
     /// Messages count as read at once; else they stay stored.
     pub(super) acks: bool,
 }
@@ -58,8 +60,8 @@ impl Device {
         home.make_key(&secret)?;
         let store = home.unlock(&secret)?;
         let server = Server { address: server.to_owned(), ca: None };
-        // Its warnings would be defects; what is checked says more.
-        let terms = Terms { output: Output::new(true), timeout: PATIENCE, connect: true };
+        // A warning would be a defect: `take` makes it one.
+        let terms = Terms { output: Output::silent(), timeout: PATIENCE, connect: true };
         let session = Session::start(Some(home), Box::new(store), &server, terms)?;
         Ok(Self {
             name: name.to_owned(),
@@ -69,6 +71,7 @@ impl Device {
             session,
             heard: Vec::new(),
             evicted: false,
+            ended: Vec::new(),
             acks: true,
         })
     }
@@ -121,11 +124,11 @@ impl Device {
     pub(super) async fn outcome(&mut self, ticket: Ticket) -> Result<Outcome, Problem> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.session.next(deadline).await? {
-                Event::Done(done, outcome) if done == ticket => return Ok(outcome),
-                Event::Failed(done, failed) if done == ticket => return Err(failed.into()),
-                event => self.take(event).await?,
+            if let Some(place) = self.ended.iter().position(|(ended, _)| *ended == ticket) {
+                return self.ended.swap_remove(place).1;
             }
+            let event = self.session.next(deadline).await?;
+            self.take(event).await?;
         }
     }
 
@@ -159,6 +162,8 @@ impl Device {
                     self.session.ask(move |client, now| client.ack(now, channel, seq)).await??;
                 }
             }
+            Event::Done(ticket, outcome) => self.ended.push((ticket, Ok(outcome))),
+            Event::Failed(ticket, failed) => self.ended.push((ticket, Err(failed.into()))),
             Event::Evicted { .. } => self.evicted = true,
             Event::ForkDetected { .. }
             | Event::ForkSuspected { .. }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use data_encoding::{BASE64, HEXLOWER};
+use memchr::memmem;
 
 use crate::home::file_problem;
 use crate::problem::Problem;
@@ -37,20 +38,7 @@ fn forms(needle: &str) -> Vec<Vec<u8>> {
 
 /// Searches `bytes`.
 pub(super) fn contains(bytes: &[u8], needle: &str) -> bool {
-    forms(needle).iter().any(|form| find(bytes, form))
-}
-
-fn find(bytes: &[u8], form: &[u8]) -> bool {
-    let Some((first, rest)) = form.split_first() else { return true };
-    let mut from = 0;
-    while let Some(place) = bytes[from..].iter().position(|byte| byte == first) {
-        let after = from + place + 1;
-        if bytes[after..].starts_with(rest) {
-            return true;
-        }
-        from = after;
-    }
-    false
+    forms(needle).iter().any(|form| memmem::find(bytes, form).is_some())
 }
 
 /// Searches every file under `dir`, byte by byte.
