@@ -139,6 +139,16 @@ impl Home {
         let failed = |error: io::Error| file_problem(path, &error);
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
         if mode & 0o077 != 0 {
+            // A directory of somebody else's things is not ours to close.
+            let ours = path.join("lock").exists() || path.join("key").exists();
+            if !ours && fs::read_dir(path).map_err(failed)?.next().is_some() {
+                let text = format!(
+                    "{} holds other files, and other users may look into it",
+                    path.display()
+                );
+                return Err(Problem::new(Local::HomeFile, text)
+                    .next("Choose a directory of its own for --home."));
+            }
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         }
         let file = path.join("lock");

@@ -80,7 +80,7 @@ local_codes! {
     DeviceUnknown = 136, FAILED, "See `qpc devices list`.";
     Behind = 137, FAILED, "Read the other groups first: `qpc recv`.";
 
-    Queued = 140, QUEUED, "It stays in the outbox and goes out with the next command that reaches the server.";
+    Queued = 140, QUEUED, "It stays stored on this device and goes out with the next command that reaches the server.";
     Busy = 142, FAILED, "Try again in a moment.";
 
     ServerLies = 150, REFUSED, "Do not trust this server before somebody can explain it.";

@@ -1,5 +1,6 @@
 //! A device at work: its home, its machine on its thread, and what the machine tells.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ use crate::problem::{Local, Problem};
 
 /// Longest time one connection attempt may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long what was queued earlier may hold up a command that is done itself.
+const FLUSH_TIME: Duration = Duration::from_secs(3);
 
 /// Where the server is and whom to trust for it.
 #[derive(Clone, Debug)]
@@ -78,7 +82,9 @@ pub(crate) struct Session {
     synced: bool,
     /// Why the server could not be reached last.
     offline: Option<String>,
-    /// A message is in the outbox and not accepted yet.
+    /// Commands of this process: what ends with another ticket was queued by an earlier one.
+    own: BTreeSet<Ticket>,
+    /// Something is stored on this device and not accepted by the server yet.
     pub(crate) queued: bool,
     /// Held until the end.
     _home: Option<Home>,
@@ -110,6 +116,7 @@ impl Session {
             online: false,
             synced: false,
             offline: None,
+            own: BTreeSet::new(),
             queued: false,
             _home: home,
         })
@@ -140,10 +147,12 @@ impl Session {
 
     /// Gives a command.
     pub(crate) async fn begin(
-        &self,
+        &mut self,
         command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
     ) -> Result<Ticket, Problem> {
-        Ok(self.ask(command).await??)
+        let ticket = self.ask(command).await??;
+        self.own.insert(ticket);
+        Ok(ticket)
     }
 
     /// Gives a command and waits for its outcome.
@@ -153,6 +162,38 @@ impl Session {
     ) -> Result<Outcome, Problem> {
         let ticket = self.begin(command).await?;
         self.outcome(ticket).await
+    }
+
+    /// The same for a command that stays stored until it is done, however often the connection is lost: if the
+    /// server does not answer, the person is told that it is queued.
+    pub(crate) async fn lasting(
+        &mut self,
+        what: &str,
+        command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
+    ) -> Result<Outcome, Problem> {
+        let ticket = self.begin(command).await?;
+        self.queued = true;
+        let outcome = match self.outcome(ticket).await {
+            Err(problem) if problem.is_unreachable() => {
+                let text = format!("{what} is queued, not done: {}", problem.text());
+                return Err(Problem::new(Local::Queued, text));
+            }
+            outcome => outcome,
+        };
+        self.queued = false;
+        outcome
+    }
+
+    /// Gives what was queued earlier the time to go out, while there is a connection.
+    pub(crate) async fn flush(&mut self) -> Result<(), Problem> {
+        let deadline = self.deadline().min(Instant::now() + FLUSH_TIME);
+        while self.online && self.ask(|client, _| client.pending()).await? > 0 {
+            match self.next(deadline).await {
+                Err(problem) if problem.is_unreachable() => return Ok(()),
+                event => drop(event?),
+            }
+        }
+        Ok(())
     }
 
     /// Waits for the outcome of a command.
@@ -252,6 +293,14 @@ impl Session {
             }
             Event::Offline { why, last: true } => {
                 return Err(Problem::new(Local::Untrusted, format!("{}: {why}", self.address)));
+            }
+            Event::Done(ticket, Outcome::Sent(sent)) if !self.own.contains(ticket) => {
+                let seq = sent.accepted.seq;
+                output.note(&format!("a message that was queued before is sent now, as #{seq}"));
+            }
+            Event::Failed(ticket, failed) if !self.own.contains(ticket) => {
+                let problem = Problem::from(failed.clone());
+                output.warn(&format!("something that was queued before has failed: {problem}"));
             }
             Event::SessionEnded(code) => return Err(Problem::server(*code, code.text())),
             Event::Restored { behind } => {

@@ -36,7 +36,7 @@ Exit codes:
   4    password missing or wrong, login refused, logged out
   5    state of this device: none there, in use, damaged, of a newer version, disk full
   6    refused by the server
-  7    the message is queued on this device and not yet accepted by the server; it will be sent
+  7    queued: stored on this device, not yet accepted by the server; goes out with the next command that reaches it
   130  interrupted
   141  nobody reads the output";
 

@@ -91,7 +91,11 @@ impl Context {
         let server = self.server(&path)?;
         let mut session =
             Session::start(Some(home), Box::new(store), &server, self.terms(connect))?;
-        let result = until_interrupted(work(&mut session)).await;
+        let result = until_interrupted(async {
+            work(&mut session).await?;
+            session.flush().await
+        })
+        .await;
         finish(session, result).await
     }
 
@@ -181,7 +185,7 @@ async fn finish(session: Session, result: Result<(), Problem>) -> Result<(), Pro
     match (result, closed) {
         (Err(problem), Ok(())) => {
             if problem.is_interrupted() && queued {
-                output.note("the message stays in the outbox and goes out with the next command");
+                output.note("it stays queued here and goes out with the next command that reaches the server");
             }
             Err(problem)
         }

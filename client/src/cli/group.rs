@@ -20,8 +20,9 @@ pub(super) async fn create(context: &Context, new: NewGroup) -> Result<(), Probl
     let name = new.name;
     let work = async |session: &mut Session| {
         let of_group = name.clone();
-        let outcome =
-            session.command(move |client, now| client.create_group(now, &of_group, suite)).await?;
+        let outcome = session
+            .lasting("the group", move |client, now| client.create_group(now, &of_group, suite))
+            .await?;
         let Outcome::Group(channel) = outcome else { return Err(unexpected(&outcome)) };
         session.output().result(
             || format!("{channel}  {}", plain(&name)),
@@ -130,8 +131,9 @@ pub(super) async fn invite(context: &Context, invited: Invited) -> Result<(), Pr
         let group = find_group(session, &invited.group).await?.channel;
         for username in invited.usernames {
             let name = username.clone();
-            let outcome =
-                session.command(move |client, now| client.invite(now, group, &name)).await?;
+            let outcome = session
+                .lasting("the invitation", move |client, now| client.invite(now, group, &name))
+                .await?;
             let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
             session.output().result(
                 || format!("{} is in the group, epoch {epoch}", plain(&username)),
@@ -158,8 +160,9 @@ pub(super) async fn remove(
         session.synced().await?;
         let group = find_group(session, &group).await?.channel;
         let account = member_account(session, group, &username).await?;
-        let outcome =
-            session.command(move |client, now| client.remove(now, group, account)).await?;
+        let outcome = session
+            .lasting("the removal", move |client, now| client.remove(now, group, account))
+            .await?;
         let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
         session.output().result(
             || format!("{} is out of the group, epoch {epoch}", plain(&username)),
@@ -214,7 +217,7 @@ async fn member_account(
 pub(super) async fn leave(context: &Context, group: String) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
         let group = find_group(session, &group).await?.channel;
-        session.command(move |client, now| client.leave(now, group)).await?;
+        session.lasting("leaving", move |client, now| client.leave(now, group)).await?;
         session.output().result(
             || format!("left {group}"),
             &json!({ "type": "left", "group": group.to_string() }),

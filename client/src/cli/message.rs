@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
+use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Message, Outcome, Sent};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
@@ -25,6 +26,8 @@ use crate::session::{Session, message_text};
 /// How long unread messages may take to come out of the store before something must be in their way.
 const STALLED: Duration = Duration::from_secs(5);
 
+/// Lines of a chat that wait for the server; the next one is not read before.
+const UNDER_WAY: usize = 256;
 /// How long a message may wait for the directory's word on its sender's name.
 const NAME_TIME: Duration = Duration::from_millis(300);
 
@@ -37,17 +40,8 @@ pub(super) async fn send(context: &Context, group: String, text: String) -> Resu
             return Err(Problem::new(Local::Invalid, "there is nothing to send"));
         }
         let group = find_group(session, &group).await?.channel;
-        let ticket =
-            session.begin(move |client, now| client.send(now, group, body.as_bytes())).await?;
-        session.queued = true;
-        let outcome = match session.outcome(ticket).await {
-            Err(problem) if problem.is_unreachable() => {
-                let text = format!("the message is queued, not sent: {}", problem.text());
-                return Err(Problem::new(Local::Queued, text));
-            }
-            outcome => outcome?,
-        };
-        session.queued = false;
+        let send = move |client: &mut Client, now| client.send(now, group, body.as_bytes());
+        let outcome = session.lasting("the message", send).await?;
         let Outcome::Sent(sent) = outcome else { return Err(unexpected(&outcome)) };
         print_sent(session.output(), &sent)
     };
@@ -257,7 +251,7 @@ pub(super) async fn chat(context: &Context, group: String) -> Result<(), Problem
         let mut open = true;
         while open || !waiting.is_empty() {
             let line = async {
-                if !open {
+                if !open || waiting.len() >= UNDER_WAY {
                     return future::pending().await;
                 }
                 Turn::Line(lines.next().await)

@@ -114,7 +114,7 @@ impl Device {
 
     /// Gives a command.
     pub(super) async fn begin(
-        &self,
+        &mut self,
         command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
     ) -> Result<Ticket, Problem> {
         self.session.begin(command).await
@@ -139,7 +139,11 @@ impl Device {
     }
 
     /// Hands a message over.
-    pub(super) async fn begin_send(&self, group: ChannelId, text: &str) -> Result<Ticket, Problem> {
+    pub(super) async fn begin_send(
+        &mut self,
+        group: ChannelId,
+        text: &str,
+    ) -> Result<Ticket, Problem> {
         let body = text.to_owned();
         self.begin(move |client, now| client.send(now, group, body.as_bytes())).await
     }

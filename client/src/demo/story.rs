@@ -379,8 +379,20 @@ async fn search(narrator: &mut Narrator, world: World, dir: &Path) -> Result<(),
     let control = dir.join("control");
     let last = sent.last().map(|(_, text)| text.clone()).unwrap_or_default();
 
-    // Killed, so that its write-ahead log is there too, as a thief of the disk would find it.
+    // The devices go first; then the server is killed, so that its write-ahead log is there too, as a thief of the
+    // disk would find it.
     let running = scan::directory(&data, &secrets)?;
+    let mut states = (None, None);
+    for (place, device) in devices.into_iter().enumerate() {
+        match place {
+            BOB => states.0 = Some(device.into_state().await?),
+            CAROLS_SECOND => states.1 = Some(device.into_state().await?),
+            _ => device.close().await?,
+        }
+    }
+    let (Some((bobs, _)), Some((carols, home))) = states else {
+        return Err(Problem::new(Local::Internal, "nobody is there"));
+    };
     server.kill()?;
     let stolen = scan::directory(&data, &secrets)?;
     let log = std::fs::read(dir.join("server.log")).unwrap_or_default();
@@ -407,18 +419,6 @@ async fn search(narrator: &mut Narrator, world: World, dir: &Path) -> Result<(),
     let found = scan::directory(&control, &secrets)?.found.len();
     narrator.prove(found == 1, "the search finds such a text where one was planted")?;
 
-    let mut rest = Vec::new();
-    let mut states = (None, None);
-    for (place, device) in devices.into_iter().enumerate() {
-        match place {
-            BOB => states.0 = Some(device.into_state().await?),
-            CAROLS_SECOND => states.1 = Some(device.into_state().await?),
-            _ => rest.push(device),
-        }
-    }
-    let (Some((bobs, _)), Some((carols, home))) = states else {
-        return Err(Problem::new(Local::Internal, "nobody is there"));
-    };
     narrator.prove(
         scan::contains(&carols, &last),
         "it finds the last message in the decrypted state of Carol's second device, where it is unread",
@@ -432,8 +432,5 @@ async fn search(narrator: &mut Narrator, world: World, dir: &Path) -> Result<(),
         later.into_iter().all(|(_, text)| !scan::contains(&bobs, text)) && !bobs.is_empty(),
         "and what was said after Bob left is nowhere in Bob's decrypted state",
     )?;
-    for device in rest {
-        device.close().await?;
-    }
     narrator.done()
 }

@@ -112,3 +112,17 @@ fn key_files_are_made_once_and_must_be_private() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(key_file(&path, false).unwrap_err().text().contains("other users"));
 }
+
+#[test]
+fn a_directory_of_other_things_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    open();
+    fs::write(dir.path().join("letter"), "dear reader").unwrap();
+    assert!(Home::open_or_make(dir.path(), "test", WAIT).unwrap_err().is(Local::HomeFile));
+    let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o755);
+    fs::remove_file(dir.path().join("letter")).unwrap();
+    drop(Home::open_or_make(dir.path(), "test", WAIT).unwrap());
+    assert_eq!(mode(), 0o700);
+}

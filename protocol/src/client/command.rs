@@ -430,6 +430,12 @@ impl Client {
         Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
     }
 
+    /// How many messages and changes of groups are stored here that the server has not accepted yet.
+    pub fn pending(&self) -> usize {
+        let unsent = self.outbox.values().filter(|item| item.accepted.is_none() && !item.silent);
+        unsent.count() + self.intents.len()
+    }
+
     /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
     /// the application has not acknowledged do not count.
     pub fn is_idle(&self) -> bool {
