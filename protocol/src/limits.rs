@@ -116,6 +116,9 @@ pub const BEHIND: u64 = 1_000;
 pub const SUBSCRIPTIONS: usize = 4_096;
 /// Past epochs from which application messages are accepted and decrypted.
 pub const PAST_EPOCHS: u64 = 2;
+/// Longest encoded ratchet tree in bytes that a joiner reads: of [`MEMBERS`] hybrid leaves and all their parents it is
+/// about 15 MB. Reading takes some twenty times as much memory at worst.
+pub const TREE_BYTES: usize = 24 * 1024 * 1024;
 /// Leaves of one group.
 pub const MEMBERS: usize = 5_000;
 /// Members that one commit may add.

@@ -76,3 +76,309 @@ fn a_device_that_was_off_reads_everything_later() {
     assert_eq!(world.bodies(bob), expected);
     assert!(!world.devices[bob].log.iter().any(|event| matches!(event, Event::Unreadable { .. })));
 }
+
+/// Everybody in a group ends in the same epoch, with equal authenticators.
+fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
+    let first = world.group(devices[0], channel);
+    for device in devices {
+        let group = world.group(*device, channel);
+        assert_eq!((group.epoch, &group.authenticator), (first.epoch, &first.authenticator));
+        assert!(group.member);
+    }
+}
+
+fn quiet(world: &World, devices: &[usize]) {
+    for device in devices {
+        let trouble: Vec<_> = world.devices[*device]
+            .log
+            .iter()
+            .filter(|event| {
+                matches!(
+                    event,
+                    Event::Unreadable { .. }
+                        | Event::Failed(..)
+                        | Event::ForkDetected { .. }
+                        | Event::ForkSuspected { .. }
+                        | Event::ServerFault { .. }
+                        | Event::Gap { .. }
+                )
+            })
+            .collect();
+        assert!(trouble.is_empty(), "device {device}: {trouble:?}");
+    }
+}
+
+fn members_commit_at_once(count: usize, seed: u64) {
+    let mut world = World::new(Rules::new(seed));
+    let names: Vec<_> = (0..count).map(|number| format!("member{number}")).collect();
+    let devices: Vec<_> = names.iter().map(|name| world.register(name)).collect();
+    let others: Vec<_> = names[1..].iter().map(String::as_str).collect();
+    let channel = group_of(&mut world, devices[0], &others, Suite::Hybrid);
+    let before = world.group(devices[0], channel).epoch;
+    let tickets: Vec<_> = devices
+        .iter()
+        .map(|device| (*device, world.command(*device, |client, now| client.update(now, channel))))
+        .collect();
+    for (device, ticket) in tickets {
+        assert!(matches!(world.outcome(device, ticket), Outcome::Epoch(_)));
+    }
+    world.settle();
+    agree(&world, channel, &devices);
+    quiet(&world, &devices);
+    // One commit per epoch: exactly as many epochs as intents.
+    assert_eq!(world.group(devices[0], channel).epoch, before + count as u64);
+}
+
+#[test]
+fn two_members_committing_at_once_converge() {
+    members_commit_at_once(2, 10);
+}
+
+#[test]
+fn eight_members_committing_at_once_converge() {
+    members_commit_at_once(8, 11);
+}
+
+#[test]
+fn two_admins_inviting_the_same_account_add_it_once() {
+    let mut world = World::new(Rules::new(12));
+    let alice = world.register("alice");
+    let phone = world.login("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["alice"], Suite::Hybrid);
+    agree(&world, channel, &[alice, phone]);
+    let one = world.command(alice, |client, now| client.invite(now, channel, "bob"));
+    let two = world.command(phone, |client, now| client.invite(now, channel, "bob"));
+    assert!(matches!(world.outcome(alice, one), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(phone, two), Outcome::Epoch(_)));
+    world.settle();
+    agree(&world, channel, &[alice, phone, bob]);
+    assert_eq!(world.group(bob, channel).members, 3);
+    quiet(&world, &[alice, phone, bob]);
+}
+
+#[test]
+fn a_removed_member_reads_nothing_after() {
+    let mut world = World::new(Rules::new(13));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let carol = world.register("carol");
+    let channel = group_of(&mut world, alice, &["bob", "carol"], Suite::Hybrid);
+    send(&mut world, alice, channel, "before");
+    let account = world.client(bob).whoami().unwrap().1.account;
+    world.done(alice, |client, now| client.remove(now, channel, account));
+    send(&mut world, alice, channel, "after");
+    send(&mut world, carol, channel, "after too");
+    world.settle();
+    assert_eq!(world.bodies(bob), ["before"]);
+    assert_eq!(world.bodies(carol), ["before", "after"]);
+    assert!(world.devices[bob].log.iter().any(|event| matches!(event, Event::Evicted { .. })));
+    let now = world.now;
+    let refused = world.client(bob).send(now, channel, b"still here?");
+    assert_eq!(refused, Err(qpc_protocol::error::Refused::NotMember));
+    agree(&world, channel, &[alice, carol]);
+}
+
+#[test]
+fn a_member_that_leaves_is_committed_out_by_another() {
+    let mut world = World::new(Rules::new(14));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let carol = world.register("carol");
+    let channel = group_of(&mut world, alice, &["bob", "carol"], Suite::Hybrid);
+    assert_eq!(world.done(bob, |client, now| client.leave(now, channel)), Outcome::Done);
+    let gone = |event: &Event| matches!(event, Event::Evicted { .. });
+    world.until(|world| world.devices[bob].log.iter().any(gone));
+    world.settle();
+    send(&mut world, carol, channel, "without bob");
+    world.settle();
+    agree(&world, channel, &[alice, carol]);
+    assert_eq!(world.group(alice, channel).members, 2);
+    assert!(world.bodies(bob).is_empty());
+    quiet(&world, &[alice, carol]);
+}
+
+#[test]
+fn all_devices_of_an_account_are_added_and_read_all() {
+    let mut world = World::new(Rules::new(15));
+    let alice = world.register("alice");
+    let carol = world.register("carol");
+    let tablet = world.login("carol");
+    let channel = group_of(&mut world, alice, &["carol"], Suite::Hybrid);
+    assert_eq!(world.group(alice, channel).members, 3);
+    send(&mut world, alice, channel, "to both");
+    send(&mut world, carol, channel, "from one");
+    world.settle();
+    assert_eq!(world.bodies(carol), ["to both"]);
+    assert_eq!(world.bodies(tablet), ["to both", "from one"]);
+    agree(&world, channel, &[alice, carol, tablet]);
+}
+
+#[test]
+fn same_seed_same_bytes_and_both_backends_the_same() {
+    let run = |rules| three_talk(rules, Suite::Hybrid).trace;
+    let first = run(Rules::new(16));
+    assert_eq!(first, run(Rules::new(16)));
+    assert_ne!(first, run(Rules::new(17)));
+    #[cfg(feature = "fast")]
+    {
+        let fast = Rules { backend: qpc_protocol::crypto::fast(), ..Rules::new(16) };
+        assert_eq!(first, run(fast));
+    }
+}
+
+#[test]
+fn byte_streams_cut_anywhere_change_nothing() {
+    for seed in 20..24 {
+        three_talk(Rules::new(seed).split(), Suite::Hybrid);
+        three_talk(Rules::new(seed).split().one_link(), Suite::Classical);
+    }
+}
+
+#[test]
+fn a_message_read_only_after_a_crash_is_still_there() {
+    let mut world = World::new(Rules::new(30));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    send(&mut world, alice, channel, "read me");
+    world.settle();
+    // Twice: what is lost only after the second restart is lost too.
+    for _ in 0..2 {
+        world.crash(bob);
+        world.devices[bob].log.clear();
+        world.start(bob);
+        world.settle();
+        assert_eq!(world.bodies(bob), ["read me"]);
+    }
+    let seq = world.messages(bob)[0].seq;
+    let now = world.now;
+    world.client(bob).ack(now, channel, seq).unwrap();
+    world.settle();
+    world.crash(bob);
+    world.devices[bob].log.clear();
+    world.start(bob);
+    world.settle();
+    assert!(world.bodies(bob).is_empty());
+}
+
+#[test]
+fn a_send_that_crashed_before_its_acknowledgement_goes_out_once() {
+    for batch in 0..6 {
+        let mut world = World::new(Rules::new(40 + batch));
+        let alice = world.register("alice");
+        let bob = world.register("bob");
+        let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+        world.command(alice, |client, now| client.send(now, channel, b"first"));
+        world.devices[alice].crash_in = Some(batch);
+        world.run();
+        if world.devices[alice].client.is_some() {
+            world.crash(alice);
+        }
+        world.start(alice);
+        world.settle();
+        send(&mut world, alice, channel, "second");
+        world.settle();
+        let bodies = world.bodies(bob);
+        // The very first batch holds the message: without it there was no send.
+        let expected: &[&str] = if batch == 0 { &["second"] } else { &["first", "second"] };
+        assert_eq!(bodies, expected, "crash at batch {batch}");
+        quiet(&world, &[alice, bob]);
+    }
+}
+
+#[test]
+fn the_server_killed_in_mid_conversation_loses_nothing() {
+    let mut world = World::new(Rules::new(50));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    for round in 0..5 {
+        let text = format!("round {round}");
+        let ticket =
+            world.command(alice, |client, now| client.send(now, channel, text.as_bytes()));
+        if round % 2 == 0 {
+            world.run();
+        }
+        world.kill_server();
+        world.pass(std::time::Duration::from_secs(1));
+        world.start_server();
+        assert!(matches!(world.outcome(alice, ticket), Outcome::Sent(_)));
+    }
+    world.settle();
+    let expected: Vec<_> = (0..5).map(|round| format!("round {round}")).collect();
+    assert_eq!(world.bodies(bob), expected);
+    agree(&world, channel, &[alice, bob]);
+    quiet(&world, &[alice, bob]);
+}
+
+#[test]
+fn a_full_disk_stops_a_client_before_anything_is_told_and_a_restart_goes_on() {
+    let mut world = World::new(Rules::new(60));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    world.devices[bob].fail_disk = Some(qpc_protocol::error::StoreFaultKind::Full);
+    send(&mut world, alice, channel, "hello");
+    world.until(|world| world.devices[bob].fatal.is_some());
+    assert!(world.bodies(bob).is_empty());
+    let now = world.now;
+    let refused = world.client(bob).send(now, channel, b"x");
+    assert_eq!(refused, Err(qpc_protocol::error::Refused::Stopped));
+    world.crash(bob);
+    world.start(bob);
+    world.settle();
+    assert_eq!(world.bodies(bob), ["hello"]);
+}
+
+#[test]
+fn a_full_disk_of_the_server_is_answered_and_got_over() {
+    let mut world = World::new(Rules::new(61));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    world.server_disk_full = true;
+    let ticket = world.command(alice, |client, now| client.send(now, channel, b"patience"));
+    world.pass(std::time::Duration::from_secs(5));
+    assert!(world.bodies(bob).is_empty());
+    world.server_disk_full = false;
+    assert!(matches!(world.outcome(alice, ticket), Outcome::Sent(_)));
+    world.settle();
+    assert_eq!(world.bodies(bob), ["patience"]);
+}
+
+#[test]
+fn ten_thousand_messages_wait_for_a_slow_application() {
+    let mut world = World::new(Rules { backend: fastest(), ..Rules::new(70) });
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Classical);
+    let count = 3_000;
+    for number in 0..count {
+        world.command(alice, |client, now| client.send(now, channel, format!("{number}").as_bytes()));
+        if number % 500 == 499 {
+            world.settle();
+        }
+    }
+    world.settle();
+    // Nobody acknowledges: no more than the limit is told, the rest waits on disk.
+    assert_eq!(world.messages(bob).len(), qpc_protocol::limits::UNREAD_EVENTS);
+    let mut read = 0;
+    while read < count {
+        let seqs: Vec<_> = world.messages(bob)[read..].iter().map(|message| message.seq).collect();
+        assert!(!seqs.is_empty(), "stuck at {read}");
+        read += seqs.len();
+        let now = world.now;
+        world.client(bob).ack(now, channel, *seqs.last().unwrap()).unwrap();
+        world.settle();
+    }
+    let expected: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+    assert_eq!(world.bodies(bob), expected);
+}
+
+fn fastest() -> qpc_protocol::crypto::Backend {
+    #[cfg(feature = "fast")]
+    return qpc_protocol::crypto::fast();
+    #[cfg(not(feature = "fast"))]
+    qpc_protocol::crypto::portable()
+}

@@ -111,6 +111,9 @@ impl Group {
         };
         let suite = welcome.ciphersuite();
         Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
+        if tree.len() > limits::TREE_BYTES {
+            return Err(invalid("tree too long"));
+        }
         let tree = RatchetTreeIn::tls_deserialize_exact(tree)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
         let config = MlsGroupJoinConfig::builder()
@@ -124,9 +127,6 @@ impl Group {
         let builder =
             StagedWelcome::build_from_welcome(&keys, &config, welcome).map_err(welcome_error)?;
         let processed = builder.processed_welcome();
-        if !processed.psks().is_empty() {
-            return Err(invalid("welcome with pre-shared keys"));
-        }
         let package = processed.own_key_package().cloned().ok_or(MlsError::NotForUs)?;
         let staged = builder
             .with_ratchet_tree(tree)

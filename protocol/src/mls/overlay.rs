@@ -4,6 +4,8 @@
 //! A key is one byte that says what the record is, then OpenMLS's own key in postcard.
 
 mod storage;
+#[cfg(test)]
+mod tests;
 
 use core::cell::RefCell;
 use core::fmt;

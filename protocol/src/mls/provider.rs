@@ -1,5 +1,26 @@
 //! Our OpenMLS provider over the crate's primitives: no clock, no ambient randomness, the same bytes with every
-//! backend. Usable with plain OpenMLS.
+//! backend. Usable with plain OpenMLS:
+//!
+//! ```
+//! use openmls::prelude::*;
+//! use openmls_traits::crypto::OpenMlsCrypto as _;
+//! use qpc_protocol::env::Entropy;
+//! use qpc_protocol::mls::overlay::Overlay;
+//! use qpc_protocol::mls::provider::Provider;
+//!
+//! # let seed = [7; 32];
+//! let mut entropy = Entropy::from_seed(seed);
+//! let provider = Provider::new(qpc_protocol::crypto::portable(), &mut entropy, Overlay::default());
+//! let suite = Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519;
+//! provider.crypto().supports(suite)?;
+//! let secret: [u8; 32] = provider.rand().random_array().unwrap_or_default();
+//! let pair = provider.crypto().derive_hpke_keypair(suite.hpke_config(), &secret)?;
+//! assert_eq!(pair.public.len(), 1216);
+//! # Ok::<_, openmls_traits::types::CryptoError>(())
+//! ```
+
+#[cfg(test)]
+mod tests;
 
 use core::borrow::Borrow;
 use core::convert::Infallible;

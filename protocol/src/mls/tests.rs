@@ -5,5 +5,6 @@ mod guards;
 mod hostile;
 mod keys;
 mod life;
+mod random;
 mod same;
 mod world;

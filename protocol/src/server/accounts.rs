@@ -31,6 +31,9 @@ impl Server {
         if self.nonce(call).is_none() || !self.admit_registration(call) {
             return;
         }
+        if let Some(connection) = self.conns.get_mut(&call.conn) {
+            connection.registering = Some(username.clone());
+        }
         let job = ServerJob::RegisterStart { opaque: self.opaque.clone(), username, request };
         if !self.compute(Task::RegisterStart(call), job) {
             self.too_busy(call);
@@ -54,6 +57,11 @@ impl Server {
         proof: &[u8; 64],
     ) {
         let Some(nonce) = self.nonce(call) else { return };
+        // The budget was spent on the first step: no second without it.
+        let begun = self.conns.get_mut(&call.conn).and_then(|c| c.registering.take());
+        if begun.as_ref() != Some(&username) {
+            return self.fail_with(call, ErrorCode::BadRequest, "no registration under way");
+        }
         if sealed_account_key.len() > limits::SEALED_KEY_BYTES {
             return self.fail(call, ErrorCode::BadRequest);
         }

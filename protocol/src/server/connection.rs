@@ -13,10 +13,13 @@ use crate::io::{BindingKind, ConnId, Gone, LinkId, LinkRole, Links, Output, Tran
 use crate::limits;
 use crate::server::audit::AuditKind;
 use crate::wire::frame::Decoder;
-use crate::wire::message::{Body, Frame, Push};
+use crate::wire::message::{Body, Frame, Push, Username};
 
 /// Longest frame in bytes from somebody who has not logged in: the largest such call is a registration.
 const STRANGER_BYTES: usize = 4 * 1024;
+
+/// Calls that somebody who has not logged in may have in flight.
+const STRANGER_CALLS: usize = 16;
 
 /// Time between the last byte handed to the transport and an orderly close.
 const CLOSE_AFTER: Duration = Duration::from_millis(100);
@@ -59,6 +62,8 @@ pub(super) struct Connection {
     pub(super) nonce: Option<[u8; 32]>,
     pub(super) auth: Auth,
     pub(super) login: Option<PendingLogin>,
+    /// The name whose registration was admitted and begun.
+    pub(super) registering: Option<Username>,
     pub(super) handshake: Option<TimerKey>,
     pub(super) subscriptions: BTreeMap<ChannelId, Subscription>,
     /// Subscriptions that may have something to push, in turn.
@@ -117,6 +122,11 @@ impl Link {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Bytes waiting for credit.
     pub(super) fn backlog(&self) -> usize {
         self.out.len() - self.sent
@@ -124,7 +134,9 @@ impl Link {
 
     /// Whether the last byte that this link will ever carry from here can go.
     pub(super) fn is_over(&self) -> bool {
-        self.finished && self.calls.is_empty() && self.backlog() == 0 && !self.stalled
+        // Who only listens to pushes may well have nothing to say on their link.
+        let listens = self.role == Some(LinkRole::Pushes);
+        self.finished && !listens && self.calls.is_empty() && self.backlog() == 0 && !self.stalled
     }
 }
 
@@ -160,6 +172,7 @@ impl Server {
             nonce: None,
             auth: Auth::None,
             login: None,
+            registering: None,
             handshake,
             subscriptions: BTreeMap::new(),
             due: VecDeque::new(),
@@ -221,7 +234,12 @@ impl Server {
                 return;
             }
             let conn = link.conn;
-            let full = connection.in_flight >= limits::CALLS_IN_FLIGHT
+            // Nothing that is allowed before a login needs more.
+            let (calls, bytes) = match connection.auth {
+                Auth::None => (STRANGER_CALLS, STRANGER_BYTES),
+                Auth::Login(_) | Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
+            };
+            let full = connection.in_flight >= calls
                 || link.held + link.backlog() >= limits::LINK_BACKLOG_BYTES;
             let stalled = full || self.ops.len() >= limits::STORE_OPS;
             if stalled {
@@ -233,9 +251,7 @@ impl Server {
                 return;
             }
             link.stalled = false;
-            // Nothing that is allowed before a login needs more.
-            let stranger = matches!(connection.auth, Auth::None);
-            link.decoder.limit(if stranger { STRANGER_BYTES } else { limits::FRAME_BYTES });
+            link.decoder.limit(bytes);
             match link.decoder.next(&mut input) {
                 Ok(Some(frame)) => self.frame(conn, id, frame),
                 Ok(None) => {
@@ -421,6 +437,8 @@ impl Server {
             connection.in_flight -= link.calls.len();
             if connection.push_link == Some(id) {
                 connection.push_link = None;
+                // What was on its way is lost: the client subscribes again from where it is.
+                self.end_subscriptions(link.conn);
             }
             self.unstall(link.conn);
         }

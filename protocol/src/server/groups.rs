@@ -33,20 +33,20 @@ pub(super) struct Groups {
 }
 
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     /// Absent while not loaded, or while a job has it.
     state: Option<Box<PublicState>>,
     kind: ChannelKind,
     generation: u32,
-    stage: Stage,
-    queue: VecDeque<Work>,
+    pub(super) stage: Stage,
+    pub(super) queue: VecDeque<Work>,
     /// The key in `Groups::idle`.
     idle: Option<u64>,
 }
 
 /// What the work at the head of a line waits for.
 #[derive(Debug, Default)]
-enum Stage {
+pub(super) enum Stage {
     #[default]
     Rest,
     Probe,
@@ -141,6 +141,10 @@ impl Groups {
         }
     }
 
+    pub(super) fn slot(&mut self, channel: ChannelId) -> Option<&mut Slot> {
+        self.slots.get_mut(&channel)
+    }
+
     fn wake(&mut self, channel: ChannelId) -> &mut Slot {
         let slot = self.slots.entry(channel).or_insert_with(|| Slot {
             state: None,
@@ -214,14 +218,14 @@ impl Server {
         self.groups.slots.get(&channel)?.queue.front()
     }
 
-    fn stage(&mut self, channel: ChannelId, stage: Stage) {
+    pub(super) fn stage(&mut self, channel: ChannelId, stage: Stage) {
         if let Some(slot) = self.groups.slots.get_mut(&channel) {
             slot.stage = stage;
         }
     }
 
     /// Ends the work at the head of a line, and begins the next.
-    fn end_work(&mut self, channel: ChannelId) {
+    pub(super) fn end_work(&mut self, channel: ChannelId) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         slot.stage = Stage::Rest;
         slot.queue.pop_front();
@@ -233,7 +237,13 @@ impl Server {
     }
 
     /// Refuses the work at the head of a line.
-    fn refuse_work(&mut self, channel: ChannelId, code: ErrorCode, epoch: u64, detail: &str) {
+    pub(super) fn refuse_work(
+        &mut self,
+        channel: ChannelId,
+        code: ErrorCode,
+        epoch: u64,
+        detail: &str,
+    ) {
         if let Some(work) = self.head(channel) {
             let call = work.call;
             if let Some(kind) = work.audit_kind() {
@@ -479,62 +489,6 @@ impl Server {
             for (inbox, seq) in inboxes {
                 self.appended(inbox, seq, None);
             }
-        }
-        self.end_work(channel);
-    }
-
-    pub(super) fn group_info_fetch(&mut self, call: Call, sender: Sender, channel: ChannelId) {
-        if channel == ChannelId::inbox(sender) {
-            return self.fail(call, ErrorCode::ChannelUnknown);
-        }
-        self.enqueue(channel, Work { call, sender, kind: WorkKind::GroupInfo(None) });
-    }
-
-    /// Keeps the tree as a blob, for whoever is about to join with it.
-    fn store_tree(&mut self, channel: ChannelId, tree: Bytes) {
-        let digest = crate::id::Digest::of(&[&tree]);
-        let total = tree.len() as u64;
-        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        if let Some(Work { kind: WorkKind::GroupInfo(Some(reply)), .. }) = slot.queue.front_mut()
-            && let Reply::GroupInfo { tree, tree_len, .. } = &mut **reply
-        {
-            *tree = digest;
-            *tree_len = total;
-        }
-        if total == 0 || total > limits::BLOB_BYTES {
-            return self.refuse_work(channel, ErrorCode::BlobTooLarge, 0, "");
-        }
-        let chunks = tree.len().div_ceil(limits::BLOB_CHUNK);
-        slot.stage = Stage::Tree(chunks);
-        let expires = self.now.wall.plus(self.config.retention);
-        for index in 0..chunks {
-            let start = index * limits::BLOB_CHUNK;
-            let end = tree.len().min(start + limits::BLOB_CHUNK);
-            let op = StoreOp::PutBlob {
-                hash: digest,
-                total,
-                offset: start as u64,
-                chunk: tree.slice(start..end),
-                most: limits::BLOB_BYTES,
-                expires,
-            };
-            self.store(Step::Group(channel), op);
-        }
-    }
-
-    fn tree_stored(&mut self, channel: ChannelId, left: usize, reply: &StoreReply) {
-        if left > 1 {
-            return self.stage(channel, Stage::Tree(left - 1));
-        }
-        if !matches!(reply, StoreReply::BlobPut(_)) {
-            return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
-        }
-        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        if let Some(Work { call, kind: WorkKind::GroupInfo(reply), .. }) = slot.queue.front_mut()
-            && let Some(reply) = reply.take()
-        {
-            let call = *call;
-            self.reply(call, *reply);
         }
         self.end_work(channel);
     }

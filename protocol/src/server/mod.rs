@@ -11,6 +11,8 @@ pub mod audit;
 mod blobs;
 mod channels;
 mod commits;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod connection;
 mod devices;
 mod groups;
@@ -26,6 +28,7 @@ mod sessions;
 mod stored;
 mod submit;
 mod timers;
+mod trees;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -156,6 +156,15 @@ impl Server {
         self.unwatch(key.channel, key.conn);
     }
 
+    /// All subscriptions of a connection end.
+    pub(super) fn end_subscriptions(&mut self, conn: ConnId) {
+        let Some(connection) = self.conns.get_mut(&conn) else { return };
+        connection.due.clear();
+        for channel in core::mem::take(&mut connection.subscriptions).into_keys() {
+            self.unwatch(channel, conn);
+        }
+    }
+
     /// A connection waits for a channel's entries no more.
     pub(super) fn unwatch(&mut self, channel: ChannelId, conn: ConnId) {
         if let Some(watch) = self.watches.get_mut(&channel) {

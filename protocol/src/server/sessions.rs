@@ -402,16 +402,12 @@ impl Server {
     /// be proved in time.
     pub(super) fn close_session(&mut self, conn: ConnId) {
         self.leave_session(conn);
+        self.end_subscriptions(conn);
         let Some(connection) = self.conns.get_mut(&conn) else { return };
-        let watched: Vec<_> = core::mem::take(&mut connection.subscriptions).into_keys().collect();
-        connection.due.clear();
         connection.low = None;
         if connection.handshake.is_none() {
             let deadline = self.now.mono + limits::HANDSHAKE_TIME;
             connection.handshake = Some(self.timers.set(deadline, Timer::Handshake(conn)));
-        }
-        for channel in watched {
-            self.unwatch(channel, conn);
         }
         for call in self.polls_of(conn) {
             self.poll_over(call);

@@ -3,4 +3,7 @@ mod device;
 mod directory;
 mod harness;
 mod links;
+mod pushes;
 mod sessions;
+mod storm;
+mod whole;

@@ -1,7 +1,7 @@
 //! A world in memory: one server machine over the reference store, any number of client machines over disks that are
 //! maps, links that are queues, and a clock that jumps to the next deadline. Everything follows from one seed.
 
-#![allow(dead_code, reason = "each test uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -24,6 +24,8 @@ use qpc_protocol::store::batch::{Batch, Op, Records};
 /// Small: the password's stretching is not what these tests are about.
 pub const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
 const START: u64 = 1_800_000_000_000;
+/// More rounds than anything finite takes.
+const ENDLESS: u32 = 100_000;
 const CREDIT: usize = 256 * 1024;
 
 /// How the world behaves.
@@ -105,6 +107,8 @@ pub struct World {
     pub trace: Digest,
     pub sent_bytes: u64,
     server_starts: u64,
+    /// What each machine is waiting for.
+    reasons: BTreeMap<usize, String>,
     /// Every store operation fails.
     pub server_disk_full: bool,
     /// Changes what the server sends to a device, for a server that lies.
@@ -131,6 +135,7 @@ impl World {
             trace: Digest([0; 32]),
             sent_bytes: 0,
             server_starts: 0,
+            reasons: BTreeMap::new(),
             server_disk_full: false,
             tap: None,
         };
@@ -244,7 +249,11 @@ impl World {
     }
 
     /// Goes on until a ticket has failed.
-    pub fn failure(&mut self, device: usize, ticket: Ticket) -> qpc_protocol::client::event::Failed {
+    pub fn failure(
+        &mut self,
+        device: usize,
+        ticket: Ticket,
+    ) -> qpc_protocol::client::event::Failed {
         let is = |event: &Event| match event {
             Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
             _ => false,
@@ -284,11 +293,14 @@ impl World {
     /// Goes on until something is true; a virtual hour at most.
     pub fn until(&mut self, mut is: impl FnMut(&Self) -> bool) {
         let end = self.now.mono + Duration::from_secs(3600);
+        let mut late = 0;
         loop {
             let wake = self.run();
             if is(self) {
                 return;
             }
+            late += u32::from(wake.is_some_and(|wake| wake <= self.now.mono));
+            assert!(late < 10_000, "a deadline is past and nothing is done: {:?}", self.reasons);
             let Some(wake) = wake.filter(|wake| *wake <= end) else {
                 let events: Vec<_> = self.devices.iter().map(|device| &device.log).collect();
                 panic!("it never comes true; events: {events:#?}");
@@ -321,7 +333,12 @@ impl World {
 
     /// Runs until nothing more happens now; returns the next deadline.
     pub fn run(&mut self) -> Option<Duration> {
-        loop {
+        self.to_server(Input::Tick);
+        for device in 0..self.devices.len() {
+            self.to_device(device, Input::Tick);
+        }
+        for round in 0.. {
+            assert!(round < ENDLESS, "the world does not come to rest");
             let mut wake: Option<Duration> = None;
             let mut busy = false;
             let mut see = |idle: Idle| {
@@ -340,26 +357,30 @@ impl World {
                 return wake;
             }
         }
+        None
     }
 
     // ---- devices ------------------------------------------------------------------------------
 
     fn run_device(&mut self, index: usize) -> Idle {
         let mut idle = Idle::default();
-        loop {
-            let now = self.now;
+        for round in 0.. {
             let mut buffer = Vec::new();
             let Some(client) = self.devices[index].client.as_mut() else { return idle };
             let output = client.poll(&mut buffer);
-            if let Output::Idle { wake_at, .. } = output {
+            if let Output::Idle { wake_at, reason } = output {
                 idle.wake_at = wake_at;
+                self.reasons.insert(index, format!("{reason:?} {wake_at:?}"));
                 return idle;
             }
             idle.worked = true;
+            assert!(round < ENDLESS, "device {index} does not come to rest: {output:?}");
             self.note(index, &output, &buffer);
             match output {
                 Output::Connect(conn, _) => self.connect(index, conn),
-                Output::Open(_, link, role) => self.open(index, link, role == qpc_protocol::io::LinkRole::All),
+                Output::Open(_, link, role) => {
+                    self.open(index, link, role == qpc_protocol::io::LinkRole::All)
+                }
                 Output::Send { link, fin, .. } => {
                     if let Some(wire) = self.wire_at_device(index, link) {
                         wire.up.bytes.extend(&buffer);
@@ -392,10 +413,12 @@ impl World {
                     self.devices[index].log.push(event.clone());
                     self.devices[index].events.push(event);
                 }
-                Output::Store(..) | Output::Audit(_) | Output::Idle { .. } => unreachable!("a client"),
+                Output::Store(..) | Output::Audit(_) | Output::Idle { .. } => {
+                    unreachable!("a client")
+                }
             }
-            let _ = now;
         }
+        idle
     }
 
     fn persist(&mut self, index: usize, batch: &Batch) {
@@ -496,12 +519,13 @@ impl World {
     fn run_server(&mut self) -> Idle {
         let mut idle = Idle::default();
         let mut ops = Vec::new();
-        loop {
+        for round in 0.. {
             let mut buffer = Vec::new();
             let Some(server) = self.server.as_mut() else { return idle };
             let output = server.poll(&mut buffer);
-            if let Output::Idle { wake_at, .. } = output {
+            if let Output::Idle { wake_at, reason } = output {
                 idle.wake_at = wake_at;
+                self.reasons.insert(usize::MAX, format!("{reason:?} {wake_at:?}"));
                 if ops.is_empty() {
                     return idle;
                 }
@@ -509,6 +533,7 @@ impl World {
                 continue;
             }
             idle.worked = true;
+            assert!(round < ENDLESS, "the server does not come to rest: {output:?}");
             self.note(usize::MAX, &output, &buffer);
             match output {
                 Output::Send { link, fin, .. } => {
@@ -537,7 +562,9 @@ impl World {
                     if let Some(index) = device {
                         // What was sent before the close still arrives.
                         self.run_wires();
-                        let Some((at_device, _)) = self.devices[index].conn.take() else { continue };
+                        let Some((at_device, _)) = self.devices[index].conn.take() else {
+                            continue;
+                        };
                         self.wires.retain(|wire| wire.device != index);
                         let closed = Input::Disconnected(at_device, Gone::Closed(code));
                         self.to_device(index, closed);
@@ -552,6 +579,7 @@ impl World {
                 output => unreachable!("a server: {output:?}"),
             }
         }
+        idle
     }
 
     fn transact(&mut self, ops: Vec<(qpc_protocol::io::OpId, qpc_protocol::server::op::StoreOp)>) {

@@ -18,6 +18,11 @@ const HOUR: u64 = 60 * 60 * 1000;
 /// Sender numbers held in memory; at most a few MB.
 const SENDERS_CACHED: usize = 65_536;
 
+/// Record, envelope keys, revocation, last seen.
+type ListedColumns = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, i64);
+/// Record, envelope keys, whether revoked, tokens from, state version, last seen.
+type DeviceColumns = (Vec<u8>, Vec<u8>, bool, i64, i64, i64);
+
 struct Device {
     record: DeviceRecord,
     envelope_keys: EnvelopeKeys,
@@ -74,6 +79,8 @@ impl SqliteStore {
 
     pub(super) fn delete_account(&mut self, account: AccountId) -> Answer {
         self.known_account(account)?;
+        // The statement below reads the heads.
+        self.write_channels()?;
         for (no, device, _) in self.devices_of(account)? {
             self.drop_holdings(no, Sender { account, device })?;
             run(&self.db, "DELETE FROM devices WHERE sender = ?", [no])?;
@@ -86,6 +93,7 @@ impl SqliteStore {
             )?;
         }
         self.cache.holding.clear();
+        self.cache.rows.forget_members();
         // A device may hold a refresh token before it is registered.
         run(
             &self.db,
@@ -148,7 +156,7 @@ impl SqliteStore {
     }
 
     pub(super) fn list_devices(&mut self, account: AccountId) -> Answer {
-        let rows: Vec<(Vec<u8>, Vec<u8>, Option<Vec<u8>>, i64)> = all(
+        let rows: Vec<ListedColumns> = all(
             &self.db,
             "SELECT record, envelope_keys, revocation, last_seen
              FROM senders JOIN devices ON sender = no WHERE account = ? ORDER BY device",
@@ -182,6 +190,7 @@ impl SqliteStore {
             self.drop_holdings(no, sender)?;
             run(&self.db, "UPDATE members SET gone = 1 WHERE sender = ?", [no])?;
             self.cache.holding.clear();
+            self.cache.rows.forget_members();
         }
         Ok(StoreReply::Done)
     }
@@ -348,7 +357,7 @@ impl SqliteStore {
 
     fn device(&mut self, sender: Sender) -> Result<Option<(i64, Device)>, Stop> {
         let Some(no) = self.sender(sender)? else { return Ok(None) };
-        let row: Option<(Vec<u8>, Vec<u8>, bool, i64, i64, i64)> = one(
+        let row: Option<DeviceColumns> = one(
             &self.db,
             "SELECT record, envelope_keys, revocation IS NOT NULL, tokens_from, state_version, last_seen
              FROM devices WHERE sender = ?",

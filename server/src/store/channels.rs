@@ -1,5 +1,7 @@
 //! Channels, who is in them, and the public state of their groups.
 
+use std::collections::{BTreeSet, HashMap};
+
 use bytes::Bytes;
 use qpc_protocol::delivery::chain;
 use qpc_protocol::error::ErrorCode;
@@ -7,14 +9,42 @@ use qpc_protocol::id::{ChannelId, Digest, Sender};
 use qpc_protocol::server::op::StoreReply;
 use qpc_protocol::store::batch::Op;
 use qpc_protocol::wire::message::{ChannelInfo, ChannelKind};
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{Row, params};
 
 use super::row::{LAST, bytes, kind_number, kind_of, place};
 use super::sweep::CHANNELS;
 use super::{Answer, SqliteStore, Stop, all, one, run};
 
+/// Channels and memberships held in memory, a few MB each.
+const CACHED: usize = 32_768;
+
+/// Rows of channels and of members as they are now. Changes of a channel are written once, at the end of their
+/// transaction, however many entries it got; changes of a member at once.
+#[derive(Default)]
+pub(super) struct Rows {
+    channels: HashMap<ChannelId, Channel>,
+    unwritten: BTreeSet<ChannelId>,
+    members: HashMap<(i64, i64), Membership>,
+}
+
+impl Rows {
+    /// Forgets all memberships: some changed.
+    pub(super) fn forget_members(&mut self) {
+        self.members.clear();
+    }
+
+    fn set_member(&mut self, channel: i64, sender: i64, member: Membership) {
+        if self.members.len() >= CACHED {
+            self.members.clear();
+        }
+        self.members.insert((channel, sender), member);
+    }
+}
+
 /// A row of `channels`.
+#[derive(Clone, Copy)]
 pub(super) struct Channel {
+    pub(super) id: ChannelId,
     pub(super) no: i64,
     pub(super) kind: ChannelKind,
     pub(super) generation: u32,
@@ -42,15 +72,6 @@ pub(super) struct New<'a> {
     pub(super) generation: u32,
     pub(super) group: &'a [Op],
     pub(super) group_info: &'a Bytes,
-}
-
-macro_rules! channel_where {
-    ($condition:literal) => {
-        concat!(
-            "SELECT no, kind, generation, epoch, head, floor, latest, due, chain FROM channels WHERE ",
-            $condition
-        )
-    };
 }
 
 impl SqliteStore {
@@ -106,6 +127,9 @@ impl SqliteStore {
             run(&self.db, sql, [channel.no])?;
         }
         self.cache.holding.remove(&channel.no);
+        self.cache.rows.channels.remove(&id);
+        self.cache.rows.unwritten.remove(&id);
+        self.cache.rows.forget_members();
         Ok(())
     }
 
@@ -174,17 +198,13 @@ impl SqliteStore {
         })
     }
 
-    pub(super) fn find_channel(&self, id: ChannelId) -> Result<Option<Channel>, Stop> {
-        self.read_channel(channel_where!("id = ?"), id.0)
-    }
-
-    pub(super) fn channel_of_number(&self, no: i64) -> Result<Option<Channel>, Stop> {
-        self.read_channel(channel_where!("no = ?"), no)
-    }
-
-    fn read_channel(&self, sql: &str, key: impl rusqlite::ToSql) -> Result<Option<Channel>, Stop> {
+    pub(super) fn find_channel(&mut self, id: ChannelId) -> Result<Option<Channel>, Stop> {
+        if let Some(channel) = self.cache.rows.channels.get(&id) {
+            return Ok(Some(*channel));
+        }
         let read = |row: &Row<'_>| {
             let channel = Channel {
+                id,
                 no: row.get(0)?,
                 kind: ChannelKind::Group,
                 generation: row.get(2)?,
@@ -197,32 +217,59 @@ impl SqliteStore {
             };
             Ok((row.get(1)?, channel))
         };
-        match self.db.prepare_cached(sql)?.query_row([key], read).optional()? {
-            Some((kind, channel)) => Ok(Some(Channel { kind: kind_of(kind)?, ..channel })),
+        let found = one(
+            &self.db,
+            "SELECT no, kind, generation, epoch, head, floor, latest, due, chain FROM channels
+             WHERE id = ?",
+            [id.0],
+            read,
+        )?;
+        let Some((kind, channel)) = found else { return Ok(None) };
+        let channel = Channel { kind: kind_of(kind)?, ..channel };
+        self.cache.rows.channels.insert(id, channel);
+        Ok(Some(channel))
+    }
+
+    pub(super) fn channel_of_number(&mut self, no: i64) -> Result<Option<Channel>, Stop> {
+        match one(&self.db, "SELECT id FROM channels WHERE no = ?", [no], |row| row.get(0))? {
+            Some(id) => self.find_channel(ChannelId(id)),
             None => Ok(None),
         }
     }
 
-    pub(super) fn channel(&self, id: ChannelId) -> Result<Channel, Stop> {
+    pub(super) fn channel(&mut self, id: ChannelId) -> Result<Channel, Stop> {
         self.find_channel(id)?.ok_or(ErrorCode::ChannelUnknown.into())
     }
 
-    /// Writes what changes in the life of a channel.
-    pub(super) fn write_channel(&self, channel: &Channel) -> Result<(), Stop> {
-        run(
-            &self.db,
-            "UPDATE channels SET epoch = ?, head = ?, floor = ?, latest = ?, due = ?, chain = ?
-             WHERE no = ?",
-            params![
-                channel.epoch,
-                channel.head,
-                channel.floor,
-                channel.latest,
-                channel.due,
-                channel.chain.0,
-                channel.no
-            ],
-        )?;
+    /// Notes what changed in the life of a channel; [`Self::write_channels`] writes it.
+    pub(super) fn set_channel(&mut self, channel: &Channel) {
+        self.cache.rows.channels.insert(channel.id, *channel);
+        self.cache.rows.unwritten.insert(channel.id);
+    }
+
+    /// Writes the channels that changed.
+    pub(super) fn write_channels(&mut self) -> rusqlite::Result<()> {
+        let rows = &mut self.cache.rows;
+        while let Some(id) = rows.unwritten.pop_first() {
+            let Some(channel) = rows.channels.get(&id) else { continue };
+            run(
+                &self.db,
+                "UPDATE channels SET epoch = ?, head = ?, floor = ?, latest = ?, due = ?, chain = ?
+                 WHERE no = ?",
+                params![
+                    channel.epoch,
+                    channel.head,
+                    channel.floor,
+                    channel.latest,
+                    channel.due,
+                    channel.chain.0,
+                    channel.no
+                ],
+            )?;
+        }
+        if rows.channels.len() > CACHED {
+            rows.channels.clear();
+        }
         Ok(())
     }
 
@@ -233,6 +280,9 @@ impl SqliteStore {
         sender: Sender,
     ) -> Result<(i64, Membership), Stop> {
         let no = self.sender(sender)?.ok_or(ErrorCode::NotMember)?;
+        if let Some(member) = self.cache.rows.members.get(&(channel.no, no)) {
+            return Ok((no, *member));
+        }
         let member = one(
             &self.db,
             "SELECT joined, left_at, cursor FROM members
@@ -240,7 +290,9 @@ impl SqliteStore {
             [channel.no, no],
             |row| Ok(Membership { joined: row.get(0)?, left: row.get(1)?, cursor: row.get(2)? }),
         )?;
-        Ok((no, member.ok_or(ErrorCode::NotMember)?))
+        let member = member.ok_or(ErrorCode::NotMember)?;
+        self.cache.rows.set_member(channel.no, no, member);
+        Ok((no, member))
     }
 
     /// The same of one that is a member now.
@@ -263,6 +315,7 @@ impl SqliteStore {
             params![channel, sender, seq],
         )?;
         self.cache.holding.remove(&channel);
+        self.cache.rows.members.remove(&(channel, sender));
         Ok(())
     }
 
@@ -274,8 +327,24 @@ impl SqliteStore {
                  WHERE channel = ? AND sender = ? AND left_at IS NULL",
                 params![seq, channel, no],
             )?;
+            self.cache.rows.members.remove(&(channel, no));
         }
         self.cache.holding.remove(&channel);
+        Ok(())
+    }
+
+    pub(super) fn set_cursor(
+        &mut self,
+        channel: i64,
+        sender: i64,
+        member: Membership,
+    ) -> Result<(), Stop> {
+        run(
+            &self.db,
+            "UPDATE members SET cursor = ? WHERE channel = ? AND sender = ?",
+            params![member.cursor, channel, sender],
+        )?;
+        self.cache.rows.set_member(channel, sender, member);
         Ok(())
     }
 

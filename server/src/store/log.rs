@@ -163,7 +163,7 @@ impl SqliteStore {
         Ok(inboxes)
     }
 
-    /// Appends an entry (whose seq is the one after the head), writes the channel, and returns the chain up to it.
+    /// Appends an entry (whose seq is the one after the head) and returns the chain up to it.
     fn push(
         &mut self,
         channel: &mut Channel,
@@ -205,7 +205,7 @@ impl SqliteStore {
             let due = "INSERT OR IGNORE INTO due (kind, at, no) VALUES (?, ?, ?)";
             run(&self.db, due, [CHANNELS, channel.latest, channel.no])?;
         }
-        self.write_channel(channel)?;
+        self.set_channel(channel);
         Ok(channel.chain)
     }
 
@@ -286,13 +286,10 @@ impl SqliteStore {
         if seq <= member.cursor {
             return Ok(StoreReply::Done);
         }
-        run(
-            &self.db,
-            "UPDATE members SET cursor = ? WHERE channel = ? AND sender = ?",
-            params![seq, channel.no, no],
-        )?;
+        let moved = Membership { cursor: seq, ..member };
+        self.set_cursor(channel.no, no, moved)?;
         let before = member.holds_at(channel.floor);
-        let after = Membership { cursor: seq, ..member }.holds_at(channel.floor);
+        let after = moved.holds_at(channel.floor);
         if let Some(holding) = self.cache.holding.get_mut(&channel.no) {
             *holding = holding.saturating_sub(u64::from(before && !after));
             if *holding > 0 {
@@ -317,7 +314,7 @@ impl SqliteStore {
         if floor > channel.floor {
             self.delete_entries(channel, floor)?;
             channel.floor = floor;
-            self.write_channel(channel)?;
+            self.set_channel(channel);
         }
         let holding = cursors.iter().filter(|&&cursor| cursor <= channel.floor).count();
         self.cache.holding.insert(channel.no, holding as u64);

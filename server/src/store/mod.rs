@@ -41,6 +41,7 @@ pub struct SqliteStore {
 struct Cache {
     senders: HashMap<Sender, i64>,
     submissions: submissions::Index,
+    rows: channels::Rows,
     /// Of a channel (by number): how many members hold back entries at its floor. Absent: not counted.
     holding: HashMap<i64, u64>,
     hashing: HashMap<i64, blobs::Hashing>,
@@ -77,12 +78,8 @@ impl Stop {
 impl ServerStore for SqliteStore {
     fn apply(&mut self, ops: &[StoreOp]) -> Result<Vec<StoreReply>, StoreFault> {
         let outcome = self.transact(ops);
-        if outcome.is_err() {
-            self.cache = Cache::default();
-            // Some failures end the transaction by themselves; then there is nothing to roll back.
-            if !self.db.is_autocommit() {
-                run(&self.db, "ROLLBACK", ()).map_err(|error| fault(&error))?;
-            }
+        if let Err(fault) = &outcome {
+            self.give_up(fault)?;
         }
         outcome
     }
@@ -99,8 +96,23 @@ impl SqliteStore {
                 Err(Stop::Fault(fault)) => return Err(fault),
             });
         }
+        self.write_channels().map_err(|error| fault(&error))?;
         run(&self.db, "COMMIT", ()).map_err(|error| fault(&error))?;
         Ok(replies)
+    }
+
+    /// Ends a transaction that failed, so that the next one finds the store as it was before.
+    fn give_up(&mut self, why: &StoreFault) -> Result<(), StoreFault> {
+        self.cache = Cache::default();
+        // Some failures end the transaction by themselves; then there is nothing to roll back.
+        if !self.db.is_autocommit() {
+            run(&self.db, "ROLLBACK", ()).map_err(|error| fault(&error))?;
+        }
+        if why.kind == StoreFaultKind::Full {
+            // What the log holds twice may be the room that is missing. If that fails too, nothing is lost by it.
+            let _ = one(&self.db, "PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+        }
+        Ok(())
     }
 
     fn execute(&mut self, op: &StoreOp) -> Answer {

@@ -75,6 +75,8 @@ impl SqliteStore {
         let explain = |error: &rusqlite::Error| explain(path, error);
         let mut db = Connection::open_with_flags(path, flags).map_err(|e| explain(&e))?;
         db.busy_timeout(BUSY_TIME).map_err(|e| explain(&e))?;
+        // What SQLCipher would print to stderr, the errors say.
+        db.execute_batch("PRAGMA cipher_log_level = NONE").map_err(|e| explain(&e))?;
         set_key(&db, &key).map_err(|e| explain(&e))?;
         drop(key);
         configure(&db).map_err(|e| explain(&e))?;
@@ -140,7 +142,8 @@ fn set_key(db: &Connection, key: &[u8; 32]) -> rusqlite::Result<()> {
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {
     // SQLCipher 4: pages of 4096 bytes, AES-256-CBC, HMAC-SHA512. Stated, so that a later library default
-    // changes nothing. An exclusive lock needs no shared-memory file. A WAL of 4,096 pages is 16 MiB.
+    // changes nothing. An exclusive lock needs no shared-memory file. A WAL of 2,048 pages is 8 MiB: seldom
+    // enough for the checkpoint's sync, little enough to leave room on a small disk.
     db.execute_batch(
         "PRAGMA cipher_compatibility = 4;
          PRAGMA locking_mode = EXCLUSIVE;
@@ -149,8 +152,8 @@ fn configure(db: &Connection) -> rusqlite::Result<()> {
          PRAGMA temp_store = MEMORY;
          PRAGMA foreign_keys = ON;
          PRAGMA cache_size = -65536;
-         PRAGMA wal_autocheckpoint = 4096;
-         PRAGMA journal_size_limit = 67108864;",
+         PRAGMA wal_autocheckpoint = 2048;
+         PRAGMA journal_size_limit = 16777216;",
     )?;
     // The first read of the file: it is here that a wrong key shows. And the first lock.
     db.execute_batch("BEGIN IMMEDIATE; SELECT count(*) FROM sqlite_schema; COMMIT")

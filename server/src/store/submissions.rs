@@ -19,12 +19,20 @@ use super::{SqliteStore, Stop, all, one, run};
 const CACHED: usize = 1_000_000;
 
 /// Where the submissions of devices stand.
-#[derive(Default)]
 pub(super) struct Index {
+    /// Ids to hold at most, but for those of the device that is at work.
+    pub(super) most: usize,
     devices: HashMap<i64, Device>,
     by_use: BTreeMap<u64, i64>,
     uses: u64,
-    ids: usize,
+    pub(super) ids: usize,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        let (devices, by_use) = Default::default();
+        Self { most: CACHED, devices, by_use, uses: 0, ids: 0 }
+    }
 }
 
 #[derive(Default)]
@@ -61,7 +69,7 @@ impl Index {
             device.used = self.uses;
             self.by_use.insert(self.uses, sender);
         }
-        while self.ids > CACHED && self.by_use.len() > 1 {
+        while self.ids > self.most && self.by_use.len() > 1 {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
             if let Some(device) = self.devices.remove(&oldest) {
                 self.ids -= device.rows.len();

@@ -45,7 +45,7 @@ impl SqliteStore {
                 None
             };
             settle(&self.db, CHANNELS, due, no, channel.due)?;
-            self.write_channel(&channel)?;
+            self.set_channel(&channel);
         }
         Ok(swept)
     }

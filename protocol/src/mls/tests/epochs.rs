@@ -48,7 +48,7 @@ fn a_message_of_a_later_epoch_waits_for_its_commit() {
 
 #[test]
 fn what_was_sent_before_one_joined_is_not_for_it() {
-    let mut devices = vec![Device::new(1), Device::new(2)];
+    let mut devices = [Device::new(1), Device::new(2)];
     let mut world = World::new(Suite::Classical, &mut devices[..1]);
     let early = devices[0].send(b"to myself").unwrap();
     let package = devices[1].package(Suite::Classical, false);
@@ -100,7 +100,7 @@ fn regression_14_secret_tree_not_persisted() {
 #[test]
 fn regression_16_wrong_credential_for_a_past_epoch() {
     for suite in Suite::ALL {
-        let mut devices = vec![Device::new(1), Device::new(2), Device::new(3)];
+        let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
         let mut world = World::new(suite, &mut devices[..2]);
         let late = devices[1].send(b"sent by Bob").unwrap();
         let target = devices[1].sender();

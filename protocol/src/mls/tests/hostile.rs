@@ -31,7 +31,7 @@ impl Sample {
         let application = alice.send(b"hello").unwrap();
         let mut guest = Device::new(3);
         let package = guest.package(suite, false);
-        let bundle = alice.commit(&adding(&[package.clone()])).unwrap();
+        let bundle = alice.commit(&adding(core::slice::from_ref(&package))).unwrap();
         let welcome = bundle.welcome.clone().unwrap();
         let wall = alice.wall;
         // What Alice proposes in another life, so that it is of Bob's present epoch too.
@@ -155,6 +155,7 @@ fn kinds_in_the_wrong_place_are_refused() {
         }
         assert!(payload == &package || check(portable(), payload, START).is_err());
     }
+    not_joined(&mut sample.guest, &welcome, &vec![0; crate::limits::TREE_BYTES + 1]);
     // The tree of another epoch.
     let old = sample.bob.group().mls.export_ratchet_tree();
     not_joined(&mut sample.guest, &welcome, &crate::mls::encode(&old).unwrap());

@@ -2,6 +2,11 @@
 
 use core::time::Duration;
 
+use openmls::prelude::{HpkeCiphertext, KeyPackageBundle, KeyPackageRef};
+use openmls_traits::crypto::OpenMlsCrypto as _;
+use openmls_traits::storage::StorageProvider as _;
+use tls_codec::{Deserialize as _, Serialize as _, VLBytes};
+
 use super::world::{Device, START, World, adding};
 use crate::crypto::portable;
 use crate::env::UnixMillis;
@@ -9,7 +14,8 @@ use crate::id::Digest;
 use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::group::Plan;
-use crate::mls::key_package::{KeyPackages, check};
+use crate::mls::key_package::{KeyPackages, check, validate};
+use crate::mls::provider::Crypto;
 use crate::mls::suite::Suite;
 
 fn at(span: Duration) -> UnixMillis {
@@ -90,7 +96,7 @@ fn an_ordinary_one_opens_one_welcome_and_a_last_resort_one_more() {
                 let mut host = [Device::new(host)];
                 let mut world = World::new(suite, &mut host);
                 let [host] = &mut host;
-                let bundle = host.commit(&adding(&[package.clone()])).unwrap();
+                let bundle = host.commit(&adding(core::slice::from_ref(&package))).unwrap();
                 let tree = world.accept(host, &bundle).unwrap();
                 let joined = guest.join(bundle.welcome.as_ref().unwrap(), &tree);
                 if round == 0 || last_resort {
@@ -200,4 +206,75 @@ fn a_device_whose_record_does_not_hold_makes_none() {
     assert_eq!(alice.packages.take_ops(), []);
     let bad = vec![(b"P1".to_vec(), vec![9, 9, 9])];
     assert!(matches!(KeyPackages::restore(alice.backend, bad), Err(MlsError::Damaged(_))));
+}
+
+#[test]
+fn a_welcome_for_another_device_is_not_taken() {
+    let mut devices = [Device::new(1), Device::new(2)];
+    let mut world = World::new(Suite::Classical, &mut devices[..1]);
+    let package = devices[1].package(Suite::Classical, false);
+    let bundle = devices[0].commit(&adding(&[package])).unwrap();
+    let tree = world.accept(&mut devices[0], &bundle).unwrap();
+    let welcome = bundle.welcome.unwrap();
+    // One that holds no key package of it, and one that holds another device's.
+    let mut stranger = Device::new(3);
+    assert_eq!(stranger.join(&welcome, &tree), Err(MlsError::NotForUs));
+    let own = core::mem::replace(&mut devices[1].local, stranger.local.clone());
+    assert_eq!(devices[1].join(&welcome, &tree), Err(MlsError::Record));
+    devices[1].local = own;
+    devices[1].join(&welcome, &tree).unwrap();
+    world.agree(&devices.each_ref());
+}
+
+/// A key of one package, a leaf of another: whoever made this welcome knows a way for us to be in a group whose
+/// secrets we cannot follow.
+#[test]
+fn a_welcome_to_a_leaf_of_another_package_is_refused() {
+    let mut devices = [Device::new(1), Device::new(2)];
+    let mut world = World::new(Suite::Classical, &mut devices[..1]);
+    let old = devices[1].package(Suite::Classical, false);
+    let new = devices[1].package(Suite::Classical, false);
+    let bundle = devices[0].commit(&adding(core::slice::from_ref(&old))).unwrap();
+    let tree = world.accept(&mut devices[0], &bundle).unwrap();
+    let welcome = bundle.welcome.unwrap();
+    let diverted = divert(&devices[1], &welcome, &old, &new);
+    let refusal = devices[1].join(&diverted, &tree);
+    let why = "welcome to a leaf of another key package";
+    assert_eq!(refusal, Err(MlsError::Invalid(why.to_owned())));
+    // Diverting itself is right: back to the old one it is as good as it was.
+    let back = divert(&devices[1], &diverted, &new, &old);
+    devices[1].join(&back, &tree).unwrap();
+    world.agree(&devices.each_ref());
+}
+
+/// Re-encrypts a welcome for one package of a device to another one (RFC 9420 §12.4.3.1, §5.1.3).
+fn divert(device: &Device, welcome: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let crypto = Crypto::verifier(device.backend);
+    let bundle = |package: &[u8]| -> (KeyPackageRef, KeyPackageBundle) {
+        let package = validate(&crypto, package).unwrap();
+        let reference = package.hash_ref(&crypto).unwrap();
+        let bundle = device.packages.overlay.key_package(&reference).unwrap().unwrap();
+        (reference, bundle)
+    };
+    let ((_, from), (reference, to)) = (bundle(from), bundle(to));
+    let (head, mut rest) = welcome.split_at(6); // version, wire format, cipher suite
+    let vector = |bytes: &mut &[u8]| VLBytes::tls_deserialize(bytes).unwrap();
+    let (secrets, info) = (vector(&mut rest), vector(&mut rest));
+    let mut secret = secrets.as_slice();
+    let (_, kem_output, ciphertext) =
+        (vector(&mut secret), vector(&mut secret), vector(&mut secret));
+    assert!(secret.is_empty());
+    let label = VLBytes::new(b"MLS 1.0 Welcome".to_vec());
+    let context = [label.tls_serialize_detached(), info.tls_serialize_detached()];
+    let context = context.map(Result::unwrap).concat();
+    let config = || Suite::Classical.ciphersuite().hpke_config();
+    let sealed = HpkeCiphertext { kem_output, ciphertext };
+    let private = from.init_private_key();
+    let opened = crypto.hpke_open(config(), &sealed, private, &context, b"").unwrap();
+    let public = to.key_package().hpke_init_key().as_slice();
+    let sealed = crypto.hpke_seal(config(), public, &context, b"", &opened).unwrap();
+    let secret = [reference.tls_serialize_detached(), sealed.tls_serialize_detached()];
+    let secrets = VLBytes::new(secret.map(Result::unwrap).concat());
+    let tail = [secrets.tls_serialize_detached(), info.tls_serialize_detached()];
+    [head, &tail.map(Result::unwrap).concat()].concat()
 }

@@ -1,8 +1,11 @@
 //! The ordinary life of a group. Every device restarts from its disk after every step.
 
+use openmls::prelude::LeafNodeIndex;
+
 use super::world::{Device, World, adding, removing};
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::mls::group::{Group, LocalDevice, Plan, Received};
+use crate::mls::provider::Provider;
 use crate::mls::suite::Suite;
 use crate::mls::{Context, MlsError};
 
@@ -173,6 +176,10 @@ fn who_wants_to_leave_may_commit_the_wishes_of_others() {
     assert_eq!(change.removed, [devices[2].sender()]);
     assert!(devices[2].follow(&bundle.commit).unwrap().evicted);
     world.agree(&[&devices[0], &devices[1]]);
+    // Its own wish ended with the epoch.
+    assert!(!devices[1].group().has_proposals());
+    let message = devices[1].send(b"still here").unwrap();
+    assert_eq!(devices[0].read(&message).unwrap().1, b"still here");
 }
 
 #[test]
@@ -203,7 +210,7 @@ fn a_device_gets_a_new_key_and_record() {
             devices[1].local = next;
             devices[1].merge()
         };
-        assert_eq!(change.updated, [record.clone()]);
+        assert_eq!(change.updated, core::slice::from_ref(&record));
         assert_eq!(devices[0].follow(&bundle.commit).unwrap().updated, [record]);
         world.agree(&devices.each_ref());
         let after = devices[1].send(b"with the new key").unwrap();
@@ -279,4 +286,59 @@ fn a_device_that_lost_its_keys_is_removed_and_added_in_one_commit() {
     world.agree(&devices.each_ref());
     let message = devices[1].send(b"back").unwrap();
     assert_eq!(devices[0].read(&message).unwrap().1, b"back");
+}
+
+#[test]
+fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
+    let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
+    let mut world = World::new(Suite::Classical, &mut devices);
+    let target = devices[1].sender();
+    let early = devices[0].commit(&removing(&[target])).unwrap();
+    let wish = devices[2].run(|group, cx, local| group.propose_leave(cx, local)).unwrap();
+    world.server.propose(devices[2].sender(), &wish).unwrap();
+    devices[0].receive(&wish).unwrap();
+    devices[1].receive(&wish).unwrap();
+    // The server sees to it that nobody is kept; the pending commit is as it was, and is of no use any more.
+    assert!(matches!(world.accept_error(&devices[0], &early), MlsError::Invalid(_)));
+    assert!(devices[0].group().has_pending() && devices[0].group().has_proposals());
+    devices[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    // It says what is queued already, too.
+    let again = removing(&[target, devices[2].sender()]);
+    let again = devices[0].commit(&again).unwrap();
+    world.accept(&mut devices[0], &again).unwrap();
+    assert_eq!(devices[0].group().members().len(), 1);
+    for leaver in [1, 2] {
+        let change = devices[leaver].follow(&again.commit).unwrap();
+        assert!(change.evicted);
+        assert_eq!(change.removed.len(), 2);
+    }
+    world.agree(&[&devices[0]]);
+}
+
+#[test]
+fn a_device_to_be_removed_by_others_does_not_commit() {
+    let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
+    let mut world = World::new(Suite::Classical, &mut devices);
+    let leaf = LeafNodeIndex::new(2);
+    let wish = {
+        let device = &mut devices[0];
+        let group = device.group.as_mut().unwrap();
+        let provider = Provider::new(device.backend, &mut device.entropy, &group.overlay);
+        let signer = device.local.signer(device.backend);
+        let (wish, _) = group.mls.propose_remove_member(&provider, &signer, leaf).unwrap();
+        wish.to_bytes().unwrap()
+    };
+    world.server.propose(devices[0].sender(), &wish).unwrap();
+    for index in [1, 2] {
+        let received = devices[index].receive(&wish).unwrap();
+        let Received::Proposal { sender, leaves } = received else { panic!("no proposal") };
+        assert_eq!((sender, leaves), (devices[0].sender(), false));
+    }
+    assert!(matches!(devices[2].commit(&Plan::default()), Err(MlsError::Pending(_))));
+    // A plain member may commit what an admin proposed.
+    let bundle = devices[1].commit(&Plan::default()).unwrap();
+    world.accept(&mut devices[1], &bundle).unwrap();
+    devices[0].follow(&bundle.commit).unwrap();
+    assert!(devices[2].follow(&bundle.commit).unwrap().evicted);
+    world.agree(&[&devices[0], &devices[1]]);
 }

@@ -123,12 +123,16 @@ impl Device {
     ) -> Result<T, MlsError> {
         let group = self.group.as_mut().unwrap();
         self.disk.apply(group.take_ops());
-        let before = (group.epoch(), group.authenticator(), group.members());
+        let state = |group: &Group| {
+            let waiting = (group.has_pending(), group.has_proposals());
+            (group.epoch(), group.authenticator(), group.members(), group.data().clone(), waiting)
+        };
+        let before = state(group);
         let cx = Context { backend: self.backend, entropy: &mut self.entropy, wall: self.wall };
         let result = operation(group, cx, &self.local);
         if result.is_err() {
             assert_eq!(group.take_ops(), [], "a failed operation left changes");
-            assert_eq!((group.epoch(), group.authenticator(), group.members()), before);
+            assert_eq!(state(group), before);
         }
         self.restart();
         result

@@ -219,8 +219,18 @@ impl MemoryStore {
             member.cursor = seq;
         }
         let channel = self.channel(id)?;
-        let holding = channel.members.iter().filter(|&(&member, _)| self.is_active(member));
-        let floor = holding.filter_map(|(_, m)| m.holds()).min().unwrap_or(channel.head);
+        let mut floor = channel.head;
+        for (&member, membership) in &channel.members {
+            if let Some(cursor) = membership.holds()
+                && cursor < floor
+                && self.is_active(member)
+            {
+                if cursor <= channel.floor {
+                    return Ok(StoreReply::Done);
+                }
+                floor = cursor;
+            }
+        }
         let channel = self.channels.get_mut(&id).ok_or(ErrorCode::ChannelUnknown)?;
         if floor > channel.floor {
             channel.floor = floor;

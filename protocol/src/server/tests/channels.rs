@@ -8,10 +8,10 @@ use crate::wire::message::{
     ChannelKind, CommitBundle, Entries, EntryKind, Part, Push, Reply, Request, Submit,
 };
 
-const CHANNEL: ChannelId = ChannelId([3; 16]);
+pub(super) const CHANNEL: ChannelId = ChannelId([3; 16]);
 
 /// Alice and Bob in a group, both at epoch 1.
-fn pair(world: &mut World) -> (Device, Device) {
+pub(super) fn pair(world: &mut World) -> (Device, Device) {
     let mut alice = Device::new(world, "alice");
     let mut bob = Device::new(world, "bob");
     bob.upload(world, 10);
@@ -169,7 +169,7 @@ fn a_removed_device_reads_its_removal_and_no_more() {
 }
 
 /// Seq and kind of pushed entries, in order, contiguous.
-fn pushed(world: &mut World, link: crate::io::LinkId) -> Vec<(u64, EntryKind)> {
+pub(super) fn pushed(world: &mut World, link: crate::io::LinkId) -> Vec<(u64, EntryKind)> {
     let mut seen = Vec::new();
     for push in world.pushes(link) {
         match push {

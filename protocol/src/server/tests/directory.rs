@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::device::*;
 use super::harness::*;
+use crate::auth::client::Registration;
 use crate::crypto::identity::{DeviceKey, DeviceRecord, Revocation};
+use crate::env::Entropy;
 use crate::error::{CloseCode, ErrorCode};
 use crate::id::{AccountId, DeviceId, Digest};
 use crate::io::WakeReason;
@@ -29,8 +31,8 @@ fn names_and_accounts_are_registered_once() {
 fn registration_needs_the_account_key_and_a_greeting() {
     let mut world = World::new();
     let link = world.connect();
-    let start = Request::RegisterStart { username: username("a"), request: vec![0; 32].into() };
-    assert_eq!(world.fails(link, start.clone()), ErrorCode::BadRequest);
+    let early = Request::RegisterStart { username: username("a"), request: vec![0; 32].into() };
+    assert_eq!(world.fails(link, early), ErrorCode::BadRequest);
     hello(&mut world, link);
     let finish = |upload: Vec<u8>| Request::RegisterFinish {
         username: username("a"),
@@ -39,9 +41,17 @@ fn registration_needs_the_account_key_and_a_greeting() {
         sealed_account_key: vec![1; 49].into(),
         proof: [1; 64],
     };
+    assert_eq!(world.fails(link, finish(vec![1; 192])), ErrorCode::BadRequest);
+    let (_, good) =
+        Registration::start(&mut Entropy::from_seed([8; 32]), password("secret")).unwrap();
+    let start = |name| Request::RegisterStart { username: username(name), request: good.clone() };
+    assert!(world.call(link, start("b")).is_ok());
+    assert_eq!(world.fails(link, finish(vec![1; 192])), ErrorCode::BadRequest, "another name");
+    assert!(world.call(link, start("a")).is_ok());
     assert_eq!(world.fails(link, finish(vec![1; 192])), ErrorCode::ProofInvalid);
     let audited = world.audit.last().unwrap();
     assert_eq!((audited.kind, audited.error), (AuditKind::Register, Some(ErrorCode::ProofInvalid)));
+    assert_eq!(world.fails(link, finish(vec![1; 192])), ErrorCode::BadRequest, "once");
     // 32 bytes of 255 are no point.
     let bad = Request::RegisterStart { username: username("a"), request: vec![255; 32].into() };
     assert_eq!(world.fails(link, bad), ErrorCode::BadRequest);

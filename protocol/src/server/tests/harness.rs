@@ -242,6 +242,38 @@ impl World {
         self.disk = disk;
     }
 
+    /// Lets the operations through that wait now, and holds those that follow.
+    pub(super) fn flush_once(&mut self) {
+        let (ids, ops): (Vec<_>, Vec<_>) = core::mem::take(&mut self.waiting).into_iter().unzip();
+        let replies = self.store.apply(&ops);
+        self.executed.extend(ops);
+        for (id, reply) in ids.into_iter().zip(replies) {
+            self.input(Input::Stored(id, Ok(reply)));
+        }
+        self.settle();
+    }
+
+    /// Answers the reads of subscriptions as if each channel were there and empty.
+    pub(super) fn answer_subscriptions(&mut self) {
+        for (id, op) in core::mem::take(&mut self.waiting) {
+            assert!(matches!(op, StoreOp::Fetch { .. }));
+            let reply = StoreReply::Entries { entries: vec![], head: 0, first: 1 };
+            self.input(Input::Stored(id, Ok(reply)));
+        }
+        self.settle();
+    }
+
+    /// Does something on another machine over the same store.
+    pub(super) fn as_another_machine(&mut self, act: impl FnOnce(&mut Self)) {
+        let secrets = ServerSecrets::generate(&mut Entropy::from_seed([1; 32]));
+        let entropy = Entropy::from_seed([4; 32]);
+        let other = Server::new(Config::new(backend()), secrets, entropy, self.now);
+        let own = core::mem::replace(&mut self.server, other);
+        act(self);
+        self.settle();
+        self.server = own;
+    }
+
     /// Runs the machine until nothing moves.
     pub(super) fn settle(&mut self) {
         let mut buffer = Vec::new();

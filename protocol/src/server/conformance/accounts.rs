@@ -1,0 +1,286 @@
+//! Cases of accounts, devices, sessions and refresh tokens.
+
+use super::Backend;
+use super::bed::{
+    Bed, LIFE, MOST, NOW, account, account_row, ack, append, channel, create, device_key, digest,
+    envelope_keys, fetch, later, package, put_device, put_packages, record, revocation, sender,
+    username,
+};
+use crate::env::UnixMillis;
+use crate::error::ErrorCode;
+use crate::id::{ChannelId, Sender};
+use crate::mls::suite::Suite;
+use crate::server::op::{AccountRow, StoreOp, StoreReply};
+use crate::wire::message::DeviceEntry;
+
+const HOUR: u64 = 60 * 60 * 1000;
+
+/// A username and an account key belong to the first who registers them.
+pub fn accounts_are_taken_once(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let find = |n| StoreOp::FindAccount { username: username(n) };
+    assert_eq!(bed.run(find(1)), StoreReply::Account(None));
+    bed.done(StoreOp::CreateAccount(account_row(1)));
+    assert_eq!(bed.run(find(1)), StoreReply::Account(Some(account_row(1))));
+    assert_eq!(bed.run(find(2)), StoreReply::Account(None));
+
+    let same_name = AccountRow { username: username(1), ..account_row(2) };
+    bed.refused(StoreOp::CreateAccount(same_name), ErrorCode::UsernameTaken);
+    let same_key = AccountRow { username: username(2), ..account_row(1) };
+    bed.refused(StoreOp::CreateAccount(same_key), ErrorCode::AccountExists);
+    bed.refused(StoreOp::CreateAccount(account_row(1)), ErrorCode::UsernameTaken);
+    assert_eq!(bed.run(find(1)), StoreReply::Account(Some(account_row(1))));
+    bed.done(StoreOp::CreateAccount(account_row(2)));
+}
+
+/// With an account goes all it had, but its name and its id cannot be taken by another.
+pub fn deleted_accounts_are_gone_but_stay_taken(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let group = bed.group(3);
+    let gone = sender(2, 1);
+    bed.run(put_packages(gone, vec![package(1, Suite::Hybrid, later(LIFE))]));
+    bed.done(put_refresh(gone, 1, LIFE));
+    bed.done(put_refresh(sender(2, 9), 2, LIFE));
+    let delete = StoreOp::DeleteAccount { account: account(2), at: NOW };
+    bed.done(delete.clone());
+
+    bed.refused(delete, ErrorCode::AccountUnknown);
+    let find = StoreOp::FindAccount { username: username(2) };
+    assert_eq!(bed.run(find), StoreReply::Account(None));
+    bed.refused(StoreOp::CreateAccount(account_row(2)), ErrorCode::UsernameTaken);
+    let other_name = AccountRow { username: username(9), ..account_row(2) };
+    bed.refused(StoreOp::CreateAccount(other_name), ErrorCode::AccountExists);
+    bed.refused(put_device(gone, 2), ErrorCode::AccountUnknown);
+    bed.refused(put_refresh(gone, 3, LIFE), ErrorCode::AccountUnknown);
+    let list = StoreOp::ListDevices { account: account(2) };
+    assert_eq!(bed.run(list), StoreReply::Devices(Vec::new()));
+    bed.refused(open_session(gone, NOW, 1, NOW), ErrorCode::DeviceUnknown);
+    bed.refused(find_refresh(gone, 1, NOW), ErrorCode::TokenInvalid);
+    bed.refused(find_refresh(sender(2, 9), 2, NOW), ErrorCode::TokenInvalid);
+    bed.refused(
+        StoreOp::ClaimKeyPackages { account: account(2), suite: Suite::Hybrid, at: NOW },
+        ErrorCode::AccountUnknown,
+    );
+    bed.refused(fetch(ChannelId::inbox(gone), gone, 0), ErrorCode::ChannelUnknown);
+    bed.refused(fetch(group, gone, 0), ErrorCode::NotMember);
+    assert_eq!(bed.info(group, sender(1, 1)).members, 2);
+}
+
+/// A device registers once, with an inbox; an account has only so many.
+pub fn devices_are_registered_once_and_limited(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.refused(put_device(sender(1, 1), 1), ErrorCode::AccountUnknown);
+    bed.done(StoreOp::CreateAccount(account_row(1)));
+    bed.done(put_device(sender(1, 2), 1));
+    bed.done(put_device(sender(1, 1), 1));
+    bed.done(put_device(sender(1, 1), 1));
+    let entry = |of| DeviceEntry {
+        record: record(of, 1),
+        envelope_keys: envelope_keys(of, 1),
+        revocation: None,
+        last_seen: UnixMillis(NOW.0 - NOW.0 % HOUR),
+    };
+    let list = StoreOp::ListDevices { account: account(1) };
+    let both = vec![entry(sender(1, 1)), entry(sender(1, 2))];
+    assert_eq!(bed.run(list), StoreReply::Devices(both));
+    let inbox = ChannelId::inbox(sender(1, 1));
+    let info = bed.info(inbox, sender(1, 1));
+    assert_eq!((info.generation, info.epoch, info.head, info.members), (0, 0, 0, 1));
+
+    let third = |most| StoreOp::PutDevice {
+        record: record(sender(1, 3), 1),
+        envelope_keys: envelope_keys(sender(1, 3), 1),
+        most,
+        at: NOW,
+    };
+    bed.refused(third(2), ErrorCode::DeviceLimit);
+    // A revoked device makes room.
+    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
+    bed.done(third(2));
+    bed.refused(put_device(sender(1, 2), 2), ErrorCode::DeviceRevoked);
+
+    // An inbox has no other id than its own, and that may be taken.
+    let inbox = ChannelId::inbox(sender(1, 4));
+    let StoreOp::CreateChannel { kind, generation, group, group_info, .. } =
+        create(1, sender(1, 1))
+    else {
+        panic!("an operation that creates a channel");
+    };
+    bed.done(StoreOp::CreateChannel {
+        channel: inbox,
+        kind,
+        generation,
+        creator: sender(1, 1),
+        group,
+        group_info,
+        at: NOW,
+    });
+    bed.refused(put_device(sender(1, 4), 1), ErrorCode::ChannelExists);
+    let list = StoreOp::ListDevices { account: account(1) };
+    match bed.run(list) {
+        StoreReply::Devices(devices) => assert_eq!(devices.len(), 3),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The record with the highest sequence holds; envelope keys change with it, or on their own.
+pub fn newer_records_replace_older_ones(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(1, 0);
+    let of = sender(1, 1);
+    let put = |sequence, key: u8, keys| {
+        let mut record = record(of, sequence);
+        record.device_key = [key; 32];
+        StoreOp::PutDevice { record, envelope_keys: envelope_keys(of, keys), most: MOST, at: NOW }
+    };
+    let stored = |bed: &mut Bed<'_>| match bed.run(StoreOp::ListDevices { account: account(1) }) {
+        StoreReply::Devices(devices) => match devices.as_slice() {
+            [only] => {
+                (only.record.sequence, only.record.device_key[0], only.envelope_keys.sequence)
+            }
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    bed.done(put(2, 1, 5));
+    bed.refused(put(2, 2, 6), ErrorCode::RecordStale);
+    bed.refused(put(1, 1, 6), ErrorCode::RecordStale);
+    assert_eq!(stored(&mut bed), (2, 1, 5));
+    bed.done(put(2, 1, 4));
+    assert_eq!(stored(&mut bed), (2, 1, 5));
+    bed.done(put(2, 1, 6));
+    assert_eq!(stored(&mut bed), (2, 1, 6));
+    bed.done(put(3, 9, 1));
+    assert_eq!(stored(&mut bed), (3, 9, 1));
+}
+
+/// A revoked device keeps nothing, reads nothing, and counts as no member.
+pub fn revocation_takes_what_a_device_holds(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let group = bed.group(2);
+    let gone = sender(2, 1);
+    bed.run(put_packages(gone, vec![package(1, Suite::Hybrid, later(LIFE))]));
+    bed.done(put_refresh(gone, 1, LIFE));
+    let revoke = |by| StoreOp::RevokeDevice { revocation: revocation(gone, by), at: NOW };
+    bed.refused(
+        StoreOp::RevokeDevice { revocation: revocation(sender(2, 7), 1), at: NOW },
+        ErrorCode::DeviceUnknown,
+    );
+    bed.done(revoke(1));
+    bed.done(revoke(2));
+
+    match bed.run(StoreOp::ListDevices { account: account(2) }) {
+        StoreReply::Devices(devices) => match devices.as_slice() {
+            [only] => assert_eq!(only.revocation, Some(revocation(gone, 1))),
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+    bed.refused(open_session(gone, NOW, 1, NOW), ErrorCode::DeviceRevoked);
+    bed.refused(put_refresh(gone, 2, LIFE), ErrorCode::DeviceRevoked);
+    bed.refused(find_refresh(gone, 1, NOW), ErrorCode::TokenInvalid);
+    let rotate = StoreOp::RotateRefresh {
+        sender: gone,
+        old: digest(1),
+        new: digest(2),
+        expires: later(1),
+        at: NOW,
+    };
+    bed.refused(rotate, ErrorCode::TokenInvalid);
+    bed.refused(put_packages(gone, Vec::new()), ErrorCode::DeviceRevoked);
+    assert_eq!(bed.claim(2, Suite::Hybrid, NOW), []);
+    bed.refused(fetch(ChannelId::inbox(gone), gone, 0), ErrorCode::ChannelUnknown);
+    bed.refused(fetch(group, gone, 0), ErrorCode::NotMember);
+    bed.refused(ack(group, gone, 1), ErrorCode::NotMember);
+    bed.refused(StoreOp::Append(append(group, gone, 1, 1)), ErrorCode::NotMember);
+    bed.refused(StoreOp::ChannelInfo { channel: group, reader: gone }, ErrorCode::NotMember);
+    bed.refused(StoreOp::LoadGroupInfo { channel: group, reader: gone }, ErrorCode::NotMember);
+    bed.refused(create(5, gone), ErrorCode::DeviceRevoked);
+    let list = StoreOp::ListChannels { reader: gone, after: None, most: MOST };
+    assert_eq!(bed.run(list), StoreReply::Channels(Vec::new(), false));
+    assert_eq!(bed.info(group, sender(1, 1)).members, 1);
+    bed.refused(create(1, gone), ErrorCode::ChannelExists);
+    assert_eq!(bed.info(channel(1), sender(1, 1)).head, 1);
+}
+
+/// A session opens for a registered device with tokens that were not ended, and tells its highest state version.
+pub fn sessions_need_an_active_device_and_fresh_tokens(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.refused(open_session(sender(1, 1), NOW, 0, NOW), ErrorCode::DeviceUnknown);
+    bed.people(1, 1);
+    let of = sender(1, 1);
+    let session = |state_version| StoreReply::Session {
+        username: username(1),
+        record: record(of, 1),
+        state_version,
+    };
+    assert_eq!(bed.run(open_session(of, NOW, 5, NOW)), session(0));
+    assert_eq!(bed.run(open_session(of, NOW, 3, NOW)), session(5));
+    assert_eq!(bed.run(open_session(of, NOW, u64::MAX, later(2 * HOUR))), session(5));
+    assert_eq!(bed.run(open_session(of, NOW, 6, later(2 * HOUR))), session(u64::MAX));
+    match bed.run(StoreOp::ListDevices { account: account(1) }) {
+        StoreReply::Devices(devices) => {
+            let seen: Vec<_> = devices.iter().map(|device| device.last_seen.0).collect();
+            assert_eq!(seen, [later(2 * HOUR).0 - later(2 * HOUR).0 % HOUR]);
+        }
+        other => panic!("{other:?}"),
+    }
+
+    bed.done(put_refresh(of, 1, LIFE));
+    bed.done(StoreOp::EndTokens { sender: of, at: later(10) });
+    bed.refused(open_session(of, later(10), 0, later(20)), ErrorCode::TokenInvalid);
+    assert_eq!(bed.run(open_session(of, later(11), 0, later(20))), session(u64::MAX));
+    bed.refused(find_refresh(of, 1, later(20)), ErrorCode::TokenInvalid);
+    // A clock set back does not bring ended tokens back.
+    bed.done(StoreOp::EndTokens { sender: of, at: NOW });
+    bed.refused(open_session(of, later(10), 0, later(20)), ErrorCode::TokenInvalid);
+    bed.done(StoreOp::EndTokens { sender: sender(8, 8), at: NOW });
+}
+
+/// A device has one refresh token, until its end.
+pub fn refresh_tokens_are_replaced_and_end(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.refused(put_refresh(sender(1, 1), 1, LIFE), ErrorCode::AccountUnknown);
+    bed.people(2, 0);
+    let of = sender(1, 1);
+    let rotate = |old, new, life, at| StoreOp::RotateRefresh {
+        sender: of,
+        old: digest(old),
+        new: digest(new),
+        expires: later(life),
+        at,
+    };
+    bed.refused(find_refresh(of, 1, NOW), ErrorCode::TokenInvalid);
+    bed.done(put_refresh(of, 1, LIFE));
+    let key = StoreReply::RefreshKey(device_key(of));
+    assert_eq!(bed.run(find_refresh(of, 1, later(LIFE - 1))), key);
+    bed.refused(find_refresh(of, 1, later(LIFE)), ErrorCode::TokenExpired);
+    bed.refused(find_refresh(of, 2, later(LIFE)), ErrorCode::TokenInvalid);
+    bed.refused(find_refresh(sender(2, 1), 1, NOW), ErrorCode::TokenInvalid);
+    bed.refused(find_refresh(sender(1, 2), 1, NOW), ErrorCode::TokenInvalid);
+    bed.refused(rotate(2, 3, LIFE, NOW), ErrorCode::TokenInvalid);
+    bed.refused(rotate(1, 3, 2 * LIFE, later(LIFE)), ErrorCode::TokenExpired);
+    bed.done(rotate(1, 3, 2 * LIFE, NOW));
+    bed.refused(rotate(1, 4, 2 * LIFE, NOW), ErrorCode::TokenInvalid);
+    assert_eq!(bed.run(find_refresh(of, 3, later(LIFE))), key);
+    bed.done(put_refresh(of, 5, LIFE));
+    bed.refused(find_refresh(of, 3, NOW), ErrorCode::TokenInvalid);
+    assert_eq!(bed.run(find_refresh(of, 5, NOW)), key);
+}
+
+fn open_session(of: Sender, issued: UnixMillis, state_version: u64, at: UnixMillis) -> StoreOp {
+    StoreOp::OpenSession { sender: of, issued, state_version, at }
+}
+
+fn put_refresh(of: Sender, n: u8, life: u64) -> StoreOp {
+    StoreOp::PutRefresh {
+        sender: of,
+        device_key: device_key(of),
+        hash: digest(n),
+        expires: later(life),
+    }
+}
+
+fn find_refresh(of: Sender, n: u8, at: UnixMillis) -> StoreOp {
+    StoreOp::FindRefresh { sender: of, hash: digest(n), at }
+}

@@ -1,0 +1,93 @@
+//! Cases of key packages.
+
+use super::Backend;
+use super::bed::{Bed, LIFE, NOW, later, package, put_packages, revocation, sender};
+use crate::error::ErrorCode;
+use crate::mls::suite::Suite;
+use crate::server::op::{KeyPackageRow, StoreOp, StoreReply};
+
+fn put(packages: Vec<KeyPackageRow>, last_resort: Option<KeyPackageRow>, most: u32) -> StoreOp {
+    StoreOp::PutKeyPackages { sender: sender(1, 1), packages, last_resort, most, at: NOW }
+}
+
+fn left(available: u32, last_resort: bool) -> StoreReply {
+    StoreReply::KeyPackages { available, last_resort }
+}
+
+fn hybrid(n: u8, life: u64) -> KeyPackageRow {
+    package(n, Suite::Hybrid, later(life))
+}
+
+/// Over the quota nothing is added; what is there already, or has ended, does not count.
+pub fn key_packages_are_added_all_or_nothing(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.refused(put(Vec::new(), None, 10), ErrorCode::DeviceUnknown);
+    let count = |at| StoreOp::CountKeyPackages { sender: sender(1, 1), at };
+    assert_eq!(bed.run(count(NOW)), left(0, false));
+    bed.people(1, 1);
+    assert_eq!(bed.run(count(NOW)), left(0, false));
+    assert_eq!(bed.run(put(vec![hybrid(1, 10), hybrid(2, 20)], None, 3)), left(2, false));
+    bed.refused(
+        put(vec![hybrid(3, 20), hybrid(4, 20)], Some(hybrid(9, 50)), 3),
+        ErrorCode::KeyPackageQuota,
+    );
+    assert_eq!(bed.run(count(NOW)), left(2, false));
+    let again = vec![hybrid(1, 10), hybrid(2, 20), hybrid(3, 20), hybrid(3, 20)];
+    assert_eq!(bed.run(put(again, Some(hybrid(9, 50)), 3)), left(3, true));
+    assert_eq!(bed.run(put(vec![hybrid(5, 0)], None, 3)), left(3, true));
+    assert_eq!(bed.run(count(later(9))), left(3, true));
+    assert_eq!(bed.run(count(later(10))), left(2, true));
+    assert_eq!(bed.run(count(later(20))), left(0, true));
+    assert_eq!(bed.run(count(later(50))), left(0, false));
+}
+
+/// Each package is handed out once, the oldest of the suite first; the last resort only then, and it stays.
+pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.refused(
+        StoreOp::ClaimKeyPackages { account: sender(1, 1).account, suite: Suite::Hybrid, at: NOW },
+        ErrorCode::AccountUnknown,
+    );
+    bed.people(1, 3);
+    bed.run(put(
+        vec![
+            hybrid(30, 5),
+            package(20, Suite::Classical, later(LIFE)),
+            hybrid(12, LIFE),
+            hybrid(11, LIFE),
+        ],
+        Some(hybrid(99, LIFE)),
+        10,
+    ));
+    bed.run(put_packages(sender(1, 2), vec![hybrid(40, LIFE)]));
+    let at = later(5);
+    assert_eq!(
+        bed.claim(1, Suite::Hybrid, at),
+        [(Some(12), false), (Some(40), false), (None, false)]
+    );
+    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
+    assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(11), false), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(99), true), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(99), true), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Classical, at), [(Some(20), false), (None, false)]);
+    // The last resort is of the other suite.
+    assert_eq!(bed.claim(1, Suite::Classical, at), [(None, false), (None, false)]);
+    // A new last resort takes the place of the old one.
+    bed.run(put(Vec::new(), Some(hybrid(98, 20)), 10));
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(19)), [(Some(98), true), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(20)), [(None, false), (None, false)]);
+}
+
+/// An upload that is sent again after a lost reply adds nothing that was handed out meanwhile.
+pub fn claimed_key_packages_do_not_come_back(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(1, 1);
+    let upload = || put(vec![hybrid(1, LIFE), hybrid(2, LIFE)], None, 2);
+    assert_eq!(bed.run(upload()), left(2, false));
+    assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(Some(1), false)]);
+    bed.0.reopen();
+    assert_eq!(bed.run(upload()), left(1, false));
+    assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(Some(2), false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(None, false)]);
+    assert_eq!(bed.run(upload()), left(0, false));
+}
