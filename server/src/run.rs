@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use async_signal::{Signal, Signals};
 use qpc_protocol::crypto;
 use qpc_protocol::error::{Fatal, StoreFault};
-use qpc_protocol::id::ServerId;
+use qpc_protocol::id::{Digest, ServerId};
 use qpc_protocol::server::audit::AuditEvent;
 use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::server::{Config, Server};
 use qpc_smol::store::ServerStore;
-use qpc_smol::{Address, Clock, ServeOptions, ServerHandle, serve};
+use qpc_smol::{Address, Clock, ResetSecret, ServeOptions, ServerHandle, serve};
 use serde_json::json;
 use smol::future;
 use smol::stream::StreamExt;
@@ -89,6 +89,7 @@ pub fn start(
         listen: settings.listen,
         identity: identity.clone(),
         connections: config.connections,
+        reset: Some(reset_secret(&key)),
     };
     let machine = Server::new(config, server_secrets, entropy, clock.now());
     let id = machine.id();
@@ -129,6 +130,11 @@ impl Running {
     }
 }
 
+/// Stays the same as long as the database's key does, and tells nothing of it.
+fn reset_secret(key: &[u8; 32]) -> ResetSecret {
+    ResetSecret::new(Zeroizing::new(Digest::of(&[b"qpc-server-reset-v1", key]).0))
+}
+
 /// The program; see [`crate::main`].
 pub(crate) fn program(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(arguments) {
@@ -153,7 +159,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), StartError> 
         return say(text.trim_end());
     }
     log(&settings)?;
-    let database_key = std::env::var(database_key::VARIABLE).ok().map(Zeroizing::new);
+    // What is no text is no key either, but it must not pass for none at all.
+    let database_key = std::env::var_os(database_key::VARIABLE)
+        .map(|key| Zeroizing::new(key.into_string().unwrap_or_default()));
     // Before anything listens, so that no signal is missed.
     let mut signals = Signals::new([Signal::Int, Signal::Term]).map_err(StartError::System)?;
     let running = start(&settings, database_key.as_ref())?;

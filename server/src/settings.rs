@@ -284,9 +284,12 @@ impl Settings {
                 "connections, logins-per-account and logins-per-source must be at least 1",
             ));
         }
-        if self.public_host().parse::<std::net::IpAddr>().is_err()
-            && format!("qpc://{}:1", self.public_host()).parse::<qpc_smol::Address>().is_err()
-        {
+        let host = self.public_host();
+        let is_name = || {
+            let address: Result<qpc_smol::Address, _> = format!("qpc://{host}:1").parse();
+            address.is_ok_and(|address| address.host == host)
+        };
+        if host.parse::<std::net::IpAddr>().is_err() && !is_name() {
             return Err(SettingsError::Bounds(
                 "public-host must be a host name or an address without brackets and port",
             ));

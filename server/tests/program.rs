@@ -1,14 +1,26 @@
 //! The program as an operator meets it: real processes, their exit codes, what they say and what they leave.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use qpc_smol::Address;
+use async_channel::Receiver;
+use qpc_protocol::client::event::Event;
+use qpc_protocol::client::{Config, Stretching};
+use qpc_protocol::crypto;
+use qpc_protocol::error::StoreFault;
+use qpc_protocol::io::{Page, Target};
+use qpc_protocol::store::batch::{Batch, Records};
+use qpc_smol::store::ClientStore;
+use qpc_smol::{Address, ClientHandle, ClientOptions, open};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use tempfile::TempDir;
 
@@ -190,6 +202,70 @@ fn a_killed_server_leaves_nothing_in_the_way() {
     assert_eq!(process.stop().code, Some(0));
 }
 
+/// A client of the test's own.
+fn client(address: &Address) -> (ClientHandle, Receiver<Event>) {
+    struct Nowhere;
+    impl ClientStore for Nowhere {
+        fn apply(&mut self, _: &Batch) -> Result<(), StoreFault> {
+            Ok(())
+        }
+        fn load(&mut self, _: &Page) -> Result<Records, StoreFault> {
+            Ok(Records::new())
+        }
+    }
+    let config = Config {
+        backend: crypto::fast(),
+        server: Target(address.to_string()),
+        stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
+        insecure_plain: false,
+        auto_connect: true,
+    };
+    let mut options = ClientOptions::new(config);
+    options.probe_time = Some(Duration::from_millis(500));
+    open(options, Box::new(Nowhere)).unwrap()
+}
+
+/// Waits for an event of that kind.
+fn wait_for(events: &Receiver<Event>, kind: impl Fn(&Event) -> bool) {
+    let late = async {
+        smol::Timer::after(Duration::from_secs(20)).await;
+        panic!("no such event");
+    };
+    let seen = async {
+        while let Ok(event) = events.recv().await {
+            if kind(&event) {
+                return;
+            }
+        }
+        panic!("no more events");
+    };
+    smol::block_on(smol::future::or(seen, late));
+}
+
+#[test]
+fn an_idle_client_notices_that_its_server_was_killed_and_started_again() {
+    let place = Place::new();
+    let (mut process, address) = place.start();
+    let (handle, events) = client(&address);
+    let registered = smol::block_on(
+        handle.run(|client, now| client.register(now, "alice", "secret".to_owned().into())),
+    );
+    registered.unwrap().unwrap();
+    wait_for(&events, |event| matches!(event, Event::Online { .. }));
+    process.signal("KILL");
+    process.wait();
+    let start = Instant::now();
+    let (mut process, again) =
+        Process::start(place.command().args(["--listen", &format!("127.0.0.1:{}", address.port)]));
+    assert_eq!(again, address);
+    // The server before could not say goodbye, and the idle timeout is a minute: the new one tells.
+    wait_for(&events, |event| matches!(event, Event::Offline { last: false, .. }));
+    wait_for(&events, |event| matches!(event, Event::Online { .. }));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    smol::block_on(handle.stop()).unwrap();
+    assert_eq!(process.stop().code, Some(0));
+}
+
 #[test]
 fn the_json_line_says_the_same() {
     let place = Place::new();
@@ -279,6 +355,8 @@ fn a_wrong_database_key_is_told_and_changes_nothing() {
     assert_eq!(process.stop().code, Some(0));
     assert!(!place.data().join("db.key").exists(), "a key that was given is not written down");
     fails(&mut with(OTHER_KEY), 5, &["does not open", "QPC_DB_KEY"]);
+    let no_text = OsStr::from_bytes(&[0xff; 64]);
+    fails(place.command().env("QPC_DB_KEY", no_text), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
     fails(&mut with("0011"), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
     fails(&mut place.command(), 5, &["missing", "--db-key-file"]);
     // Without the sealed secrets the database is still there, and still closed.
@@ -400,7 +478,6 @@ fn help_has_examples_and_exit_codes() {
     for part in ["Exit codes:", "Examples:", "--production", "QPC_DB_KEY", "130"] {
         assert!(text.contains(part), "{part}");
     }
-    drop(std::io::stdout().flush());
 }
 
 #[test]

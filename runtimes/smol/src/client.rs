@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,21 +10,20 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender, TrySendError};
-use async_io::Timer;
 use futures_lite::future;
 use qpc_protocol::client::event::Event;
 use qpc_protocol::client::{Client, Config, DIRECTORY};
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{Fatal, RestoreError, StoreFault, StoreFaultKind};
-use qpc_protocol::io::{BatchId, Gone, Input, LoadId, Output, Page, Target, Transport};
+use qpc_protocol::io::{BatchId, Input, LoadId, Output, Page};
 use qpc_protocol::store::batch::{Batch, Records};
 use smol::{Executor, LocalExecutor};
 use thiserror::Error;
 
-use crate::address::Address;
 use crate::clock::{Clock, entropy};
+use crate::dial::Net;
 use crate::driver::{Alarm, LINGER, Lines, ROUND, Report, within};
-use crate::quic::{self, ConnectionFacts, Quic};
+use crate::quic::ConnectionFacts;
 use crate::store::ClientStore;
 use crate::tls::Trust;
 
@@ -35,10 +33,6 @@ const EVENTS: usize = 1024;
 const COMMANDS: usize = 256;
 /// Records read at once when a client is opened.
 const PAGE: usize = 1024;
-/// A host with several addresses: how long one may keep the next from being tried (RFC 8305 §8).
-const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one host that are tried.
-const ADDRESSES: usize = 8;
 
 /// How a client is opened.
 #[derive(Clone, Debug)]
@@ -49,12 +43,20 @@ pub struct ClientOptions {
     pub trust: Trust,
     /// A connection that is not up after this has failed.
     pub connect_time: Duration,
+    /// A quiet connection is probed this often, so that a server that was started again is noticed; `None` leaves
+    /// it to the machine's pings, which are rarer and kinder to a battery.
+    pub probe_time: Option<Duration>,
 }
 
 impl ClientOptions {
-    /// Trusts the pin in the address only; 10 s to connect.
+    /// Trusts the pin in the address only; 10 s to connect, a probe every 5 s.
     pub fn new(config: Config) -> Self {
-        Self { config, trust: Trust::PinOnly, connect_time: Duration::from_secs(10) }
+        Self {
+            config,
+            trust: Trust::PinOnly,
+            connect_time: Duration::from_secs(10),
+            probe_time: Some(Duration::from_secs(5)),
+        }
     }
 }
 
@@ -115,19 +117,21 @@ pub fn open(
     let (events, outbox) = async_channel::bounded(EVENTS);
     let facts = Arc::new(Mutex::new(None));
     let store = StoreThread::start(store)?;
-    let (trust, connect_time, shown) = (options.trust, options.connect_time, Arc::clone(&facts));
+    let (trust, shown) = (options.trust, Arc::clone(&facts));
+    let (connect_time, probe_time) = (options.connect_time, options.probe_time);
     let thread = thread::Builder::new().name("qpc-client".to_owned()).spawn(move || {
         let executor = Arc::new(Executor::new());
         let local = Rc::new(LocalExecutor::new());
         let net = Rc::new(Net {
-            executor: Arc::clone(&executor),
-            local: Rc::clone(&local),
+            executor: Arc::downgrade(&executor),
+            local: Rc::downgrade(&local),
             trust,
             connect_time,
+            probe_time,
             endpoints: RefCell::default(),
             facts: shown,
         });
-        let (lines, reports, all_ended) = Lines::new(Rc::clone(&local));
+        let (lines, reports, all_ended) = Lines::new(&local);
         let driver = Driver {
             machine,
             clock,
@@ -423,85 +427,4 @@ impl Driver {
             ControlFlow::Continue(())
         })
     }
-}
-
-/// What it takes to make connections.
-struct Net {
-    executor: Arc<Executor<'static>>,
-    local: Rc<LocalExecutor<'static>>,
-    trust: Trust,
-    connect_time: Duration,
-    /// One for IPv4, one for IPv6, made when needed.
-    endpoints: RefCell<[Option<quinn::Endpoint>; 2]>,
-    facts: Arc<Mutex<Option<ConnectionFacts>>>,
-}
-
-impl Net {
-    async fn dial(self: Rc<Self>, target: Target) -> Result<(Quic, Transport), Gone> {
-        let address: Address =
-            target.0.parse().map_err(|error| Gone::Untrusted(format!("{}: {error}", target.0)))?;
-        let tls = self.trust.client_config(address.pin).map_err(Gone::Untrusted)?;
-        let config = quic::client_config(tls).map_err(Gone::Lost)?;
-        let addresses = resolve(&address).await?;
-        let (results, inbox) = async_channel::bounded(ADDRESSES);
-        let mut attempts = Vec::new();
-        for (place, remote) in addresses.into_iter().take(ADDRESSES).enumerate() {
-            let (net, config, results) = (Rc::clone(&self), config.clone(), results.clone());
-            let host = address.host.clone();
-            attempts.push(self.local.spawn(async move {
-                Timer::after(STAGGER * u32::try_from(place).unwrap_or(u32::MAX)).await;
-                drop(results.try_send(net.attempt(config, remote, &host).await));
-            }));
-        }
-        drop(results);
-        let mut why = Gone::Lost(format!("{} has no address", address.host));
-        while let Ok(result) = inbox.recv().await {
-            match result {
-                Ok(connection) => {
-                    let (transport, facts) = quic::describe(&connection)?;
-                    tracing::debug!(remote = %facts.remote, key_exchange = ?facts.key_exchange,
-                        post_quantum = facts.is_post_quantum(), "connected");
-                    *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
-                    return Ok((Quic(connection), transport));
-                }
-                // Whom not to trust is worth more than who did not answer.
-                Err(gone) if !matches!(why, Gone::Untrusted(_)) => why = gone,
-                Err(_) => {}
-            }
-        }
-        Err(why)
-    }
-
-    async fn attempt(
-        &self,
-        config: quinn::ClientConfig,
-        remote: SocketAddr,
-        host: &str,
-    ) -> Result<quinn::Connection, Gone> {
-        let endpoint = self.endpoint(remote).map_err(|error| Gone::Lost(error.to_string()))?;
-        let connecting = endpoint
-            .connect_with(config, remote, host)
-            .map_err(|error| Gone::Lost(format!("{remote}: {error}")))?;
-        let late = async {
-            Timer::after(self.connect_time).await;
-            Err(Gone::Lost(format!("{remote} does not answer")))
-        };
-        future::or(async { connecting.await.map_err(|error| quic::gone(&error)) }, late).await
-    }
-
-    fn endpoint(&self, remote: SocketAddr) -> io::Result<quinn::Endpoint> {
-        let mut endpoints = self.endpoints.borrow_mut();
-        let place = &mut endpoints[usize::from(remote.is_ipv6())];
-        if let Some(endpoint) = place {
-            return Ok(endpoint.clone());
-        }
-        Ok(place.insert(quic::client_endpoint(remote, &self.executor)?).clone())
-    }
-}
-
-async fn resolve(address: &Address) -> Result<Vec<SocketAddr>, Gone> {
-    let place = (address.host.clone(), address.port);
-    blocking::unblock(move || place.to_socket_addrs().map(Vec::from_iter))
-        .await
-        .map_err(|error| Gone::Lost(format!("cannot find {}: {error}", address.host)))
 }

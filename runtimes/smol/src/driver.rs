@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::ops::ControlFlow;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
@@ -90,7 +90,8 @@ pub(crate) struct Lines {
 /// What a task needs to bring connections in.
 #[derive(Clone)]
 pub(crate) struct Spawner {
-    pub(crate) executor: Rc<LocalExecutor<'static>>,
+    /// Its tasks hold this, so this must not hold it.
+    executor: Weak<LocalExecutor<'static>>,
     pub(crate) reports: Sender<Report>,
     next: Rc<Cell<u64>>,
     /// Held by the task of every connection: when all are dropped, all have ended.
@@ -98,6 +99,13 @@ pub(crate) struct Spawner {
 }
 
 impl Spawner {
+    /// Runs `task` until it ends, or the driver does.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        if let Some(executor) = self.executor.upgrade() {
+            executor.spawn(task).detach();
+        }
+    }
+
     /// An id that was not used before, for a connection or a link of a server.
     fn id(&self) -> u64 {
         let id = self.next.get() + 1;
@@ -112,7 +120,7 @@ impl Spawner {
         let line = Line { orders, up: true, links: BTreeSet::new() };
         drop(self.reports.try_send(Report::Arrived(conn, transport, line)));
         let spawner = self.clone();
-        self.executor.spawn(async move { spawner.tend(conn, carrier, inbox, true).await }).detach();
+        self.spawn(async move { spawner.tend(conn, carrier, inbox, true).await });
     }
 
     /// Looks after one connection until it ends.
@@ -145,25 +153,21 @@ impl Spawner {
                     let pipe = Pipe::new(conn, LinkId(self.id()));
                     drop(self.reports.try_send(Report::Accepted(conn, Rc::clone(&pipe))));
                     let (reports, busy) = (self.reports.clone(), busy.clone());
-                    self.executor
-                        .spawn(async move {
-                            pump(pipe, halves, reports).await;
-                            drop(busy);
-                        })
-                        .detach();
+                    self.spawn(async move {
+                        pump(pipe, halves, reports).await;
+                        drop(busy);
+                    });
                 }
                 Next::Order(Some(Order::Open(pipe, role))) => {
                     let (carrier, reports, busy) =
                         (Rc::clone(&carrier), self.reports.clone(), busy.clone());
-                    self.executor
-                        .spawn(async move {
-                            // If the connection is lost, `tend` tells.
-                            if let Ok(halves) = carrier.open(role).await {
-                                pump(pipe, halves, reports).await;
-                            }
-                            drop(busy);
-                        })
-                        .detach();
+                    self.spawn(async move {
+                        // If the connection is lost, `tend` tells.
+                        if let Ok(halves) = carrier.open(role).await {
+                            pump(pipe, halves, reports).await;
+                        }
+                        drop(busy);
+                    });
                 }
                 Next::Order(Some(Order::Close(code))) => {
                     drop(busy);
@@ -228,11 +232,16 @@ impl Lines {
     /// Nothing yet. The second value yields reports; the third ends when all connections have ended and
     /// all [`Spawner`]s are dropped.
     pub(crate) fn new(
-        executor: Rc<LocalExecutor<'static>>,
+        executor: &Rc<LocalExecutor<'static>>,
     ) -> (Self, Receiver<Report>, Receiver<()>) {
         let (reports, inbox) = async_channel::unbounded();
         let (alive, ended) = async_channel::bounded(1);
-        let spawner = Spawner { executor, reports, next: Rc::default(), _alive: alive };
+        let spawner = Spawner {
+            executor: Rc::downgrade(executor),
+            reports,
+            next: Rc::default(),
+            _alive: alive,
+        };
         let jobs = Jobs::new();
         (Self { spawner, lines: BTreeMap::new(), pipes: BTreeMap::new(), jobs }, inbox, ended)
     }
@@ -265,7 +274,7 @@ impl Lines {
                 }
             }
         };
-        self.spawner.executor.spawn(task).detach();
+        self.spawner.spawn(task);
     }
 
     /// Hands a report to the machine.
@@ -464,13 +473,10 @@ impl Jobs {
         {
             self.running += 1;
             let reports = spawner.reports.clone();
-            spawner
-                .executor
-                .spawn(async move {
-                    let output = blocking::unblock(move || job.run()).await;
-                    drop(reports.try_send(Report::Computed(id, output)));
-                })
-                .detach();
+            spawner.spawn(async move {
+                let output = blocking::unblock(move || job.run()).await;
+                drop(reports.try_send(Report::Computed(id, output)));
+            });
         }
     }
 }

@@ -7,9 +7,10 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::hmac;
 use bytes::Bytes;
 use qpc_protocol::error::CloseCode;
 use qpc_protocol::io::{Binding, BindingKind, Gone, LinkRole, Links, Transport};
@@ -19,11 +20,12 @@ use quinn::{
     ConnectionError, EndpointConfig, IdleTimeout, ReadError, Runtime, SmolRuntime, TransportConfig,
     VarInt, WriteError,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls::NamedGroup;
 use smol::Executor;
+use zeroize::Zeroizing;
 
 use crate::link::{Broken, Carrier, ReadHalf, WriteHalf};
-use crate::reset::ResetKey;
 
 /// The protocol name that both sides insist on in the TLS handshake (RFC 7301).
 pub const ALPN: &[u8] = b"qpc/1";
@@ -62,8 +64,9 @@ impl ConnectionFacts {
     }
 }
 
-/// quinn's tasks on our executor; its sockets and timers as it makes them for smol.
-pub(crate) struct OnExecutor(pub(crate) Arc<Executor<'static>>);
+/// quinn's tasks on our executor; its sockets and timers as it makes them for smol. The tasks hold this, so it must
+/// not hold them: with the executor they are dropped, and their socket is closed.
+struct OnExecutor(Weak<Executor<'static>>);
 
 impl fmt::Debug for OnExecutor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -77,11 +80,43 @@ impl Runtime for OnExecutor {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future).detach();
+        if let Some(executor) = self.0.upgrade() {
+            executor.spawn(future).detach();
+        }
     }
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         SmolRuntime.wrap_udp_socket(socket)
+    }
+}
+
+/// What a restarted server needs to tell the clients of the one before that their connections are gone (RFC 9000
+/// §10.3): 32 bytes that stay the same and that nobody else knows.
+#[derive(Clone)]
+pub struct ResetSecret(Zeroizing<[u8; 32]>);
+
+impl ResetSecret {
+    /// From 32 uniformly random bytes used for nothing else.
+    pub fn new(secret: Zeroizing<[u8; 32]>) -> Self {
+        Self(secret)
+    }
+
+    /// An endpoint that knows the connection ids of its predecessor for its own, and signs resets as it did.
+    fn config(&self) -> EndpointConfig {
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, self.0.as_slice());
+        let resets = hmac::sign(&secret, b"qpc-quic-reset-v1");
+        let ids = hmac::sign(&secret, b"qpc-quic-ids-v1");
+        let ids = ids.as_ref().iter().take(8).fold(0, |key: u64, &byte| key << 8 | u64::from(byte));
+        let mut config =
+            EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, resets.as_ref())));
+        config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+        config
+    }
+}
+
+impl fmt::Debug for ResetSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ResetSecret(…)")
     }
 }
 
@@ -118,8 +153,8 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 /// An endpoint that takes connections.
 pub(crate) fn server_endpoint(
     tls: Arc<rustls::ServerConfig>,
-    reset: ResetKey,
     listen: SocketAddr,
+    reset: Option<&ResetSecret>,
     executor: &Arc<Executor<'static>>,
 ) -> io::Result<quinn::Endpoint> {
     let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
@@ -128,8 +163,9 @@ pub(crate) fn server_endpoint(
         .transport_config(Arc::new(transport()))
         .max_incoming(INCOMING)
         .incoming_buffer_size_total(INCOMING_BYTES);
-    let runtime = Arc::new(OnExecutor(Arc::clone(executor)));
-    quinn::Endpoint::new(reset.endpoint_config(), Some(config), bind(listen)?, runtime)
+    let runtime = Arc::new(OnExecutor(Arc::downgrade(executor)));
+    let endpoint = reset.map_or_else(EndpointConfig::default, ResetSecret::config);
+    quinn::Endpoint::new(endpoint, Some(config), bind(listen)?, runtime)
 }
 
 /// An endpoint that makes connections to addresses of the family of `to`.
@@ -141,15 +177,20 @@ pub(crate) fn client_endpoint(
         SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let runtime = Arc::new(OnExecutor(Arc::clone(executor)));
+    let runtime = Arc::new(OnExecutor(Arc::downgrade(executor)));
     quinn::Endpoint::new(EndpointConfig::default(), None, bind(SocketAddr::new(any, 0))?, runtime)
 }
 
 /// The client's side of a connection.
-pub(crate) fn client_config(tls: rustls::ClientConfig) -> Result<quinn::ClientConfig, String> {
+pub(crate) fn client_config(
+    tls: rustls::ClientConfig,
+    probe_time: Option<Duration>,
+) -> Result<quinn::ClientConfig, String> {
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport()));
+    let mut transport = transport();
+    transport.keep_alive_interval(probe_time);
+    config.transport_config(Arc::new(transport));
     Ok(config)
 }
 

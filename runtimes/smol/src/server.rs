@@ -24,7 +24,7 @@ use smol::{Executor, LocalExecutor};
 
 use crate::clock::Clock;
 use crate::driver::{Alarm, LINGER, Lines, ROUND, Report, Spawner, within};
-use crate::quic::{self, Quic};
+use crate::quic::{self, Quic, ResetSecret};
 use crate::store::ServerStore;
 use crate::tls::Identity;
 
@@ -51,12 +51,14 @@ pub struct ServeOptions {
     pub identity: Identity,
     /// Connections at once, the machine's configuration alike.
     pub connections: usize,
+    /// Lets clients find out at once that the server was started again; without it they wait for a timeout.
+    pub reset: Option<ResetSecret>,
 }
 
 impl ServeOptions {
     /// Listens there as that identity.
     pub fn new(listen: SocketAddr, identity: Identity) -> Self {
-        Self { listen, identity, connections: CONNECTIONS }
+        Self { listen, identity, connections: CONNECTIONS, reset: None }
     }
 }
 
@@ -89,9 +91,8 @@ pub fn serve(
     audit: AuditSink,
 ) -> io::Result<ServerHandle> {
     let executor = Arc::new(Executor::new());
-    let identity = &options.identity;
-    let (tls, reset) = (identity.config(), identity.reset_key());
-    let endpoint = quic::server_endpoint(tls, reset, options.listen, &executor)?;
+    let (tls, reset) = (options.identity.config(), options.reset.as_ref());
+    let endpoint = quic::server_endpoint(tls, options.listen, reset, &executor)?;
     let address = endpoint.local_addr()?;
     let (orders, inbox) = async_channel::bounded(ORDERS);
     let (alive, ended) = async_channel::bounded(1);
@@ -100,7 +101,7 @@ pub fn serve(
     let count = Arc::clone(&connections);
     let thread = thread::Builder::new().name("qpc-server".to_owned()).spawn(move || {
         let local = Rc::new(LocalExecutor::new());
-        let (lines, reports, all_ended) = Lines::new(Rc::clone(&local));
+        let (lines, reports, all_ended) = Lines::new(&local);
         let driver = Driver {
             machine,
             clock,
@@ -115,6 +116,8 @@ pub fn serve(
         let connections = options.connections.saturating_add(CONNECTIONS_BEYOND);
         let main = driver.run(endpoint, connections, reports, inbox, all_ended);
         let result = async_io::block_on(executor.run(local.run(main)));
+        // Drops what is left of tasks, and with them the socket.
+        drop((local, executor));
         drop(alive);
         result
     })?;
@@ -224,14 +227,19 @@ impl Driver {
         all_ended: Receiver<()>,
     ) -> Result<(), Fatal> {
         let refusing = Rc::new(Cell::new(false));
+        let (accepting, stop) = async_channel::bounded::<()>(1);
         let spawner = self.lines.spawner().clone();
-        let executor = Rc::clone(&spawner.executor);
-        let accept =
-            executor.spawn(accept(endpoint.clone(), spawner, connections, Rc::clone(&refusing)));
+        let accept = accept(
+            endpoint.clone(),
+            self.lines.spawner().clone(),
+            connections,
+            Rc::clone(&refusing),
+        );
+        spawner.spawn(future::or(accept, async move { stop.recv().await.unwrap_or_default() }));
+        drop(spawner);
         let result = self.drive(&reports, &orders, &refusing).await;
-        // Its task holds a sender of what `all_ended` waits for.
-        accept.cancel().await;
-        drop((self.lines, reports));
+        // The task that accepts holds a sender of what `all_ended` waits for, as all connections do.
+        drop((accepting, self.lines, reports));
         let code = if result.is_ok() { CloseCode::SHUTDOWN } else { CloseCode::INTERNAL };
         if result.is_ok() {
             within(LINGER * 2, async { all_ended.recv().await.unwrap_or_default() }).await;
@@ -414,14 +422,14 @@ async fn accept(
                 Err(error) => tracing::debug!(%remote, %error, "handshake failed"),
             }
         };
-        spawner
-            .executor
-            .spawn(async move {
-                if !within(HANDSHAKE_TIME, handshake).await {
-                    tracing::debug!(%remote, "handshake too slow");
-                }
-                drop(one);
-            })
-            .detach();
+        spawner.spawn(async move {
+            if !within(HANDSHAKE_TIME, handshake).await {
+                tracing::debug!(%remote, "handshake too slow");
+            }
+            drop(one);
+        });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,14 +22,12 @@ use thiserror::Error;
 
 use crate::address::Pin;
 use crate::quic::ALPN;
-use crate::reset::ResetKey;
 
 /// A server's certificate chain with its private key.
 #[derive(Clone)]
 pub struct Identity {
     config: Arc<ServerConfig>,
     pin: Pin,
-    reset: ResetKey,
 }
 
 /// A certificate or key that cannot be used.
@@ -86,19 +84,13 @@ impl Identity {
             .ok_or_else(|| IdentityError::Certificate("it does not parse".to_owned()))?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|error| IdentityError::Key(error.to_string()))?;
-        let reset = ResetKey::of(&key);
         let config = Arc::new(server_config(chain, key)?);
-        Ok(Self { config, pin, reset })
+        Ok(Self { config, pin })
     }
 
     /// The pin of the certificate's key.
     pub fn pin(&self) -> Pin {
         self.pin
-    }
-
-    /// The key of stateless resets.
-    pub(crate) fn reset_key(&self) -> ResetKey {
-        self.reset.clone()
     }
 
     pub(crate) fn config(&self) -> Arc<ServerConfig> {

@@ -54,7 +54,7 @@ impl Machine for Toy {
             Input::Writable(link, credit) => {
                 let end = self.ends.get_mut(&link).unwrap();
                 end.credit += credit;
-                end.spent = end.spent.checked_sub(credit).unwrap_or_default();
+                end.spent = end.spent.saturating_sub(credit);
                 assert!(end.credit + end.spent <= LINK_WINDOW, "more credit than the window");
             }
             Input::Bytes(link, bytes) => {
@@ -119,7 +119,7 @@ struct Side {
 
 impl Side {
     fn new(toy: Toy, local: &Rc<LocalExecutor<'static>>) -> Self {
-        let (lines, reports, ended) = Lines::new(Rc::clone(local));
+        let (lines, reports, ended) = Lines::new(local);
         Self { toy, lines, reports, ended, clock: Clock::start(), buffer: Vec::new() }
     }
 
@@ -153,7 +153,7 @@ fn world(server: Toy, test: impl AsyncFnOnce(Side, Side, quinn::Endpoint)) {
         Identity::from_pem(certificate.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap();
     let main = async {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = quic::server_endpoint(identity.config(), listen, &executor).unwrap();
+        let listener = quic::server_endpoint(identity.config(), listen, None, &executor).unwrap();
         let to = listener.local_addr().unwrap();
         let dialer = quic::client_endpoint(to, &executor).unwrap();
         let mut server = Side::new(server, &local);
@@ -169,7 +169,7 @@ fn world(server: Toy, test: impl AsyncFnOnce(Side, Side, quinn::Endpoint)) {
         });
         let tls = Trust::PinOnly.client_config(Some(identity.pin())).unwrap();
         client.lines.connect(CONN, async move {
-            let config = quic::client_config(tls).unwrap();
+            let config = quic::client_config(tls, None).unwrap();
             let connection = dialer.connect_with(config, to, "localhost").unwrap().await.unwrap();
             let (transport, _) = quic::describe(&connection).unwrap();
             Ok((Quic(connection), transport))

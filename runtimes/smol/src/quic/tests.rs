@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
 use smol::LocalExecutor;
 
 use super::*;
@@ -22,18 +23,20 @@ fn on_executor<T>(run: impl AsyncFnOnce(Arc<Executor<'static>>) -> T) -> T {
     async_io::block_on(executor.run(LocalExecutor::new().run(run(Arc::clone(&executor)))))
 }
 
+type Side = Result<(Transport, ConnectionFacts), Gone>;
+
 /// Both ends of a handshake between these two configurations, under `name`.
 fn handshake(
     server: Arc<rustls::ServerConfig>,
     client: rustls::ClientConfig,
     name: &str,
-) -> (Result<(Transport, ConnectionFacts), Gone>, Result<(Transport, ConnectionFacts), Gone>) {
+) -> (Side, Side) {
     on_executor(async |executor| {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = server_endpoint(server, listen, &executor).unwrap();
+        let listener = server_endpoint(server, listen, None, &executor).unwrap();
         let to = listener.local_addr().unwrap();
         let dialer = client_endpoint(to, &executor).unwrap();
-        let config = client_config(client).unwrap();
+        let config = client_config(client, None).unwrap();
         let accept = async {
             let connection = listener.accept().await.unwrap().await;
             connection.map(|connection| (describe(&connection), connection))
@@ -114,10 +117,16 @@ fn a_stolen_certificate_without_its_key_is_untrusted() {
     // The thief shows the pinned certificate but can only sign with a key of its own.
     let (honest, pem) = identity(&PKCS_ED25519, "localhost");
     let thief = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(thief.serialize_der()).unwrap();
+    let shown = rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap();
+    let (_, client) = handshake(showing(shown, &thief), pinned(honest.pin()), "localhost");
+    assert!(matches!(client, Err(Gone::Untrusted(_))), "{client:?}");
+}
+
+/// A server that shows `certificate`, whatever it is, and signs with `key`.
+fn showing(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::ServerConfig> {
+    let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let signer = aws_lc_rs::sign::any_supported_type(&key).unwrap();
-    let chain = vec![rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap()];
-    let shown = rustls::sign::CertifiedKey::new(chain, signer);
+    let shown = rustls::sign::CertifiedKey::new(vec![certificate], signer);
     let mut config =
         rustls::ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -125,8 +134,35 @@ fn a_stolen_certificate_without_its_key_is_untrusted() {
             .with_no_client_auth()
             .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(shown)));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    let (_, client) = handshake(Arc::new(config), pinned(honest.pin()), "localhost");
-    assert!(matches!(client, Err(Gone::Untrusted(_))), "{client:?}");
+    Arc::new(config)
+}
+
+/// REGRESSIONS 8: panics on hostile certificates (webpki RUSTSEC-2026-0098, -0099, -0104). Certificates cut off, bent
+/// or made of anything, at a client with a pin and at one with an authority.
+#[test]
+fn regression_08_hostile_certificates_are_untrusted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    let (honest, pem) = identity(&PKCS_ED25519, "localhost");
+    std::fs::write(&file, &pem).unwrap();
+    let authority = Trust::from_file(&file).unwrap();
+    let whole: CertificateDer<'_> =
+        rustls::pki_types::pem::PemObject::from_pem_slice(pem.as_bytes()).unwrap();
+    let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    let mut shown = vec![vec![0], vec![0x30; 100], vec![0xff; 4000]];
+    shown.extend((1..whole.len()).step_by(17).map(|end| whole[..end].to_vec()));
+    shown.extend((0..whole.len()).step_by(13).map(|at| {
+        let mut bent = whole.to_vec();
+        bent[at] ^= 0x81;
+        bent
+    }));
+    for certificate in shown {
+        let server = showing(certificate.into(), &key);
+        for client in [pinned(honest.pin()), authority.client_config(None).unwrap()] {
+            let (_, client) = handshake(Arc::clone(&server), client, "localhost");
+            assert!(matches!(client, Err(Gone::Untrusted(_))), "{client:?}");
+        }
+    }
 }
 
 #[test]
