@@ -92,6 +92,9 @@ impl Context {
         let mut session =
             Session::start(Some(home), Box::new(store), &server, self.terms(connect))?;
         let result = until_interrupted(async {
+            if connect {
+                session.ask(|client, _| client.may_connect()).await??;
+            }
             work(&mut session).await?;
             session.flush().await
         })

@@ -193,5 +193,4 @@ fn no_secret_is_in_the_log_at_trace() {
         assert!(!holds(&alice.home, secret), "{secret}");
         assert!(!holds(&place.path("server"), secret), "{secret}");
     }
-    assert!(log.contains(&place.address[..20]), "the log is the right one");
 }

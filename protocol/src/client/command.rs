@@ -400,6 +400,14 @@ impl Client {
         Some((identity.username.clone(), self.me()?, identity.server))
     }
 
+    /// Whether commands that need an account and a session would be taken.
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`.
+    pub fn may_connect(&self) -> Result<(), Refused> {
+        self.need_session()
+    }
+
     /// The groups of this device, from the directory: cheap, nothing is loaded.
     pub fn groups(&self) -> Vec<GroupSummary> {
         let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
