@@ -43,6 +43,8 @@ pub const LINKS_PER_CONNECTION: usize = 18;
 pub const CONNECTIONS: usize = 10_000;
 /// Bytes waiting to be sent on a link before the machine stops reading the requests behind them.
 pub const LINK_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
+/// The same over all links of a connection, payloads of calls in flight included: two links' worth.
+pub const CONNECTION_BACKLOG_BYTES: usize = 2 * LINK_BACKLOG_BYTES;
 /// Time a connection may take from `Connected` to a proven session.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
 /// Time a call may take before its caller gives the connection up.

@@ -348,7 +348,7 @@ fn a_full_disk_of_the_server_is_answered_and_got_over() {
 }
 
 #[test]
-fn ten_thousand_messages_wait_for_a_slow_application() {
+fn thousands_of_messages_wait_for_a_slow_application() {
     let mut world = World::new(Rules { backend: fastest(), ..Rules::new(70) });
     let alice = world.register("alice");
     let bob = world.register("bob");

@@ -39,8 +39,15 @@ impl Backend for Disk {
 
 server_store_conformance!(disk);
 
+/// Every batch is synced to a disk: as many runs as fit into a test, or as `PROPTEST_CASES` says.
+fn runs() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = std::env::var_os("PROPTEST_CASES").map_or(32, |_| default.cases);
+    ProptestConfig { cases, max_shrink_iters: 2_000, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(runs())]
 
     #[test]
     fn answers_as_the_reference_does(script in proptest::collection::vec(any::<u8>(), 500..6_000)) {

@@ -313,6 +313,7 @@ impl Client {
     fn answered(&mut self, call: u32) -> Result<Call, PeerFault> {
         let conn = self.net.conn.as_mut();
         let pending = conn.and_then(|conn| conn.calls.remove(&call));
+        self.dirty.append(&mut self.crowded);
         pending.map(|pending| pending.what).ok_or(PeerFault::Unexpected("an answer to no call"))
     }
 

@@ -138,6 +138,8 @@ pub struct Client {
     jobs: BTreeSet<JobId>,
     /// Channels with something to do.
     dirty: BTreeSet<ChannelId>,
+    /// Channels with more to send than calls may be under way: they go on with the next answer.
+    crowded: BTreeSet<ChannelId>,
     /// Messages told to the application and not acknowledged, in all.
     told: usize,
     uses: u64,

@@ -59,7 +59,7 @@ impl Client {
                 continue;
             }
             if self.calls() >= CALLS_IN_FLIGHT / 2 {
-                self.dirty.insert(id);
+                self.crowded.insert(id);
                 return;
             }
             if !self.seal_item(id, ticket) {

@@ -129,6 +129,7 @@ impl Client {
             loads: BTreeMap::new(),
             jobs: BTreeSet::new(),
             dirty,
+            crowded: BTreeSet::new(),
             told: 0,
             uses: 0,
             synced: false,

@@ -127,6 +127,11 @@ impl Link {
         self.finished
     }
 
+    /// Bytes held by calls in flight, and waiting for credit.
+    fn load(&self) -> usize {
+        self.held + self.backlog()
+    }
+
     /// Bytes waiting for credit.
     pub(super) fn backlog(&self) -> usize {
         self.out.len() - self.sent
@@ -239,8 +244,12 @@ impl Server {
                 Auth::None => (STRANGER_CALLS, STRANGER_BYTES),
                 Auth::Login(_) | Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
             };
-            let full = connection.in_flight >= calls
-                || link.held + link.backlog() >= limits::LINK_BACKLOG_BYTES;
+            let (in_flight, load) = (connection.in_flight, link.load());
+            // What is small goes on beside what is large.
+            let crowded =
+                load > limits::READ_CHUNK && self.load(conn) >= limits::CONNECTION_BACKLOG_BYTES;
+            let full = in_flight >= calls || load >= limits::LINK_BACKLOG_BYTES || crowded;
+            let Some(link) = self.links.get_mut(&id) else { return };
             let stalled = full || self.ops.len() >= limits::STORE_OPS;
             if stalled {
                 link.decoder.push(input);
@@ -264,6 +273,12 @@ impl Server {
                 Err(fault) => return self.fault(conn, fault),
             }
         }
+    }
+
+    /// Bytes that a connection's links hold.
+    fn load(&self, conn: ConnId) -> usize {
+        let links = self.conns.get(&conn).map(|connection| &connection.links);
+        links.into_iter().flatten().filter_map(|link| self.links.get(link)).map(Link::load).sum()
     }
 
     /// The runtime has been asked for a link's next bytes.
@@ -350,8 +365,8 @@ impl Server {
             link.sent = 0;
         }
         let fin = link.is_over();
-        if link.stalled {
-            self.pump_link(id, &[]);
+        if len > 0 {
+            self.unstall(conn);
             self.pump_all();
         }
         if fin {

@@ -478,8 +478,8 @@ impl Server {
             self.forget_state(channel);
         }
         let message = submitted.entry.message;
-        if submitted.entry.kind == crate::wire::message::EntryKind::Commit && !duplicate {
-            self.audit(AuditKind::Commit, Some(call.conn), Some(channel), None);
+        if !duplicate && let Some(kind) = self.head(channel).and_then(Work::audit_kind) {
+            self.audit(kind, Some(call.conn), Some(channel), None);
         }
         self.accept(call, channel, message, submitted.payload, seq, chain, time);
         if !duplicate {

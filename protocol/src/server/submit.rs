@@ -95,6 +95,7 @@ impl Server {
         };
         self.accept(call, channel, submitted.entry.message, submitted.payload, seq, chain, time);
         if !duplicate {
+            self.audit(AuditKind::Submit, Some(call.conn), Some(channel), None);
             self.appended(channel, seq, Some(Entry { seq, time, ..submitted.entry.clone() }));
         }
     }

@@ -191,6 +191,7 @@ impl World {
         let now = self.now;
         let device = &mut self.devices[device];
         device.starts += 1;
+        device.fatal = None;
         let page = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
         let directory = read_page(&device.disk, &page);
         device.client = Some(Client::restore(config, directory, entropy, now).unwrap());
@@ -201,6 +202,7 @@ impl World {
         self.devices[device].client = None;
         self.devices[device].events.clear();
         self.devices[device].crashes += 1;
+        self.devices[device].crash_in = None;
         self.drop_conn(device, true);
     }
 
@@ -302,8 +304,12 @@ impl World {
             late += u32::from(wake.is_some_and(|wake| wake <= self.now.mono));
             assert!(late < 10_000, "a deadline is past and nothing is done: {:?}", self.reasons);
             let Some(wake) = wake.filter(|wake| *wake <= end) else {
-                let events: Vec<_> = self.devices.iter().map(|device| &device.log).collect();
-                panic!("it never comes true; events: {events:#?}");
+                let last = |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
+                let events: Vec<_> = self.devices.iter().map(last).collect();
+                for device in &self.devices {
+                    eprintln!("{:?}", device.client);
+                }
+                panic!("it never comes true; the last events: {events:#?}");
             };
             self.advance(wake.saturating_sub(self.now.mono).max(Duration::from_micros(1)));
         }
@@ -455,7 +461,8 @@ impl World {
 
     fn to_device(&mut self, index: usize, input: Input<'_>) {
         let now = self.now;
-        if let Some(client) = self.devices[index].client.as_mut() {
+        let device = &mut self.devices[index];
+        if let Some(client) = device.client.as_mut().filter(|_| device.fatal.is_none()) {
             client.handle(now, input).unwrap();
         }
     }
@@ -667,9 +674,24 @@ impl World {
     }
 
     fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
-        let text = format!("{output:?}");
         let who = (who as u64).to_be_bytes();
-        self.trace = Digest::of(&[&self.trace.0, &who, text.as_bytes(), bytes]);
+        let mut hash = |part: &[u8]| self.trace = Digest::of(&[&self.trace.0, &who, part]);
+        if let Output::Persist(batch) = output {
+            for op in &batch.ops {
+                let (Op::Put(key, _) | Op::Delete(key) | Op::DeletePrefix(key)) = op;
+                hash(key);
+                // OpenMLS stamps past epochs with the clock of the machine, in a group's own records: the one
+                // value that is not ours. All others count whole.
+                if let Op::Put(key, value) = op
+                    && !key.starts_with(b"g/")
+                {
+                    hash(value);
+                }
+            }
+        } else {
+            hash(format!("{output:?}").as_bytes());
+        }
+        hash(bytes);
     }
 
     pub fn groups(&self, device: usize) -> Vec<GroupSummary> {

@@ -232,12 +232,15 @@ impl Decoder<'_> {
                 StoreOp::CreateAccount(AccountRow { username: name, ..account_row(self.account()) })
             }
             3..=6 => StoreOp::FindAccount { username: username(self.account()) },
-            7 => StoreOp::DeleteAccount { account: account(self.account()), at: self.now() },
-            8 => StoreOp::RevokeDevice {
+            // Rare, because little goes on after them.
+            7 if self.below(4) == 0 => {
+                StoreOp::DeleteAccount { account: account(self.account()), at: self.now() }
+            }
+            8 if self.below(2) == 0 => StoreOp::RevokeDevice {
                 revocation: revocation(self.sender(), self.byte()),
                 at: NOW,
             },
-            9..=14 => StoreOp::ListDevices { account: account(self.account()) },
+            7..=14 => StoreOp::ListDevices { account: account(self.account()) },
             15..=20 => StoreOp::OpenSession {
                 sender: self.sender(),
                 issued: self.now(),

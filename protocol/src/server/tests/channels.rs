@@ -4,6 +4,7 @@ use crate::delivery::{chain, proof::proof_statement};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::mls::group::{Plan, Received};
+use crate::server::audit::AuditKind;
 use crate::wire::message::{
     ChannelKind, CommitBundle, Entries, EntryKind, Part, Push, Reply, Request, Submit,
 };
@@ -28,6 +29,9 @@ fn a_group_is_founded_grows_and_talks() {
     let request = alice.message(&world, CHANNEL, "hello bob");
     let sent = accepted(world.call(alice.link, request.clone()));
     assert_eq!(sent.seq, 2);
+    let audited = world.audit.last().unwrap();
+    assert_eq!((audited.kind, audited.channel), (AuditKind::Submit, Some(CHANNEL)));
+    assert_eq!((audited.device, audited.error), (Some(alice.sender().device), None));
     let entries = bob.read(&mut world, CHANNEL, 1);
     assert_eq!(entries.len(), 1);
     let entry = &entries[0];

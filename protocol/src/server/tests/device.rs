@@ -171,8 +171,10 @@ impl Device {
             Ok(done) => (done.ke3, Some(done.export_key)),
             Err(_) => (Bytes::from(vec![7; 64]), None),
         };
-        let statement =
-            session_statement(&nonce, &binding, server, self.sender(), Digest::of(&[&ke3]));
+        // A new device does not know its account yet: the statement names none.
+        let device = self.sender().device;
+        let sender = Sender { account: AccountId([0; 32]), device };
+        let statement = session_statement(&nonce, &binding, server, sender, Digest::of(&[&ke3]));
         let finish = Request::LoginFinish {
             ke3: ke3.clone(),
             device: self.sender().device,

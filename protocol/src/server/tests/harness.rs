@@ -70,6 +70,9 @@ pub(super) struct World {
     pub(super) chunk: usize,
     /// SHA-256 over everything that came out, in order.
     pub(super) outputs: Digest,
+    /// Whether all that is said of inputs and outputs is kept.
+    pub(super) keep_text: bool,
+    pub(super) text: String,
     next: u64,
 }
 
@@ -103,6 +106,8 @@ impl World {
             idle: (None, WakeReason::Nothing),
             chunk: limits::READ_CHUNK,
             outputs: Digest([0; 32]),
+            keep_text: false,
+            text: String::new(),
             next: 0,
         }
     }
@@ -162,6 +167,10 @@ impl World {
     }
 
     pub(super) fn input(&mut self, input: Input<'_>) {
+        // Bytes of a link are what they are; everything else is fit for a log.
+        if self.keep_text && !matches!(input, Input::Bytes(..)) {
+            self.text.push_str(&format!("{input:?}"));
+        }
         self.server.handle(self.now, input).unwrap();
     }
 
@@ -294,6 +303,9 @@ impl World {
 
     fn note(&mut self, output: &Output, bytes: &[u8]) {
         let text = format!("{output:?}");
+        if self.keep_text {
+            self.text.push_str(&text);
+        }
         self.outputs = Digest::of(&[&self.outputs.0, text.as_bytes(), bytes]);
     }
 

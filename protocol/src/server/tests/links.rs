@@ -380,6 +380,37 @@ fn nothing_is_sent_beyond_credit_and_a_full_backlog_stops_reading() {
 }
 
 #[test]
+fn many_links_hold_no_more_than_two_full_ones() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let chunk = Bytes::from(vec![7; limits::BLOB_CHUNK]);
+    let hash = Digest::of(&[&chunk]);
+    let total = chunk.len() as u64;
+    world.call(alice.link, Request::BlobPut { hash, total, offset: 0, chunk }).unwrap();
+    let conn = world.dial(World::transport(Links::Many));
+    alice.link = world.open(conn, LinkRole::Calls, CREDIT);
+    alice.resume(&mut world).unwrap();
+    let links: Vec<_> = (0..17).map(|_| world.open(conn, LinkRole::Bulk, 0)).collect();
+    for link in &links {
+        for _ in 0..20 {
+            world.ask(*link, Request::BlobGet { hash, offset: 0 });
+        }
+    }
+    world.settle();
+    let held: usize = links.iter().map(|link| world.server.links[link].backlog()).sum();
+    assert!(held >= limits::CONNECTION_BACKLOG_BYTES - limits::BLOB_CHUNK);
+    assert!(held <= limits::CONNECTION_BACKLOG_BYTES + 17 * 2 * limits::BLOB_CHUNK);
+    assert!(world.call(alice.link, ping()).is_ok());
+    for link in &links {
+        world.input(Input::Writable(*link, CREDIT));
+    }
+    world.settle();
+    for link in links {
+        assert_eq!(world.ends[&link].inbox.len(), 20);
+    }
+}
+
+#[test]
 fn a_runtime_that_breaks_the_contract_is_told() {
     let mut world = World::new();
     let now = world.now;

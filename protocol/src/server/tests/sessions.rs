@@ -6,6 +6,7 @@ use crate::env::Entropy;
 use crate::error::ErrorCode;
 use crate::server::ServerSecrets;
 use crate::server::audit::AuditKind;
+use crate::server::op::{StoreOp, StoreReply};
 use crate::wire::message::{Reply, Request};
 
 #[test]
@@ -28,6 +29,39 @@ fn registers_logs_in_and_opens_a_session() {
         [AuditKind::Register, AuditKind::Login, AuditKind::DeviceRegister, AuditKind::Session];
     assert_eq!(kinds, expected.map(|kind| (kind, None)));
     assert_eq!(world.audit[3].device, Some(alice.sender().device));
+}
+
+#[test]
+fn regression_27_nothing_printed_holds_a_token_or_a_password_file() {
+    let mut world = World::new();
+    world.keep_text = true;
+    let mut alice = Device::new(&mut world, "alice");
+    alice.reconnect(&mut world);
+    let refresh = alice.refresh_request(&mut world);
+    let before = alice.tokens.clone().unwrap();
+    let Reply::Tokens(after) = world.call(alice.link, refresh).unwrap() else { panic!() };
+    let row = match world.elsewhere(StoreOp::FindAccount { username: username("alice") }) {
+        StoreReply::Account(Some(row)) => row,
+        other => panic!("{other:?}"),
+    };
+    let text = format!("{}{:?}{:?}{:?}", world.text, world.server, world.audit, world.executed);
+    assert!(text.contains("OpenSession") && text.contains("LoginFinish"), "it does print");
+    let secrets = [
+        &before.access.0[..],
+        &before.refresh.0,
+        &after.access.0,
+        &after.refresh.0,
+        &row.opaque_record,
+    ];
+    for secret in secrets {
+        // As a list of numbers, as escaped bytes, as hexadecimal.
+        let part = &secret[8..24];
+        let numbers = format!("{part:?}");
+        assert!(!text.contains(numbers.trim_matches(['[', ']'])));
+        let escaped = format!("{:?}", bytes::Bytes::copy_from_slice(part));
+        assert!(!text.contains(&escaped[2..escaped.len() - 1]));
+        assert!(!text.contains(&data_encoding::HEXLOWER.encode(part)));
+    }
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Machine for Toy {
     fn poll(&mut self, buffer: &mut Vec<u8>) -> Output {
         if let Some(output) = self.orders.pop_front() {
             if let Output::Open(_, link, _) = output {
-                self.ends.entry(link).or_default().want = true;
+                self.ends.entry(link).or_default().want = !self.lazy;
             }
             return output;
         }
@@ -301,6 +301,11 @@ fn all_tasks_end_with_their_connection() {
         open(&mut client, 0, 100_000, false);
         let sent = client.until(|toy| toy.ends[&LinkId(0)].received.len() == 100_000);
         future::or(server.until(|_| false), sent).await;
+        // One more, on which the client waits for nothing.
+        client.toy.lazy = true;
+        open(&mut client, 1, 1, false);
+        let opened = server.until(|toy| toy.ends.values().any(|end| end.received.len() == 1));
+        future::or(client.until(|_| false), opened).await;
         endpoint.close(quinn::VarInt::from_u32(CloseCode::INTERNAL.0), b"");
         client.until(|toy| !toy.gone.is_empty()).await;
         assert_eq!(client.toy.gone, [(CONN, Gone::Closed(CloseCode::INTERNAL))]);
