@@ -82,7 +82,8 @@ impl Client {
     /// The server says how many it has.
     pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
         let low = (available as usize) < KEY_PACKAGES_LOW || !last_resort;
-        if low || self.packages_due() <= self.now.wall {
+        let asked = !self.package_tickets.is_empty();
+        if low || asked || self.packages_due() <= self.now.wall {
             self.wanted_packages = Some(last_resort);
             self.warm_packages();
             self.replenish();

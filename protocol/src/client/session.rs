@@ -242,7 +242,6 @@ impl Client {
             return;
         }
         task.step = AuthStep::RegisterFinish;
-        task.register_sent = true;
         let username = task.username.clone();
         let statement = registration_statement(&nonce, server, account, &username);
         let request = Request::RegisterFinish {
@@ -466,6 +465,7 @@ impl Client {
     /// A task that was interrupted starts over with the next connection.
     pub(super) fn rewind_auth(&mut self) {
         if let Some(task) = &mut self.auth {
+            task.register_sent |= matches!(task.step, AuthStep::RegisterFinish);
             task.step = AuthStep::Waiting;
         }
     }

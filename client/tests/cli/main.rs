@@ -1,0 +1,7 @@
+//! The command line on real processes: a server, homes, pipes and signals.
+
+mod homes;
+mod many;
+mod support;
+mod trouble;
+mod verbs;
