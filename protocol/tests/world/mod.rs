@@ -2,6 +2,14 @@
 //! maps, links that are queues, and a clock that jumps to the next deadline. Everything follows from one seed.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test's world"
+)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -304,7 +312,8 @@ impl World {
             late += u32::from(wake.is_some_and(|wake| wake <= self.now.mono));
             assert!(late < 10_000, "a deadline is past and nothing is done: {:?}", self.reasons);
             let Some(wake) = wake.filter(|wake| *wake <= end) else {
-                let last = |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
+                let last =
+                    |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
                 let events: Vec<_> = self.devices.iter().map(last).collect();
                 for device in &self.devices {
                     eprintln!("{:?}", device.client);
