@@ -304,7 +304,8 @@ impl World {
             late += u32::from(wake.is_some_and(|wake| wake <= self.now.mono));
             assert!(late < 10_000, "a deadline is past and nothing is done: {:?}", self.reasons);
             let Some(wake) = wake.filter(|wake| *wake <= end) else {
-                let last = |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
+                let last =
+                    |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
                 let events: Vec<_> = self.devices.iter().map(last).collect();
                 for device in &self.devices {
                     eprintln!("{:?}", device.client);
