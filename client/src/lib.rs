@@ -1,1 +1,15 @@
-//! Under construction.
+//! `qpc`, the command line of quicprochat: one home directory is one device.
+//!
+//! The binary is [`main`] and nothing else.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod demo;
+mod home;
+mod output;
+mod password;
+mod problem;
+mod session;
+mod store;
+
+pub use cli::main;

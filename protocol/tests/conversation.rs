@@ -1,6 +1,6 @@
 //! Whole conversations between machines, in memory.
 
-#![allow(clippy::panic, reason = "a failure is a panic")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod world;
 

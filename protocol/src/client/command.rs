@@ -400,6 +400,14 @@ impl Client {
         Some((identity.username.clone(), self.me()?, identity.server))
     }
 
+    /// Whether commands that need an account and a session would be taken.
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`.
+    pub fn may_connect(&self) -> Result<(), Refused> {
+        self.need_session()
+    }
+
     /// The groups of this device, from the directory: cheap, nothing is loaded.
     pub fn groups(&self) -> Vec<GroupSummary> {
         let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
@@ -430,6 +438,12 @@ impl Client {
         Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
     }
 
+    /// How many messages and changes of groups are stored here that the server has not accepted yet.
+    pub fn pending(&self) -> usize {
+        let unsent = self.outbox.values().filter(|item| item.accepted.is_none() && !item.silent);
+        unsent.count() + self.intents.len()
+    }
+
     /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
     /// the application has not acknowledged do not count.
     pub fn is_idle(&self) -> bool {
@@ -439,6 +453,8 @@ impl Client {
             && self.gate.is_idle()
             && self.intents.is_empty()
             && self.auth.is_none()
+            && self.greeting.is_none()
+            && self.wanted_packages.is_none()
             && self.asks.is_empty()
     }
 

@@ -82,10 +82,20 @@ impl Client {
     /// The server says how many it has.
     pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
         let low = (available as usize) < KEY_PACKAGES_LOW || !last_resort;
-        if low || self.packages_due() <= self.now.wall {
+        let asked = !self.package_tickets.is_empty();
+        if low || asked || self.packages_due() <= self.now.wall {
             self.wanted_packages = Some(last_resort);
             self.warm_packages();
             self.replenish();
+        } else {
+            self.greet();
+        }
+    }
+
+    /// A login is complete: others can add this device.
+    pub(super) fn greet(&mut self) {
+        if let Some((ticket, outcome)) = self.greeting.take() {
+            self.event(Event::Done(ticket, outcome));
         }
     }
 
@@ -145,6 +155,7 @@ impl Client {
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
         }
+        self.greet();
     }
 
     /// An upload on the application's wish.

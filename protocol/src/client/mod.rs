@@ -37,7 +37,7 @@ use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
 use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
-use event::Event;
+use event::{Event, Outcome};
 use job::ClientJobOutput;
 use keys::Packages;
 use net::{Ask, Net};
@@ -118,6 +118,8 @@ pub struct Client {
     tokens: Option<Tokens>,
     server: Option<ServerId>,
     auth: Option<AuthTask>,
+    /// A login that is through but for its key packages.
+    greeting: Option<(Ticket, Outcome)>,
     /// Questions not yet asked on this connection.
     asks: VecDeque<(Ticket, Ask)>,
     contacts: BTreeMap<AccountId, Contact>,

@@ -178,7 +178,8 @@ impl Client {
                 account: record.account,
                 device: record.device,
             };
-            self.event(Event::Done(task.ticket, outcome));
+            // Told once others can add this device: when its key packages are on the server.
+            self.greeting = Some((task.ticket, outcome));
         }
         self.open_pushes();
         self.begin_sync();
@@ -242,7 +243,6 @@ impl Client {
             return;
         }
         task.step = AuthStep::RegisterFinish;
-        task.register_sent = true;
         let username = task.username.clone();
         let statement = registration_statement(&nonce, server, account, &username);
         let request = Request::RegisterFinish {
@@ -466,6 +466,7 @@ impl Client {
     /// A task that was interrupted starts over with the next connection.
     pub(super) fn rewind_auth(&mut self) {
         if let Some(task) = &mut self.auth {
+            task.register_sent |= matches!(task.step, AuthStep::RegisterFinish);
             task.step = AuthStep::Waiting;
         }
     }

@@ -1,0 +1,392 @@
+//! The arguments, and what `--help` says of them.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const ABOUT: &str = "End-to-end encrypted group messaging.
+
+One home directory is one device of one account. Register once, invite people to groups, send and receive.";
+
+const AFTER: &str = "\
+Examples:
+  qpc demo                                                  a whole conversation, checked, in a few seconds
+  qpc register alice --server qpc://127.0.0.1:7000#<pin>    an account, and this device
+  qpc group create team                                     a group
+  qpc group invite team bob                                 Bob's devices join it
+  qpc send team \"hello\"                                     returns when the server has it on disk
+  qpc recv --follow                                         what others write, as it comes
+
+Passwords come from a prompt, from the first line of standard input (--password-stdin) or from the first line of the
+file that QPC_PASSWORD_FILE names; never from an argument. One password logs in (OPAQUE: the server never sees it)
+and opens the state of this device. For unattended use, --key-file opens the state instead.
+
+With --json results are one object per line on standard output, each with a \"type\"; warnings and errors are objects on
+standard error (\"type\": \"warning\", \"note\" or \"error\"; errors with \"code\", \"name\", \"message\", \"next\", \"exit\").
+QPC_LOG=debug logs to standard error; no secret is ever logged.
+
+Older names: register-user, create-group, invite, join (receives invitations and lists groups), fetch-key (= verify),
+check-key (= keys status), refresh-keypackage (= keys refresh), demo-group (= demo).
+
+Exit codes:
+  0    done
+  1    failed: the error says why
+  2    wrong usage
+  3    the server cannot be reached, does not answer in time, or is not the one that it should be
+  4    password missing or wrong, login refused, logged out
+  5    state of this device: none there, in use, damaged, of a newer version, disk full
+  6    refused by the server
+  7    queued: stored on this device, not yet accepted by the server; goes out with the next command that reaches it
+  130  interrupted
+  141  nobody reads the output";
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "qpc", version, about = ABOUT, after_help = AFTER, max_term_width = 120)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// Home directory of this device [default: the platform's data directory, as ~/.local/share/qpc].
+    #[arg(long, global = true, value_name = "DIR", env = "QPC_HOME", hide_env_values = true)]
+    pub(super) home: Option<PathBuf>,
+    /// The server; remembered from register and login on.
+    #[arg(
+        long,
+        global = true,
+        value_name = "qpc://HOST:PORT#PIN",
+        env = "QPC_SERVER",
+        hide_env_values = true
+    )]
+    pub(super) server: Option<String>,
+    /// PEM file of the authorities to trust when the server's address has no pin; remembered too.
+    #[arg(long, global = true, value_name = "FILE", env = "QPC_CA", hide_env_values = true)]
+    pub(super) ca: Option<PathBuf>,
+    /// File with the key that opens this device's state instead of the password; register and login make it if there
+    /// is none.
+    #[arg(long, global = true, value_name = "FILE", env = "QPC_KEY_FILE", hide_env_values = true)]
+    pub(super) key_file: Option<PathBuf>,
+    /// Take the password from the first line of standard input.
+    #[arg(long, global = true)]
+    pub(super) password_stdin: bool,
+    #[arg(skip = std::env::var_os("QPC_PASSWORD_FILE").map(PathBuf::from))]
+    pub(super) password_file: Option<PathBuf>,
+    /// Seconds that the server gets for an answer, and another process for giving the home back.
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "15",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(super) timeout: u64,
+    /// Print JSON, one object per line.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make an account and log this device in.
+    #[command(
+        alias = "register-user",
+        after_help = "Examples:
+  qpc register alice --server qpc://chat.example.org:7000#<pin>
+  echo \"$PASSWORD\" | qpc register alice --server qpc://127.0.0.1:7000#<pin> --password-stdin --key-file /etc/qpc.key
+
+JSON: {\"type\":\"account\",\"username\",\"account\",\"device\",\"server\",\"key_packages\"}"
+    )]
+    Register {
+        /// The account's name, 1 to 64 bytes (RFC 8265).
+        username: String,
+    },
+    /// Log in: as a new device of an account, or again on this one.
+    #[command(after_help = "Examples:
+  qpc login alice --home ~/second --server qpc://chat.example.org:7000#<pin>    a second device
+  qpc login                                                                    again, after a logout
+
+JSON: {\"type\":\"account\",\"username\",\"account\",\"device\",\"server\",\"key_packages\"}")]
+    Login {
+        /// The account's name; not needed again on a device that has one.
+        username: Option<String>,
+    },
+    /// End this device's session; its state stays for a later login.
+    #[command(after_help = "Example: qpc logout\n\nJSON: {\"type\":\"logged_out\"}")]
+    Logout,
+    /// Who this device is. Needs no connection.
+    #[command(after_help = "Example: qpc whoami --json\n
+JSON: {\"type\":\"account\",\"username\",\"account\",\"device\",\"server\",\"server_id\"}")]
+    Whoami,
+    /// Measure the round trip to the server. Needs no account.
+    #[command(after_help = "Example: qpc ping --count 3 --server qpc://127.0.0.1:7000#<pin>\n
+JSON, per ping: {\"type\":\"pong\",\"server\",\"micros\",\"key_exchange\",\"post_quantum\"}")]
+    Ping {
+        /// How often.
+        #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+    },
+    /// Ask the server how it is. Needs no account.
+    #[command(after_help = "Example: qpc health --server qpc://127.0.0.1:7000#<pin>\n
+JSON: {\"type\":\"health\",\"server\",\"healthy\",\"version\",\"time\"} (time in Unix ms)")]
+    Health,
+    /// Groups: create, list, members, invite, remove, leave.
+    #[command(subcommand, visible_alias = "groups")]
+    Group(GroupVerb),
+    /// Send a message; returns when the server has it on disk.
+    #[command(after_help = "Examples:
+  qpc send team \"see you at nine\"
+  git log -1 | qpc send team -
+
+Not reachable? The message stays in the outbox of this device, goes out with the next command that reaches the server,
+and the exit code is 7.
+
+JSON: {\"type\":\"sent\",\"group\",\"seq\",\"message\",\"time\"} (time in Unix ms, the server's)")]
+    Send {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+        /// The text; - takes it from standard input.
+        text: String,
+    },
+    /// Print unread messages; each counts as read once it is printed.
+    #[command(after_help = "Examples:
+  qpc recv
+  qpc recv team --follow --json
+
+Text: time, group, sender, text; further lines of a message are set in.
+JSON: {\"type\":\"message\",\"group\",\"group_name\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"text\"}
+(\"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
+    Recv {
+        /// One group only.
+        group: Option<String>,
+        /// Go on until interrupted.
+        #[arg(long, short)]
+        follow: bool,
+    },
+    /// Talk: lines from standard input are sent, what others write is printed.
+    #[command(after_help = "Example: qpc chat team\n
+Ends with the end of the input, once everything sent is accepted. JSON as of send and recv.")]
+    Chat {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+    },
+    /// Show the safety number with another account: compare it by another way than qpc.
+    #[command(after_help = "Example: qpc verify bob\n
+JSON: {\"type\":\"safety_number\",\"username\",\"account\",\"safety_number\"}")]
+    Verify {
+        /// Whose.
+        username: String,
+    },
+    /// Key packages, by which others add this device while it is away.
+    #[command(subcommand)]
+    Keys(KeysVerb),
+    /// The devices of this account.
+    #[command(subcommand)]
+    Devices(DevicesVerb),
+    /// Delete the account on the server, for good.
+    #[command(after_help = "Example: qpc delete-account --yes\n\nJSON: {\"type\":\"deleted\"}")]
+    DeleteAccount {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show all of it: a real server, real devices, every claim checked.
+    #[command(
+        alias = "demo-group",
+        after_help = "Example: qpc demo --members 8\n
+Starts a server on a free port of this machine with a temporary store, runs a conversation that it kills the server
+in the middle of, checks every step, and removes everything again. Ends 0 only if every check held.
+JSON: {\"type\":\"step\",\"number\",\"title\",\"proved\",\"millis\"} per step, then {\"type\":\"demo\",\"ok\",\"checks\",\"millis\"}"
+    )]
+    Demo {
+        /// Members of the group, 3 to 64; Carol has two devices.
+        #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(3..=64))]
+        members: u32,
+    },
+
+    /// As `group create`.
+    #[command(hide = true)]
+    CreateGroup(NewGroup),
+    /// As `group invite`.
+    #[command(hide = true)]
+    Invite(Invited),
+    /// Receive invitations and list the groups.
+    #[command(hide = true)]
+    Join,
+    /// As `verify`.
+    #[command(hide = true)]
+    FetchKey {
+        /// Whose.
+        username: String,
+    },
+    /// As `keys status`.
+    #[command(hide = true)]
+    CheckKey,
+    /// As `keys refresh`.
+    #[command(hide = true)]
+    RefreshKeypackage,
+}
+
+/// What to do with groups.
+#[derive(Debug, Subcommand)]
+pub(super) enum GroupVerb {
+    /// Make a group with this device as its only member. The server never learns its name.
+    #[command(after_help = "Example: qpc group create \"the quiet harbour\"\n
+JSON: {\"type\":\"group\",\"group\",\"name\",\"suite\"}")]
+    Create(NewGroup),
+    /// List the groups of this device, after receiving new invitations.
+    #[command(after_help = "Example: qpc group list --json\n
+JSON, per group: {\"type\":\"group\",\"group\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}")]
+    List {
+        /// Do not ask the server.
+        #[arg(long)]
+        offline: bool,
+    },
+    /// List the devices in a group.
+    #[command(after_help = "Example: qpc group members team\n
+JSON, per device: {\"type\":\"member\",\"username\",\"account\",\"device\",\"admin\",\"self\"}")]
+    Members {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+    },
+    /// Add all devices of one or several accounts.
+    #[command(after_help = "Example: qpc group invite team bob carol\n
+JSON, per account: {\"type\":\"invited\",\"group\",\"username\",\"epoch\"}")]
+    Invite(Invited),
+    /// Remove all devices of an account. They read nothing that is sent later.
+    #[command(after_help = "Example: qpc group remove team bob\n
+JSON: {\"type\":\"removed\",\"group\",\"account\",\"epoch\"}")]
+    Remove {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+        /// The member's name, or the first digits of its account id.
+        username: String,
+    },
+    /// Leave a group.
+    #[command(after_help = "Example: qpc group leave team\n\nJSON: {\"type\":\"left\",\"group\"}")]
+    Leave {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+    },
+}
+
+/// What to do with key packages.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum KeysVerb {
+    /// How many the server holds for this device.
+    #[command(after_help = "Example: qpc keys status\n
+JSON: {\"type\":\"key_packages\",\"available\",\"last_resort\"}")]
+    Status,
+    /// Upload fresh ones now.
+    #[command(after_help = "Example: qpc keys refresh\n
+JSON: {\"type\":\"key_packages\",\"available\",\"last_resort\"}")]
+    Refresh,
+}
+
+/// What to do with devices.
+#[derive(Debug, Subcommand)]
+pub(super) enum DevicesVerb {
+    /// List them.
+    #[command(after_help = "Example: qpc devices list\n
+JSON, per device: {\"type\":\"device\",\"device\",\"self\",\"revoked\",\"since\",\"last_seen\"} (Unix ms)")]
+    List,
+    /// Revoke one for good.
+    #[command(
+        after_help = "Example: qpc devices revoke 3f9a02\n\nJSON: {\"type\":\"revoked\",\"device\"}"
+    )]
+    Revoke {
+        /// The first digits of its id.
+        device: String,
+    },
+}
+
+/// A group to make.
+#[derive(Debug, Args)]
+pub(super) struct NewGroup {
+    /// Its name, 1 to 256 bytes.
+    pub(super) name: String,
+    /// Without the post-quantum part.
+    #[arg(long)]
+    pub(super) classical: bool,
+}
+
+/// Accounts to add to a group.
+#[derive(Debug, Args)]
+pub(super) struct Invited {
+    /// The group: its name, or the first digits of its id.
+    pub(super) group: String,
+    /// Whom to add.
+    #[arg(required = true)]
+    pub(super) usernames: Vec<String>,
+}
+
+impl Verb {
+    /// As others are told who holds a home.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Register { .. } => "register",
+            Self::Login { .. } => "login",
+            Self::Logout => "logout",
+            Self::Whoami => "whoami",
+            Self::Ping { .. } => "ping",
+            Self::Health => "health",
+            Self::Group(_) | Self::CreateGroup(_) | Self::Invite(_) | Self::Join => "group",
+            Self::Send { .. } => "send",
+            Self::Recv { follow: true, .. } => "recv --follow",
+            Self::Recv { .. } => "recv",
+            Self::Chat { .. } => "chat",
+            Self::Verify { .. } | Self::FetchKey { .. } => "verify",
+            Self::Keys(_) | Self::CheckKey | Self::RefreshKeypackage => "keys",
+            Self::Devices(_) => "devices",
+            Self::DeleteAccount { .. } => "delete-account",
+            Self::Demo { .. } => "demo",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_verb_has_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let mut open: Vec<_> = command.get_subcommands().cloned().collect();
+        let mut leaves = 0;
+        while let Some(verb) = open.pop() {
+            if verb.is_hide_set() {
+                continue;
+            }
+            if verb.has_subcommands() {
+                open.extend(verb.get_subcommands().cloned());
+                continue;
+            }
+            leaves += 1;
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example") && help.contains("JSON"), "{}", verb.get_name());
+        }
+        assert!(leaves > 20);
+    }
+
+    #[test]
+    fn older_names_still_work() {
+        for (line, name) in [
+            ("register-user alice", "register"),
+            ("create-group team", "group"),
+            ("invite team bob", "group"),
+            ("join", "group"),
+            ("fetch-key bob", "verify"),
+            ("check-key", "keys"),
+            ("refresh-keypackage", "keys"),
+            ("demo-group", "demo"),
+            ("whoami", "whoami"),
+        ] {
+            let words = std::iter::once("qpc").chain(line.split(' '));
+            assert_eq!(Cli::try_parse_from(words).unwrap().verb.name(), name, "{line}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Groups: create, list, members, invite, remove, leave.
+
+use data_encoding::HEXLOWER;
+use qpc_protocol::client::event::{GroupMember, GroupSummary, Outcome};
+use qpc_protocol::id::{AccountId, ChannelId};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::Username;
+use serde_json::{Value, json};
+
+use super::account::unexpected;
+use super::args::{Invited, NewGroup};
+use super::context::{Context, find_group};
+use crate::output::plain;
+use crate::problem::{Local, Problem};
+use crate::session::Session;
+
+/// `qpc group create`.
+pub(super) async fn create(context: &Context, new: NewGroup) -> Result<(), Problem> {
+    let suite = if new.classical { Suite::Classical } else { Suite::Hybrid };
+    let name = new.name;
+    let work = async |session: &mut Session| {
+        let of_group = name.clone();
+        let outcome = session
+            .lasting("the group", move |client, now| client.create_group(now, &of_group, suite))
+            .await?;
+        let Outcome::Group(channel) = outcome else { return Err(unexpected(&outcome)) };
+        session.output().result(
+            || format!("{channel}  {}", plain(&name)),
+            &json!({
+                "type": "group",
+                "group": channel.to_string(),
+                "name": name,
+                "suite": suite_name(suite),
+            }),
+        )
+    };
+    context.on_device(work).await
+}
+
+fn suite_name(suite: Suite) -> &'static str {
+    match suite {
+        Suite::Hybrid => "hybrid",
+        Suite::Classical => "classical",
+    }
+}
+
+/// `qpc group list`.
+pub(super) async fn list(context: &Context, offline: bool) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        let synced = if offline { Ok(()) } else { session.synced().await };
+        // What is known here is shown even if the server cannot be reached.
+        let synced = match synced {
+            Err(problem) if !problem.is_unreachable() => return Err(problem),
+            synced => synced,
+        };
+        for group in session.ask(|client, _| client.groups()).await? {
+            let (text, value) = shown(&group);
+            session.output().result(|| text, &value)?;
+        }
+        synced
+    };
+    if offline { context.offline(work).await } else { context.on_device(work).await }
+}
+
+fn shown(group: &GroupSummary) -> (String, Value) {
+    let state = if group.member { "" } else { "  (left)" };
+    let text = format!(
+        "{}  {}  {} devices, {} unread{state}",
+        group.channel,
+        plain(group.name.as_deref().unwrap_or("(no name yet)")),
+        group.members,
+        group.unread,
+    );
+    let value = json!({
+        "type": "group",
+        "group": group.channel.to_string(),
+        "name": group.name,
+        "suite": suite_name(group.suite),
+        "epoch": group.epoch,
+        "members": group.members,
+        "unread": group.unread,
+        "member": group.member,
+        "cursor": group.cursor,
+        "authenticator": HEXLOWER.encode(&group.authenticator),
+    });
+    (text, value)
+}
+
+/// `qpc group members`.
+pub(super) async fn members(context: &Context, group: String) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        session.synced().await?;
+        let group = find_group(session, &group).await?;
+        let own = session.ask(|client, _| client.whoami()).await?.map(|(_, me, _)| me);
+        for member in listed(session, group.channel).await? {
+            let is_own = own == Some(member.sender);
+            let (account, device) = (member.sender.account, member.sender.device);
+            let name = member.username.as_ref().map(Username::as_str);
+            session.output().result(
+                || {
+                    let admin = if member.admin { "  admin" } else { "" };
+                    let mark = if is_own { "  this device" } else { "" };
+                    format!("{}  {account}  {device}{admin}{mark}", name.unwrap_or("(unknown)"))
+                },
+                &json!({
+                    "type": "member",
+                    "username": name,
+                    "account": account.to_string(),
+                    "device": device.to_string(),
+                    "admin": member.admin,
+                    "self": is_own,
+                }),
+            )?;
+        }
+        Ok(())
+    };
+    context.on_device(work).await
+}
+
+async fn listed(session: &mut Session, channel: ChannelId) -> Result<Vec<GroupMember>, Problem> {
+    let outcome = session.command(move |client, now| client.members(now, channel)).await?;
+    match outcome {
+        Outcome::Members(members) => Ok(members),
+        other => Err(unexpected(&other)),
+    }
+}
+
+/// `qpc group invite`.
+pub(super) async fn invite(context: &Context, invited: Invited) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        let group = find_group(session, &invited.group).await?.channel;
+        for username in invited.usernames {
+            let name = username.clone();
+            let outcome = session
+                .lasting("the invitation", move |client, now| client.invite(now, group, &name))
+                .await?;
+            let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
+            session.output().result(
+                || format!("{} is in the group, epoch {epoch}", plain(&username)),
+                &json!({
+                    "type": "invited",
+                    "group": group.to_string(),
+                    "username": username,
+                    "epoch": epoch,
+                }),
+            )?;
+        }
+        Ok(())
+    };
+    context.on_device(work).await
+}
+
+/// `qpc group remove`.
+pub(super) async fn remove(
+    context: &Context,
+    group: String,
+    username: String,
+) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        session.synced().await?;
+        let group = find_group(session, &group).await?.channel;
+        let account = member_account(session, group, &username).await?;
+        let outcome = session
+            .lasting("the removal", move |client, now| client.remove(now, group, account))
+            .await?;
+        let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
+        session.output().result(
+            || format!("{} is out of the group, epoch {epoch}", plain(&username)),
+            &json!({
+                "type": "removed",
+                "group": group.to_string(),
+                "account": account.to_string(),
+                "epoch": epoch,
+            }),
+        )
+    };
+    context.on_device(work).await
+}
+
+/// The account of a member: by the name that the directory confirmed, else as the directory says now, else by the
+/// first digits of its id.
+async fn member_account(
+    session: &mut Session,
+    group: ChannelId,
+    wanted: &str,
+) -> Result<AccountId, Problem> {
+    let members = listed(session, group).await?;
+    let accounts: std::collections::BTreeSet<_> =
+        members.iter().map(|member| member.sender.account).collect();
+    let name = Username::prepare(wanted);
+    let named = members.iter().find(|member| member.username.is_some() && member.username == name);
+    if let Some(member) = named {
+        return Ok(member.sender.account);
+    }
+    let digits = wanted.to_ascii_lowercase();
+    let by_id: Vec<_> = accounts
+        .iter()
+        .filter(|account| digits.len() >= 8 && account.to_string().starts_with(&digits))
+        .collect();
+    if let [account] = by_id.as_slice() {
+        return Ok(**account);
+    }
+    let unknown = || {
+        Problem::new(Local::MemberUnknown, format!("{} is no member of the group", plain(wanted)))
+    };
+    if name.is_none() {
+        return Err(unknown());
+    }
+    let wanted = wanted.to_owned();
+    match session.command(move |client, now| client.lookup(now, &wanted)).await? {
+        Outcome::Lookup { account, .. } if accounts.contains(&account) => Ok(account),
+        _ => Err(unknown()),
+    }
+}
+
+/// `qpc group leave`.
+pub(super) async fn leave(context: &Context, group: String) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        let group = find_group(session, &group).await?.channel;
+        session.lasting("leaving", move |client, now| client.leave(now, group)).await?;
+        session.output().result(
+            || format!("left {group}"),
+            &json!({ "type": "left", "group": group.to_string() }),
+        )
+    };
+    context.on_device(work).await
+}

@@ -1,0 +1,385 @@
+//! A device at work: its home, its machine on its thread, and what the machine tells.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use async_channel::Receiver;
+use qpc_protocol::client::event::{Event, Message, Outcome};
+use qpc_protocol::client::{Client, Config, Stretching};
+use qpc_protocol::crypto;
+use qpc_protocol::env::Now;
+use qpc_protocol::error::{Refused, RestoreError, StoreFault};
+use qpc_protocol::io::{Page, Target, Ticket};
+use qpc_protocol::store::batch::{Batch, Op, Records};
+use qpc_smol::store::ClientStore;
+use qpc_smol::{Address, ClientHandle, ClientOptions, OpenError, Trust, open};
+use smol::{Timer, future};
+
+use crate::home::Home;
+use crate::output::{Output, plain};
+use crate::problem::{Local, Problem};
+
+/// Longest time one connection attempt may take.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long what was queued earlier may hold up a command that is done itself.
+const FLUSH_TIME: Duration = Duration::from_secs(3);
+
+/// Where the server is and whom to trust for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl Server {
+    fn options(&self, auto_connect: bool) -> Result<ClientOptions, Problem> {
+        let address: Address = self
+            .address
+            .parse()
+            .map_err(|error| Problem::new(Local::Invalid, format!("{}: {error}", self.address)))?;
+        let trust = match (&self.ca, address.pin) {
+            (_, Some(_)) => Trust::PinOnly,
+            (Some(file), None) => Trust::from_file(file)
+                .map_err(|error| Problem::new(Local::Invalid, error.to_string()))?,
+            (None, None) => {
+                return Err(Problem::new(
+                    Local::NoServer,
+                    format!("{} has no pin, and no --ca says whom to trust", self.address),
+                ));
+            }
+        };
+        let config = Config {
+            backend: crypto::fast(),
+            server: Target(address.to_string()),
+            stretching: Stretching::default(),
+            insecure_plain: false,
+            auto_connect,
+        };
+        Ok(ClientOptions { trust, connect_time: CONNECT_TIME, ..ClientOptions::new(config) })
+    }
+}
+
+/// How a session is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) output: Output,
+    /// For one command, from asking to its answer.
+    pub(crate) timeout: Duration,
+    /// Connect by itself and stay connected.
+    pub(crate) connect: bool,
+}
+
+/// A device at work.
+#[derive(Debug)]
+pub(crate) struct Session {
+    handle: ClientHandle,
+    events: Receiver<Event>,
+    terms: Terms,
+    address: String,
+    online: bool,
+    synced: bool,
+    /// Why the server could not be reached last.
+    offline: Option<String>,
+    /// Commands of this process: what ends with another ticket was queued by an earlier one.
+    own: BTreeSet<Ticket>,
+    /// Something is stored on this device and not accepted by the server yet.
+    pub(crate) queued: bool,
+    /// Held until the end.
+    _home: Option<Home>,
+}
+
+impl Session {
+    /// Starts the machine of a device on its store.
+    pub(crate) fn start(
+        home: Option<Home>,
+        store: Box<dyn ClientStore>,
+        server: &Server,
+        terms: Terms,
+    ) -> Result<Self, Problem> {
+        let options = server.options(terms.connect)?;
+        let address = options.config.server.0.clone();
+        let (handle, events) = open(options, store).map_err(|error| match error {
+            OpenError::Store(fault) => fault.into(),
+            OpenError::Restore(newer @ RestoreError::Newer { .. }) => {
+                Problem::new(Local::HomeNewer, newer.to_string())
+            }
+            OpenError::Restore(damaged) => Problem::new(Local::HomeDamaged, damaged.to_string()),
+            OpenError::System(error) => Problem::new(Local::Internal, error.to_string()),
+        })?;
+        Ok(Self {
+            handle,
+            events,
+            terms,
+            address,
+            online: false,
+            synced: false,
+            offline: None,
+            own: BTreeSet::new(),
+            queued: false,
+            _home: home,
+        })
+    }
+
+    /// The server's address, pin included.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn output(&self) -> Output {
+        self.terms.output
+    }
+
+    /// The key exchange of the present connection, and whether it is hybrid.
+    pub(crate) fn key_exchange(&self) -> Option<(String, bool)> {
+        let facts = self.handle.connection()?;
+        Some((format!("{:?}", facts.key_exchange), facts.is_post_quantum()))
+    }
+
+    /// Asks the machine something.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Client, Now) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.handle.run(question).await.map_err(|_| stopped())
+    }
+
+    /// Gives a command.
+    pub(crate) async fn begin(
+        &mut self,
+        command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
+    ) -> Result<Ticket, Problem> {
+        let ticket = self.ask(command).await??;
+        self.own.insert(ticket);
+        Ok(ticket)
+    }
+
+    /// Gives a command and waits for its outcome.
+    pub(crate) async fn command(
+        &mut self,
+        command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
+    ) -> Result<Outcome, Problem> {
+        let ticket = self.begin(command).await?;
+        self.outcome(ticket).await
+    }
+
+    /// The same for a command that stays stored until it is done, however often the connection is lost: if the
+    /// server does not answer, the person is told that it is queued.
+    pub(crate) async fn lasting(
+        &mut self,
+        what: &str,
+        command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
+    ) -> Result<Outcome, Problem> {
+        let ticket = self.begin(command).await?;
+        self.queued = true;
+        let outcome = match self.outcome(ticket).await {
+            Err(problem) if problem.is_unreachable() => {
+                let text = format!("{what} is queued, not done: {}", problem.text());
+                return Err(Problem::new(Local::Queued, text));
+            }
+            outcome => outcome,
+        };
+        self.queued = false;
+        outcome
+    }
+
+    /// Gives what was queued earlier the time to go out, while there is a connection.
+    pub(crate) async fn flush(&mut self) -> Result<(), Problem> {
+        let deadline = self.deadline().min(Instant::now() + FLUSH_TIME);
+        while self.online && self.ask(|client, _| client.pending()).await? > 0 {
+            match self.next(deadline).await {
+                Err(problem) if problem.is_unreachable() => return Ok(()),
+                event => drop(event?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the outcome of a command.
+    pub(crate) async fn outcome(&mut self, ticket: Ticket) -> Result<Outcome, Problem> {
+        let deadline = self.deadline();
+        loop {
+            match self.next(deadline).await? {
+                Event::Done(done, outcome) if done == ticket => return Ok(outcome),
+                Event::Failed(done, failed) if done == ticket => return Err(failed.into()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits until every log was read to its head.
+    pub(crate) async fn synced(&mut self) -> Result<(), Problem> {
+        let deadline = self.deadline();
+        while !self.synced {
+            self.next(deadline).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        self.online
+    }
+
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant::now() + self.terms.timeout
+    }
+
+    /// The next event; what everybody should know of it was told already.
+    ///
+    /// # Errors
+    /// At the deadline, with why; or when nothing more can come.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Event, Problem> {
+        let late = async {
+            Timer::at(deadline).await;
+            None
+        };
+        let event = async { Some(self.events.recv().await) };
+        match future::or(event, late).await {
+            Some(Ok(event)) => {
+                self.note(&event)?;
+                Ok(event)
+            }
+            Some(Err(_)) => Err(stopped()),
+            None => Err(self.late()),
+        }
+    }
+
+    /// An event that is here already.
+    pub(crate) fn ready(&mut self) -> Result<Option<Event>, Problem> {
+        match self.events.try_recv() {
+            Ok(event) => self.note(&event).map(|()| Some(event)),
+            Err(async_channel::TryRecvError::Empty) => Ok(None),
+            Err(async_channel::TryRecvError::Closed) => Err(stopped()),
+        }
+    }
+
+    /// The next event, however long it takes. Losing the connection is no reason to stop.
+    pub(crate) async fn next_ever(&mut self) -> Result<Event, Problem> {
+        let event = self.events.recv().await.map_err(|_| stopped())?;
+        self.note(&event)?;
+        Ok(event)
+    }
+
+    fn late(&self) -> Problem {
+        if self.online {
+            let text = format!("no answer within {} s", self.terms.timeout.as_secs());
+            return Problem::new(Local::Timeout, text);
+        }
+        let why = self.offline.as_deref().unwrap_or("it does not answer");
+        Problem::new(Local::Unreachable, format!("cannot reach {}: {why}", self.address))
+    }
+
+    fn note(&mut self, event: &Event) -> Result<(), Problem> {
+        let output = self.terms.output;
+        match event {
+            Event::Online { .. } => {
+                self.online = true;
+                if self.offline.take().is_some() {
+                    output.progress("connected again");
+                }
+            }
+            Event::Synced => self.synced = true,
+            Event::Offline { why, last: false } => {
+                if self.offline.is_none() {
+                    output.progress(&format!("no connection ({}); trying again", plain(why)));
+                }
+                (self.online, self.synced) = (false, false);
+                self.offline = Some(why.clone());
+            }
+            Event::Offline { why, last: true } => {
+                return Err(Problem::new(Local::Untrusted, format!("{}: {why}", self.address)));
+            }
+            Event::Done(ticket, Outcome::Sent(sent)) if !self.own.contains(ticket) => {
+                let seq = sent.accepted.seq;
+                output.note(&format!("a message that was queued before is sent now, as #{seq}"));
+            }
+            Event::Failed(ticket, failed) if !self.own.contains(ticket) => {
+                let problem = Problem::from(failed.clone());
+                output.warn(&format!("something that was queued before has failed: {problem}"));
+            }
+            Event::SessionEnded(code) => return Err(Problem::server(*code, code.text())),
+            Event::Restored { behind } => {
+                return Err(Problem::new(
+                    Local::HomeRestored,
+                    format!("the server has seen {behind} later changes of this device"),
+                ));
+            }
+            other => warn(output, other),
+        }
+        Ok(())
+    }
+
+    /// Closes the connection, lets the store finish, and gives the home back.
+    pub(crate) async fn close(self) -> Result<(), Problem> {
+        Ok(self.handle.stop().await?)
+    }
+}
+
+fn warn(output: Output, event: &Event) {
+    match event {
+        Event::ForkDetected { channel, seq } => output.warn(&format!(
+            "THE SERVER SHOWS DIFFERENT LOGS TO DIFFERENT MEMBERS of group {channel}, from #{seq} on: do not trust it"
+        )),
+        Event::ForkSuspected { channel, seq } => output.warn(&format!(
+            "the server's answer about group {channel}, #{seq}, does not hold"
+        )),
+        Event::Gap { channel, from, to } => output.warn(&format!(
+            "group {channel}: entries #{from} to #{} are gone; this device was away too long",
+            to.saturating_sub(1)
+        )),
+        Event::Unreadable { channel, seq, why } => {
+            output.warn(&format!("group {channel}: entry #{seq} cannot be used: {why}"));
+        }
+        Event::AccountChanged { username, .. } => output.warn(&format!(
+            "{username} is another account than before: compare safety numbers (qpc verify {username})"
+        )),
+        Event::ServerFault { fault, .. } => {
+            output.warn(&format!("the server broke the protocol: {fault}"));
+        }
+        Event::Evicted { channel, .. } => {
+            output.note(&format!("this device is no member of group {channel} any more"));
+        }
+        _ => {}
+    }
+}
+
+fn stopped() -> Problem {
+    // Closing the session says what stopped it.
+    Problem::new(Local::Internal, "the device's machine has stopped")
+}
+
+/// A message, for printing.
+pub(crate) fn message_text(message: &Message) -> Option<&str> {
+    str::from_utf8(&message.body).ok()
+}
+
+/// Records that are gone with the process, for questions that need no account.
+#[derive(Debug, Default)]
+pub(crate) struct Volatile(std::collections::BTreeMap<Vec<u8>, Vec<u8>>);
+
+impl ClientStore for Volatile {
+    fn apply(&mut self, batch: &Batch) -> Result<(), StoreFault> {
+        let records = &mut self.0;
+        for op in &batch.ops {
+            match op {
+                Op::Put(key, value) => drop(records.insert(key.clone(), value.clone())),
+                Op::Delete(key) => drop(records.remove(key)),
+                Op::DeletePrefix(prefix) => records.retain(|key, _| !key.starts_with(prefix)),
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, page: &Page) -> Result<Records, StoreFault> {
+        let records = &mut self.0;
+        let of_page = records.iter().filter(|(key, _)| {
+            key.starts_with(&page.prefix) && page.after.as_ref().is_none_or(|after| *key > after)
+        });
+        Ok(of_page.take(page.most).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+}

@@ -1,0 +1,56 @@
+//! Many messages, and two processes on one home.
+
+use std::thread;
+
+use crate::support::{Place, with_input};
+
+/// "Database is locked" on quick sends (libxmtp #1480): of two processes on one home, one waits for the other; a
+/// thousand messages go out back to back.
+#[test]
+fn regression_30_quick_sends_and_two_processes_on_one_home() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+
+    let each = 25;
+    let sender = |who: &'static str| {
+        let alice = alice.clone();
+        thread::spawn(move || {
+            for number in 0..each {
+                let text = format!("{who} {number}");
+                alice.ok(&["send", "team", &text, "--timeout", "60"]);
+            }
+        })
+    };
+    let (one, other) = (sender("one"), sender("other"));
+    one.join().unwrap();
+    other.join().unwrap();
+    let texts = bob.texts();
+    assert_eq!(texts.len(), 2 * each);
+    for who in ["one", "other"] {
+        let own: Vec<_> = texts.iter().filter(|text| text.starts_with(who)).cloned().collect();
+        let expected: Vec<_> = (0..each).map(|number| format!("{who} {number}")).collect();
+        assert_eq!(own, expected);
+    }
+
+    let lines: Vec<_> = (0..1000).map(|number| format!("line {number}")).collect();
+    let chat = with_input(alice.spawn(&["chat", "team", "--json"]), &lines.join("\n"));
+    assert_eq!(chat.code, 0, "{}", chat.err);
+    assert_eq!(chat.out.lines().count(), lines.len());
+    assert_eq!(bob.texts(), lines);
+}
+
+#[test]
+fn a_chat_goes_both_ways() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    let mut chat = alice.spawn(&["chat", "team"]);
+    bob.send("team", "good morning");
+    let mut out = std::io::BufReader::new(chat.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert!(line.ends_with("  team  bob: good morning\n"), "{line}");
+    let done = with_input(chat, "and to you\n\n");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(bob.texts(), ["and to you"]);
+}

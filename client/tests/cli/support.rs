@@ -1,0 +1,246 @@
+//! A server process, homes, and `qpc` itself.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest time that one command may take; only a defect takes so long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A place with a server and homes; all of it goes when this goes.
+pub(crate) struct Place {
+    pub(crate) dir: TempDir,
+    server: Option<Child>,
+    pub(crate) address: String,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut place = Self { dir, server: None, address: String::new() };
+        place.start("127.0.0.1:0");
+        place
+    }
+
+    fn start(&mut self, listen: &str) {
+        let log = std::fs::File::create(self.dir.path().join("server.log")).unwrap();
+        let mut child = bare()
+            .args(["__serve", "--json", "--listen", listen, "--logins-per-account", "1000"])
+            .args(["--logins-per-source", "1000", "--data-dir"])
+            .arg(self.dir.path().join("server"))
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        self.address = line["address"].as_str().unwrap().to_owned();
+        self.server = Some(child);
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+    }
+
+    /// On the same port and data.
+    pub(crate) fn restart_server(&mut self) {
+        let (place, _) = self.address.split_once('#').unwrap();
+        let listen = place.strip_prefix("qpc://").unwrap().to_owned();
+        self.start(&listen);
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A device in the home of that name. Its password is `<name>'s password`.
+    pub(crate) fn device(&self, name: &str) -> Device {
+        let password = self.path(&format!("{name}.password"));
+        std::fs::write(&password, format!("{name}'s password\n")).unwrap();
+        Device {
+            home: self.path(name),
+            password,
+            key_file: Some(self.path(&format!("{name}.key"))),
+        }
+    }
+
+    /// A registered device.
+    pub(crate) fn registered(&self, name: &str) -> Device {
+        let device = self.device(name);
+        device.ok(&["register", name, "--server", &self.address]);
+        device
+    }
+
+    /// Alice with a group called `team`, and Bob in it.
+    pub(crate) fn team(&self) -> (Device, Device) {
+        let (alice, bob) = (self.registered("alice"), self.registered("bob"));
+        alice.ok(&["group", "create", "team"]);
+        alice.ok(&["group", "invite", "team", "bob"]);
+        (alice, bob)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            drop(server.kill());
+            drop(server.wait());
+        }
+    }
+}
+
+/// A home, and how it is opened.
+#[derive(Clone)]
+pub(crate) struct Device {
+    pub(crate) home: PathBuf,
+    pub(crate) password: PathBuf,
+    pub(crate) key_file: Option<PathBuf>,
+}
+
+fn bare() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qpc"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("QPC_") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// `qpc` without any home.
+pub(crate) fn qpc(arguments: &[&str]) -> Done {
+    finish(bare().args(arguments).spawn().unwrap())
+}
+
+impl Device {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = bare();
+        command.arg("--home").arg(&self.home).env("QPC_PASSWORD_FILE", &self.password);
+        if let Some(file) = &self.key_file {
+            command.arg("--key-file").arg(file);
+        }
+        command.args(arguments);
+        command
+    }
+
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Child {
+        self.command(arguments).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Done {
+        finish(self.command(arguments).spawn().unwrap())
+    }
+
+    /// Runs a command that must succeed, with --json; returns its objects.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> Vec<Value> {
+        let done = self.run(&[arguments, &["--json"]].concat());
+        assert_eq!(done.code, 0, "{arguments:?}: {}{}", done.out, done.err);
+        done.objects()
+    }
+
+    /// Runs a command that must fail; returns its exit code and the error's code and name.
+    pub(crate) fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let done = self.run(&[arguments, &["--json"]].concat());
+        let error = done.error();
+        let name =
+            format!("{} {}", error["code"].as_str().unwrap(), error["name"].as_str().unwrap());
+        assert_eq!(error["exit"], done.code, "{error}");
+        (done.code, name)
+    }
+
+    pub(crate) fn send(&self, group: &str, text: &str) -> u64 {
+        self.ok(&["send", group, text])[0]["seq"].as_u64().unwrap()
+    }
+
+    /// The texts of what is unread.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        let text = |message: &Value| message["text"].as_str().unwrap().to_owned();
+        self.ok(&["recv"]).iter().map(text).collect()
+    }
+}
+
+/// What a process came to.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Done {
+    pub(crate) fn objects(&self) -> Vec<Value> {
+        self.out.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The error object: the last line of standard error.
+    pub(crate) fn error(&self) -> Value {
+        let line = self.err.lines().last().unwrap_or_else(|| panic!("no error: {self:?}"));
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{self:?}"));
+        assert_eq!(value["type"], "error");
+        value
+    }
+}
+
+/// Waits for a process to end; one that does not end is killed, and the test fails.
+pub(crate) fn finish(mut child: Child) -> Done {
+    drop(child.stdin.take());
+    let out = drained(child.stdout.take());
+    let err = drained(child.stderr.take());
+    let began = Instant::now();
+    let status = loop {
+        match child.try_wait().unwrap() {
+            Some(status) => break status,
+            None if began.elapsed() > PATIENCE => {
+                child.kill().unwrap();
+                panic!("it does not end: {}{}", out.join().unwrap(), err.join().unwrap());
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let code = status.code().unwrap_or(-1);
+    Done { code, out: out.join().unwrap(), err: err.join().unwrap() }
+}
+
+fn drained<R: std::io::Read + Send + 'static>(from: Option<R>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(mut from) = from {
+            from.read_to_string(&mut text).unwrap();
+        }
+        text
+    })
+}
+
+/// Gives a process its whole input.
+pub(crate) fn with_input(mut child: Child, input: &str) -> Done {
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    finish(child)
+}
+
+/// Sends a process a signal.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+pub(crate) fn holds(dir: &Path, needle: &str) -> bool {
+    std::fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return holds(&path, needle);
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
+    })
+}
