@@ -1,9 +1,9 @@
 //! The client machine: one per device.
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
-//! Inside, every connection goes through the table of [`session`]; every channel's log is read in order
-//! ([`inbound`]); every change of a group is an intent that stays until it has come true ([`change`]); every
-//! submission stays in the outbox until the server has it and the log has shown it ([`outbox`]). All state
+//! Inside, every connection goes through the table of `session`; every channel's log is read in order
+//! (`inbound`); every change of a group is an intent that stays until it has come true (`change`); every
+//! submission stays in the outbox until the server has it and the log has shown it (`outbox`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod change;
