@@ -440,6 +440,10 @@ impl Client {
             self.store_identity(identity);
         }
         self.tokens = None;
+        for channel in self.channels.values_mut() {
+            channel.disconnected();
+        }
+        self.synced = false;
         self.gate.stage(crate::store::batch::Op::Delete(directory::TOKENS.to_vec()));
         self.set_phase(Phase::Anonymous);
     }
