@@ -34,6 +34,7 @@ impl Client {
             links: BTreeMap::new(),
             phase: Phase::Connecting,
             nonce: [0; 32],
+            refreshed: false,
             handshake_by: self.now.mono + HANDSHAKE_TIME,
             heard: self.now.mono,
             next_call: 1,

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod talk;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
