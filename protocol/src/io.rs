@@ -237,6 +237,8 @@ pub enum WakeReason {
     Token,
     /// Key packages have to be replaced.
     KeyPackages,
+    /// Something that the server could not do is asked again.
+    Retry,
     /// A staggered or retried commit is due.
     Commit,
     /// A long poll has to be answered.

@@ -134,6 +134,8 @@ pub struct Group {
     pub(super) data: GroupData,
     /// Device records by leaf, verified when the leaf came in.
     pub(super) records: BTreeMap<u32, DeviceRecord>,
+    /// Who welcomed this device, right after it joined.
+    pub(super) added_by: Option<Sender>,
 }
 
 /// What we know of a group beside OpenMLS.
@@ -178,6 +180,11 @@ impl Group {
     pub fn suite(&self) -> Suite {
         // It was checked when the group was created, joined or restored, and never changes.
         Suite::from_number(u16::from(self.mls.ciphersuite())).unwrap_or_default()
+    }
+
+    /// Who signed the welcome that this device joined by; `None` for a group founded here or read from its records.
+    pub fn added_by(&self) -> Option<Sender> {
+        self.added_by
     }
 
     /// The present epoch.
@@ -225,7 +232,7 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
-        Ok(Self { backend, overlay, mls, meta, data, records })
+        Ok(Self { backend, overlay, mls, meta, data, records, added_by: None })
     }
 
     pub(super) fn save_meta(&self) {

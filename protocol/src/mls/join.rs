@@ -138,6 +138,8 @@ impl Group {
         if own != Some(package.leaf_node().encryption_key()) {
             return Err(invalid("welcome to a leaf of another key package"));
         }
+        let adder = staged.welcome_sender().map_err(|_| invalid("welcome of nobody"))?;
+        let adder = rules::record_in(adder)?.sender();
         packages.used(&package, cx.backend)?;
         let id = GroupId::from_slice(staged.group_context().group_id().as_slice())
             .ok_or_else(|| invalid("group id of a wrong length"))?;
@@ -148,7 +150,8 @@ impl Group {
         check_tree(cx.backend, &mls)?;
         let meta =
             Meta { id, first_epoch: mls.epoch().as_u64(), stale_leaf: package.last_resort() };
-        let group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        let mut group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        group.added_by = Some(adder);
         let own = group.records.get(&group.own_leaf()).ok_or(MlsError::Record)?;
         if own.sender() != device.record.sender() || own.device_key != device.key.public() {
             return Err(MlsError::Record);
