@@ -14,7 +14,6 @@ use crate::wire::message::Entry;
 pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A channel's group.
-#[derive(Debug)]
 pub(super) enum Slot {
     /// Not in memory.
     Cold,
@@ -24,6 +23,20 @@ pub(super) enum Slot {
     Warm(Box<Group>),
     /// There is none: an inbox, or this device is out.
     None,
+}
+
+// Stored records are secrets.
+impl core::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(group) => write!(f, "Warm({group:?})"),
+            Self::None => f.write_str("None"),
+        }
+    }
 }
 
 /// A channel's subscription on the present connection.

@@ -16,6 +16,8 @@
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -204,7 +206,7 @@ pub(super) struct OutItem {
 }
 
 /// What is on its way.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum OutWhat {
     /// Application content: encrypted when the group is ready, then resent as it is.
     Application { body: Zeroizing<Vec<u8>>, metadata: bool, sealed: Option<Submit> },
@@ -212,6 +214,17 @@ pub(super) enum OutWhat {
     Proposal { submit: Submit, intent: u64 },
     /// A commit of ours, pending in the group.
     Commit { bundle: CommitBundle, intents: Vec<u64> },
+}
+
+// Only the size of what people say is shown.
+impl fmt::Debug for OutWhat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application { body, .. } => write!(f, "Application({} bytes)", body.len()),
+            Self::Proposal { intent, .. } => write!(f, "Proposal(#{intent})"),
+            Self::Commit { intents, .. } => write!(f, "Commit({intents:?})"),
+        }
+    }
 }
 
 impl OutItem {
@@ -237,13 +250,19 @@ impl OutItem {
 }
 
 /// A received message, waiting for the application.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StoredMessage {
     pub message: MessageId,
     pub sender: Sender,
     pub time: UnixMillis,
     pub epoch: u64,
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredMessage({:?}, {} bytes)", self.message, self.body.len())
+    }
 }
 
 /// A submission of application bytes.

@@ -19,11 +19,23 @@ use crate::wire::message::Request;
 const CLASSICAL_SHARE: usize = 4;
 
 /// The private halves of this device's key packages.
-#[derive(Debug)]
 pub(super) enum Packages {
     Cold,
     Loading(LoadId, Records),
     Warm(Box<KeyPackages>),
+}
+
+// Stored records are secrets.
+impl core::fmt::Debug for Packages {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(packages) => write!(f, "Warm({packages:?})"),
+        }
+    }
 }
 
 impl Packages {
