@@ -16,6 +16,8 @@
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -297,6 +299,12 @@ pub(super) struct StoredMessage {
     pub time: UnixMillis,
     pub epoch: u64,
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredMessage({:?}, {} bytes)", self.message, self.body.len())
+    }
 }
 
 /// A submission of application bytes.

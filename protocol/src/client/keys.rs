@@ -27,13 +27,16 @@ pub(super) enum Packages {
     Warm(Box<KeyPackages>),
 }
 
+// Stored records are secrets.
 impl core::fmt::Debug for Packages {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Self::Cold => "Cold",
-            Self::Loading(..) => "Loading(…)",
-            Self::Warm(_) => "Warm(…)",
-        })
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(packages) => write!(f, "Warm({packages:?})"),
+        }
     }
 }
 
