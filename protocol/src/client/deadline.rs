@@ -36,19 +36,15 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let held = self.channels.iter().filter_map(|(id, channel)| {
-            let at = channel.hold_until?;
-            let waits = self.intents.values().any(|intent| intent.channel == *id)
-                || self.outbox.values().any(|item| item.channel == *id);
-            (online && waits && channel.ready).then_some(at)
-        });
+        let held = self.channels.values().filter_map(|channel| channel.hold_until);
+        let held = held.min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
             (call, WakeReason::Call),
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
-            (held.min(), WakeReason::Commit),
+            (held, WakeReason::Commit),
         ]
     }
 

@@ -226,6 +226,11 @@ impl OutItem {
         }
     }
 
+    /// Content of the application, as opposed to a change of the group.
+    pub(super) fn is_message(&self) -> bool {
+        matches!(self.what, OutWhat::Application { .. })
+    }
+
     /// What goes to the server, if it is not a commit and is ready.
     pub(super) fn submit(&self) -> Option<&Submit> {
         match &self.what {

@@ -87,6 +87,15 @@ impl Client {
             self.wanted_packages = Some(last_resort);
             self.warm_packages();
             self.replenish();
+        } else {
+            self.greet();
+        }
+    }
+
+    /// A login is complete: others can add this device.
+    pub(super) fn greet(&mut self) {
+        if let Some((ticket, outcome)) = self.greeting.take() {
+            self.event(Event::Done(ticket, outcome));
         }
     }
 
@@ -146,6 +155,7 @@ impl Client {
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
         }
+        self.greet();
     }
 
     /// An upload on the application's wish.

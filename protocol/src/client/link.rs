@@ -368,8 +368,11 @@ impl Client {
 
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
-            Call::KeepAlive | Call::Tell | Call::Confirm(_) | Call::PackageStatus => {}
+            Call::KeepAlive | Call::Tell | Call::Confirm(_) => {}
+            // The account is there all the same; the next session tries again.
+            Call::PackageStatus => self.greet(),
             Call::PackageUpload => {
+                self.greet();
                 for ticket in core::mem::take(&mut self.package_tickets) {
                     self.event(Event::Failed(ticket, Failed::from(failure)));
                 }

@@ -54,16 +54,20 @@ impl Client {
         if !channel.ready || self.restored || channel.hold_until.is_some_and(|at| at > mono) {
             return;
         }
+        let mut blocked = false;
         for ticket in self.outbox_of(id) {
-            if self.inflight.contains(&ticket) {
+            let message = self.outbox.get(&ticket).is_some_and(OutItem::is_message);
+            if self.inflight.contains(&ticket) || (blocked && message) {
                 continue;
             }
             if self.calls() >= CALLS_IN_FLIGHT / 2 {
                 self.crowded.insert(id);
                 return;
             }
+            // Messages wait in order; the commit that they may be waiting for does not wait behind them.
             if !self.seal_item(id, ticket) {
-                return;
+                blocked = true;
+                continue;
             }
             self.send_item(ticket);
         }

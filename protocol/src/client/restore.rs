@@ -114,6 +114,7 @@ impl Client {
             tokens,
             server,
             auth: None,
+            greeting: None,
             asks: VecDeque::new(),
             contacts,
             channels,

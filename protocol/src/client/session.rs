@@ -178,7 +178,8 @@ impl Client {
                 account: record.account,
                 device: record.device,
             };
-            self.event(Event::Done(task.ticket, outcome));
+            // Told once others can add this device: when its key packages are on the server.
+            self.greeting = Some((task.ticket, outcome));
         }
         self.open_pushes();
         self.begin_sync();

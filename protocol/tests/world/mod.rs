@@ -2,6 +2,14 @@
 //! maps, links that are queues, and a clock that jumps to the next deadline. Everything follows from one seed.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test's world"
+)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -20,6 +28,8 @@ use qpc_protocol::limits::READ_CHUNK;
 use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::{Config as ServerConfig, Server, ServerSecrets};
 use qpc_protocol::store::batch::{Batch, Op, Records};
+use qpc_protocol::wire::frame::{Decoder, encode};
+use qpc_protocol::wire::message::Frame;
 
 /// Small: the password's stretching is not what these tests are about.
 pub const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
@@ -52,6 +62,12 @@ impl Rules {
     }
 }
 
+/// Sees every frame between a device and the server (`up`: to the server), and says what arrives in its place.
+pub type Liar = Box<dyn FnMut(usize, bool, Frame) -> Vec<Frame>>;
+
+/// Changes the bytes that are about to arrive at the server (`up`) or at a device.
+pub type Garbler = Box<dyn FnMut(usize, bool, &mut Vec<u8>)>;
+
 /// One direction of a link.
 #[derive(Debug, Default)]
 struct Pipe {
@@ -60,6 +76,9 @@ struct Pipe {
     fin_told: bool,
     /// The receiver asked for bytes.
     wanted: bool,
+    /// Of a link with a liar on it: frames are read off `bytes`, what replaces them waits in `told`.
+    decoder: Decoder,
+    told: VecDeque<u8>,
 }
 
 /// A link between a device and the server.
@@ -114,6 +133,12 @@ pub struct World {
     /// Changes what the server sends to a device, for a server that lies.
     #[allow(clippy::type_complexity, reason = "one hook")]
     pub tap: Option<Box<dyn FnMut(&mut Vec<qpc_protocol::server::op::StoreReply>)>>,
+    /// Lies about frames.
+    pub liar: Option<Liar>,
+    /// Spoils bytes.
+    pub garbler: Option<Garbler>,
+    /// Everything that machines say of themselves, if it is kept.
+    pub said: Option<String>,
 }
 
 impl World {
@@ -138,6 +163,9 @@ impl World {
             reasons: BTreeMap::new(),
             server_disk_full: false,
             tap: None,
+            liar: None,
+            garbler: None,
+            said: None,
         };
         world.start_server();
         world
@@ -304,7 +332,8 @@ impl World {
             late += u32::from(wake.is_some_and(|wake| wake <= self.now.mono));
             assert!(late < 10_000, "a deadline is past and nothing is done: {:?}", self.reasons);
             let Some(wake) = wake.filter(|wake| *wake <= end) else {
-                let last = |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
+                let last =
+                    |device: &Device| device.log.iter().rev().take(8).cloned().collect::<Vec<_>>();
                 let events: Vec<_> = self.devices.iter().map(last).collect();
                 for device in &self.devices {
                     eprintln!("{:?}", device.client);
@@ -635,14 +664,16 @@ impl World {
     fn carry(&mut self, at: usize, up: bool) -> bool {
         let split = self.rules.split;
         let most = if split { 1 + self.rng.u64() as usize % 700 } else { READ_CHUNK };
+        let lied = self.lie(at, up);
         let wire = &mut self.wires[at];
         let (device, at_device, at_server) = (wire.device, wire.at_device, wire.at_server);
         let pipe = if up { &mut wire.up } else { &mut wire.down };
         if !pipe.wanted {
             return false;
         }
-        if pipe.bytes.is_empty() {
-            if pipe.fin && !pipe.fin_told {
+        let from = if lied { &mut pipe.told } else { &mut pipe.bytes };
+        if from.is_empty() {
+            if pipe.bytes.is_empty() && pipe.fin && !pipe.fin_told {
                 pipe.fin_told = true;
                 if up {
                     self.to_server(Input::Closed(at_server, Gone::Finished));
@@ -654,14 +685,45 @@ impl World {
             return false;
         }
         pipe.wanted = false;
-        let len = pipe.bytes.len().min(most);
-        let bytes: Vec<u8> = pipe.bytes.drain(..len).collect();
+        let len = from.len().min(most);
+        let mut bytes: Vec<u8> = from.drain(..len).collect();
+        if let Some(garbler) = &mut self.garbler {
+            garbler(device, up, &mut bytes);
+        }
+        let credit = if lied { 0 } else { len };
         if up {
             self.to_server(Input::Bytes(at_server, &bytes));
-            self.to_device(device, Input::Writable(at_device, len));
+            self.to_device(device, Input::Writable(at_device, credit));
         } else {
             self.to_device(device, Input::Bytes(at_device, &bytes));
-            self.to_server(Input::Writable(at_server, len));
+            self.to_server(Input::Writable(at_server, credit));
+        }
+        true
+    }
+
+    /// Lets the liar at what is on its way; whether bytes are to be taken from what it told.
+    fn lie(&mut self, at: usize, up: bool) -> bool {
+        let wire = &mut self.wires[at];
+        let (device, at_device, at_server) = (wire.device, wire.at_device, wire.at_server);
+        let pipe = if up { &mut wire.up } else { &mut wire.down };
+        if self.liar.is_none() && pipe.decoder.held() == 0 && pipe.told.is_empty() {
+            return false;
+        }
+        let bytes: Vec<u8> = pipe.bytes.drain(..).collect();
+        let mut left = bytes.as_slice();
+        while let Some(frame) = pipe.decoder.next(&mut left).expect("machines send frames") {
+            let frames = match &mut self.liar {
+                Some(liar) => liar(device, up, frame),
+                None => vec![frame],
+            };
+            let mut told = Vec::new();
+            frames.iter().for_each(|frame| encode(frame, &mut told));
+            pipe.told.extend(told);
+        }
+        if up {
+            self.to_device(device, Input::Writable(at_device, bytes.len()));
+        } else {
+            self.to_server(Input::Writable(at_server, bytes.len()));
         }
         true
     }
@@ -674,6 +736,9 @@ impl World {
     }
 
     fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
+        if let Some(said) = &mut self.said {
+            said.push_str(&format!("{who} {output:?}\n"));
+        }
         let who = (who as u64).to_be_bytes();
         let mut hash = |part: &[u8]| self.trace = Digest::of(&[&self.trace.0, &who, part]);
         if let Output::Persist(batch) = output {
