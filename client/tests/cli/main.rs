@@ -5,11 +5,15 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "a test says so by failing"
 )]
 
 mod homes;
+mod kill;
 mod many;
+mod search;
+mod secrets;
 mod support;
 mod trouble;
 mod verbs;
