@@ -1,5 +1,7 @@
 //! Whole conversations between machines, in memory.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 mod world;
 
 use qpc_protocol::client::event::{Event, Outcome};

@@ -52,7 +52,8 @@ fn a_wrong_password_and_an_unknown_user_look_the_same() {
     let mut world = World::new(Rules::new(1));
     world.register("alice");
     let device = world.device();
-    let wrong = fails(&mut world, device, |c, now| c.login(now, "alice", "wrong".to_owned().into()));
+    let wrong =
+        fails(&mut world, device, |c, now| c.login(now, "alice", "wrong".to_owned().into()));
     let unknown = fails(&mut world, device, |c, now| c.login(now, "nobody", "x".to_owned().into()));
     assert_eq!(code(&wrong), ErrorCode::LoginFailed);
     assert_eq!(wrong, unknown);
@@ -90,7 +91,8 @@ fn a_registration_whose_answer_was_lost_is_finished() {
         }
         vec![frame]
     }));
-    let ticket = world.command(device, |c, now| c.register(now, "alice", "secret".to_owned().into()));
+    let ticket =
+        world.command(device, |c, now| c.register(now, "alice", "secret".to_owned().into()));
     world.run();
     assert!(*lost.borrow());
     world.cut(device);
@@ -211,9 +213,7 @@ fn a_name_that_leads_elsewhere_is_told_and_not_followed() {
     });
     let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
     assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
-    let told = |event: &Event| {
-        matches!(event, Event::AccountChanged { before, now, .. } if (*before, *now) == (bobs, mallorys))
-    };
+    let told = |event: &Event| matches!(event, Event::AccountChanged { before, now, .. } if (*before, *now) == (bobs, mallorys));
     assert!(saw(&world, alice, told));
     assert_eq!(world.group(alice, channel).members, 1);
 }

@@ -389,9 +389,8 @@ fn a_reply_of_another_kind_ends_the_connection_and_the_question() {
     });
     let failed = fails(&mut world, BOB, |client, now| client.devices(now));
     assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
-    let fault = |event: &Event| {
-        matches!(event, Event::ServerFault { fault: PeerFault::Unexpected(_), .. })
-    };
+    let fault =
+        |event: &Event| matches!(event, Event::ServerFault { fault: PeerFault::Unexpected(_), .. });
     assert!(saw(&world, BOB, fault));
     honest_again(&mut world, channel);
 }
@@ -428,7 +427,8 @@ fn a_server_that_contradicts_itself_about_epochs_is_not_asked_without_end() {
             let count = asked.clone();
             let mine = Rc::new(RefCell::new(Vec::new()));
             world.liar = Some(Box::new(move |device, up, frame| {
-                let writes = matches!(frame.body, Body::Request(Request::Submit(_) | Request::Commit(_)));
+                let writes =
+                    matches!(frame.body, Body::Request(Request::Submit(_) | Request::Commit(_)));
                 if device == BOB && up && writes {
                     *count.borrow_mut() += 1;
                     mine.borrow_mut().push(frame.call);

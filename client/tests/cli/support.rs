@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -223,9 +223,9 @@ fn drained<R: std::io::Read + Send + 'static>(from: Option<R>) -> thread::JoinHa
 }
 
 /// Gives a process its whole input.
-pub(crate) fn with_input(mut child: Child, input: &str) -> Output {
+pub(crate) fn with_input(mut child: Child, input: &str) -> Done {
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    finish(child)
 }
 
 /// Sends a process a signal.

@@ -47,12 +47,12 @@ fn a_home_under_a_password_opens_with_it_only() {
     alice.key_file = None;
     // From standard input; what follows the first line is left for the command.
     let register = ["register", "alice", "--password-stdin", "--server", &place.address];
-    assert!(with_input(alice.spawn(&register), "alice's password\n").status.success());
+    assert_eq!(with_input(alice.spawn(&register), "alice's password\n").code, 0);
     let whoami = with_input(alice.spawn(&["whoami", "--password-stdin"]), "alice's password\n");
-    assert!(whoami.status.success());
+    assert_eq!(whoami.code, 0, "{}", whoami.err);
     alice.ok(&["group", "create", "team"]);
     let sent = alice.spawn(&["send", "team", "-", "--password-stdin"]);
-    assert!(with_input(sent, "alice's password\nthe message itself").status.success());
+    assert_eq!(with_input(sent, "alice's password\nthe message itself").code, 0);
 
     let mut stranger = alice.clone();
     stranger.password = place.path("wrong");

@@ -56,7 +56,7 @@ fn two_people_talk_and_part() {
 
     // By the start of the id, from a pipe.
     let piped = with_input(bob.spawn(&["send", &id[..8], "-"]), "two\nlines\n");
-    assert!(piped.status.success());
+    assert_eq!(piped.code, 0, "{}", piped.err);
     assert_eq!(alice.texts(), ["two\nlines"]);
 
     let members = alice.ok(&["group", "members", "the team"]);

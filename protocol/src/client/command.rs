@@ -472,6 +472,8 @@ impl Client {
             && self.gate.is_idle()
             && self.intents.is_empty()
             && self.auth.is_none()
+            && self.greeting.is_none()
+            && self.wanted_packages.is_none()
             && self.asks.is_empty()
     }
 

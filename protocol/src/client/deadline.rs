@@ -36,21 +36,17 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let held = self.channels.iter().filter_map(|(id, channel)| {
-            let at = channel.hold_until?;
-            let waits = self.intents.values().any(|intent| intent.channel == *id)
-                || self.outbox.values().any(|item| item.channel == *id);
-            (online && waits).then_some(at)
-        });
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
         let retry = retries.chain(self.packages_retry).min().filter(|_| online);
+        let held = self.channels.values().filter_map(|channel| channel.hold_until);
+        let held = held.min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
             (call, WakeReason::Call),
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
-            (held.min(), WakeReason::Commit),
+            (held, WakeReason::Commit),
             (retry, WakeReason::Retry),
         ]
     }

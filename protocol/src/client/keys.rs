@@ -99,6 +99,15 @@ impl Client {
             self.wanted_packages = Some(last_resort);
             self.warm_packages();
             self.replenish();
+        } else {
+            self.greet();
+        }
+    }
+
+    /// A login is complete: others can add this device.
+    pub(super) fn greet(&mut self) {
+        if let Some((ticket, outcome)) = self.greeting.take() {
+            self.event(Event::Done(ticket, outcome));
         }
     }
 
@@ -162,6 +171,8 @@ impl Client {
             // Asked again when the time has come, or with the next session.
             self.plan.issued = self.plan.issued.max(self.now.wall);
         }
+        // The account is there all the same.
+        self.greet();
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Failed(ticket, Failed::from(failure)));
         }
@@ -172,6 +183,7 @@ impl Client {
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
         }
+        self.greet();
     }
 
     /// An upload on the application's wish.

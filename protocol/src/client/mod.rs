@@ -1,9 +1,9 @@
 //! The client machine: one per device.
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
-//! Inside, every connection goes through the table of [`session`]; every channel's log is read in order
-//! ([`inbound`]); every change of a group is an intent that stays until it has come true ([`change`]); every
-//! submission stays in the outbox until the server has it and the log has shown it ([`outbox`]). All state
+//! Inside, every connection goes through the table of `session`; every channel's log is read in order
+//! (`inbound`); every change of a group is an intent that stays until it has come true (`change`); every
+//! submission stays in the outbox until the server has it and the log has shown it (`outbox`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod change;
@@ -38,7 +38,7 @@ use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
 use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
-use event::Event;
+use event::{Event, Outcome};
 use job::ClientJobOutput;
 use keys::Packages;
 use net::{Ask, Net};
@@ -119,6 +119,8 @@ pub struct Client {
     tokens: Option<Tokens>,
     server: Option<ServerId>,
     auth: Option<AuthTask>,
+    /// A login that is through but for its key packages.
+    greeting: Option<(Ticket, Outcome)>,
     /// Questions not yet asked on this connection.
     asks: VecDeque<(Ticket, Ask)>,
     contacts: BTreeMap<AccountId, Contact>,

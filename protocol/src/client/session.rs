@@ -181,7 +181,8 @@ impl Client {
                 account: record.account,
                 device: record.device,
             };
-            self.event(Event::Done(task.ticket, outcome));
+            // Told once others can add this device: when its key packages are on the server.
+            self.greeting = Some((task.ticket, outcome));
         }
         self.open_pushes();
         self.begin_sync();
@@ -448,6 +449,7 @@ impl Client {
             identity.ended = true;
             self.store_identity(identity);
         }
+        self.greet();
         self.tokens = None;
         for channel in self.channels.values_mut() {
             channel.disconnected();

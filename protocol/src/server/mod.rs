@@ -60,7 +60,7 @@ pub use secrets::ServerSecrets;
 use stored::{Step, Task};
 use timers::{Timer, Timers};
 
-/// What a server is told once. The defaults are those of [`limits`](crate::limits).
+/// What a server is told once. The defaults are those of [`limits`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Primitives.

@@ -2,6 +2,14 @@
 //! maps, links that are queues, and a clock that jumps to the next deadline. Everything follows from one seed.
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test's world"
+)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
 
 pub mod talk;
 

@@ -69,7 +69,12 @@ pub fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
 }
 
 /// Changes frames for one device from its server, or (`up`) to it.
-pub fn lie(world: &mut World, at: usize, of: bool, mut with: impl FnMut(Frame) -> Vec<Frame> + 'static) {
+pub fn lie(
+    world: &mut World,
+    at: usize,
+    of: bool,
+    mut with: impl FnMut(Frame) -> Vec<Frame> + 'static,
+) {
     world.liar = Some(Box::new(move |device, up, frame| match (device, up) == (at, of) {
         true => with(frame),
         false => vec![frame],
@@ -108,4 +113,3 @@ pub fn three(seed: u64) -> (World, ChannelId) {
 pub const ALICE: usize = 0;
 pub const BOB: usize = 1;
 pub const CAROL: usize = 2;
-
