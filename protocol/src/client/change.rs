@@ -525,7 +525,10 @@ impl Client {
         let id = item.channel;
         match failure.code {
             // A hint only: the log decides.
-            ErrorCode::EpochConflict | ErrorCode::FutureEpoch | ErrorCode::GenerationMismatch => {
+            ErrorCode::EpochConflict
+            | ErrorCode::StaleEpoch
+            | ErrorCode::FutureEpoch
+            | ErrorCode::GenerationMismatch => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.need_epoch = channel.need_epoch.max(failure.epoch);
                     channel.unsubscribe();
