@@ -131,7 +131,7 @@ fn frame(body: Body) -> Vec<u8> {
     // Only calls have a number.
     let call = u32::from(matches!(body, Body::Request(_)));
     let mut out = Vec::new();
-    encode(&Frame { call: call.into(), body }, &mut out);
+    encode(&Frame { call, body }, &mut out);
     out
 }
 
