@@ -14,6 +14,7 @@
 //!   answered by [`Input::Persisted`]; [`Output::Store`] operations are answered by [`Input::Stored`],
 //!   [`Output::Load`] by [`Input::Loaded`], [`Output::Compute`] by [`Input::Computed`].
 
+use core::fmt;
 use core::time::Duration;
 
 use crate::client::event::Event;
@@ -88,12 +89,19 @@ impl BindingKind {
 }
 
 /// A channel binding: the same 32 bytes on both ends, different for every connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
     /// Where the bytes come from.
     pub kind: BindingKind,
     /// The bytes; zeros for [`BindingKind::InsecurePlain`].
     pub value: [u8; 32],
+}
+
+// The bytes are keying material of the connection.
+impl fmt::Debug for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Binding({:?}, …)", self.kind)
+    }
 }
 
 /// What a runtime knows of a fresh connection.
@@ -136,7 +144,6 @@ pub enum LinkRole {
 }
 
 /// What a runtime tells a machine.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A connection is up. On a client it answers [`Output::Connect`].
     Connected(ConnId, Transport),
@@ -162,6 +169,29 @@ pub enum Input<'a> {
     Computed(JobId, JobOutput),
     /// Nothing but time has passed.
     Tick,
+}
+
+// Bytes of a link carry tokens, stored records private keys: only their sizes are shown.
+impl fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(conn, transport) => write!(f, "Connected({conn:?}, {transport:?})"),
+            Self::Disconnected(conn, why) => write!(f, "Disconnected({conn:?}, {why:?})"),
+            Self::Accepted(conn, link) => write!(f, "Accepted({conn:?}, {link:?})"),
+            Self::Bytes(link, bytes) => write!(f, "Bytes({link:?}, {} bytes)", bytes.len()),
+            Self::Closed(link, why) => write!(f, "Closed({link:?}, {why:?})"),
+            Self::Writable(link, credit) => write!(f, "Writable({link:?}, {credit})"),
+            Self::Persisted(batch, result) => write!(f, "Persisted({batch:?}, {result:?})"),
+            Self::Loaded(load, Ok(records)) => {
+                write!(f, "Loaded({load:?}, {} records)", records.len())
+            }
+            Self::Loaded(load, Err(fault)) => write!(f, "Loaded({load:?}, {fault:?})"),
+            Self::Stored(op, result) => write!(f, "Stored({op:?}, {result:?})"),
+            Self::Notified(channel, seq) => write!(f, "Notified({channel:?}, {seq})"),
+            Self::Computed(job, output) => write!(f, "Computed({job:?}, {output:?})"),
+            Self::Tick => f.write_str("Tick"),
+        }
+    }
 }
 
 /// What a machine asks of its runtime.
@@ -237,6 +267,8 @@ pub enum WakeReason {
     Token,
     /// Key packages have to be replaced.
     KeyPackages,
+    /// Something that the server could not do is asked again.
+    Retry,
     /// A staggered or retried commit is due.
     Commit,
     /// A long poll has to be answered.
@@ -253,3 +285,6 @@ pub enum WakeReason {
 pub fn payload_hash(payload: &[u8]) -> Digest {
     Digest::of(&[payload])
 }
+
+#[cfg(test)]
+mod tests;

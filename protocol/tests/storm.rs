@@ -1,6 +1,9 @@
 //! Storms: random operations among a few devices, with crashes, cuts, and a server that is killed, and then calm.
 //! Whatever happened, every accepted message is read once by everybody who was a member, in one order for all.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a failure is a panic")]
+#![allow(clippy::disallowed_methods, reason = "a variable chooses the seeds")]
+
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,7 +70,9 @@ impl Storm {
             }
             10 if self.world.devices[0].client.is_some() => {
                 let other = 1 + self.roll(3) as usize;
-                if let Some((_, who, _)) = self.world.devices[other].client.as_ref().and_then(|c| c.whoami()) {
+                if let Some((_, who, _)) =
+                    self.world.devices[other].client.as_ref().and_then(|c| c.whoami())
+                {
                     let _ = self.world.client(0).remove(now, channel, who.account);
                 }
             }
@@ -140,7 +145,11 @@ impl Storm {
         for device in 0..4 {
             let read = self.read(device);
             let texts: BTreeSet<_> = read.values().collect();
-            assert_eq!(texts.len(), read.len(), "seed {seed}: device {device} read something twice");
+            assert_eq!(
+                texts.len(),
+                read.len(),
+                "seed {seed}: device {device} read something twice"
+            );
             for (seq, text) in read {
                 let other = log.entry(seq).or_insert_with(|| text.clone());
                 assert_eq!(*other, text, "seed {seed}: seq {seq} is not the same for all");
@@ -151,7 +160,8 @@ impl Storm {
         assert!(first.member, "seed {seed}");
         let mut members = 0;
         for device in 0..4 {
-            let known = self.world.groups(device).into_iter().find(|group| group.channel == channel);
+            let known =
+                self.world.groups(device).into_iter().find(|group| group.channel == channel);
             let Some(group) = known.filter(|group| group.member) else { continue };
             members += 1;
             let ours = (group.epoch, &group.authenticator, group.cursor, group.chain);
@@ -181,13 +191,18 @@ impl Storm {
         for (text, (device, ticket)) in &self.sent {
             let log = &self.world.devices[*device].log;
             let done = log.iter().any(|event| matches!(event, Event::Done(of, _) if of == ticket));
-            let failed = log.iter().any(|event| matches!(event, Event::Failed(of, _) if of == ticket));
+            let failed =
+                log.iter().any(|event| matches!(event, Event::Failed(of, _) if of == ticket));
             assert!(!(done && failed), "seed {}: {text} is both", self.seed);
             // A message to a group of one is read by nobody: the founder may be alone for a while.
             if done && *device != 0 {
                 assert!(in_log.contains(text), "seed {}: {text} was sent and is lost", self.seed);
             }
-            assert!(!(failed && in_log.contains(text)), "seed {}: {text} failed and is there", self.seed);
+            assert!(
+                !(failed && in_log.contains(text)),
+                "seed {}: {text} failed and is there",
+                self.seed
+            );
         }
     }
 }
@@ -203,8 +218,10 @@ fn storm(seed: u64, steps: u32) {
 
 #[test]
 fn storms_lose_nothing_and_tell_all_the_same() {
-    let from: u64 = std::env::var("STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
-    let count: u64 = std::env::var("STORM_COUNT").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20);
+    let from: u64 =
+        std::env::var("STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    let count: u64 =
+        std::env::var("STORM_COUNT").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20);
     let mut bad = Vec::new();
     for seed in from..from + count {
         if std::panic::catch_unwind(|| storm(seed, 60)).is_err() {

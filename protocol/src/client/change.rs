@@ -7,23 +7,31 @@ use core::time::Duration;
 
 use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
+use super::inbound::pause;
 use super::net::Call;
-use super::{Client, session::Phase};
+use super::{Client, WrongReply, session::Phase};
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
 use crate::limits::ADDS_PER_COMMIT;
+use crate::mls::MlsError;
 use crate::mls::group::{Change, Group, Plan};
 use crate::mls::key_package::check;
 use crate::store::batch::Op;
 use crate::wire::message::{
     ChannelKind, ClaimedKeyPackage, CommitBundle, Failure, Part, Request, Submit, SubmitKind,
+    Username,
 };
 
 /// A spread of this long per leaf keeps members from committing the same thing at once.
 const STAGGER: Duration = Duration::from_millis(150);
 /// The first delay after a lost commit; grows with every loss, drawn at random below that.
 const RETRY: Duration = Duration::from_millis(20);
+/// Pause in milliseconds before a commit that could not be made is tried again.
+const UNMADE: u32 = 1_000;
+/// Pause in milliseconds before a commit goes out again that the server refused for another one, which its log does
+/// not show.
+pub(super) const CONTRADICTED: u32 = 1_000;
 
 impl Client {
     pub(super) fn store_intent(&mut self, ticket: Ticket, intent: Intent) {
@@ -41,7 +49,7 @@ impl Client {
 
     fn fulfil(&mut self, ticket: Ticket, outcome: Outcome) {
         if let Some(intent) = self.drop_intent(ticket)
-            && !matches!(intent.want, Want::Flush)
+            && intent.is_asked_for()
         {
             self.event(Event::Done(ticket, outcome));
         }
@@ -49,7 +57,7 @@ impl Client {
 
     pub(super) fn fail_intent(&mut self, ticket: Ticket, failed: Failed) {
         if let Some(intent) = self.drop_intent(ticket)
-            && !matches!(intent.want, Want::Flush)
+            && intent.is_asked_for()
         {
             self.event(Event::Failed(ticket, failed));
         }
@@ -58,8 +66,7 @@ impl Client {
     /// This device is out of a group: nothing it wanted there can come true.
     pub(super) fn abandon(&mut self, id: ChannelId) {
         for ticket in self.intents_of(id) {
-            let leaves =
-                self.intents.get(&ticket).is_some_and(|intent| matches!(intent.want, Want::Leave));
+            let leaves = self.intents.get(&ticket).is_some_and(|intent| intent.leaves());
             if leaves {
                 self.fulfil(ticket, Outcome::Done);
             } else {
@@ -70,6 +77,7 @@ impl Client {
         for ticket in items {
             self.fail_item(ticket, Failed::Obsolete("no longer a member of the group"));
         }
+        self.fail_members(id);
     }
 
     fn intents_of(&self, id: ChannelId) -> Vec<Ticket> {
@@ -106,8 +114,11 @@ impl Client {
         if self.phase() != Some(Phase::Online) {
             return;
         }
-        for ticket in self.intents_of(id) {
-            self.prepare(ticket);
+        let held = self.channels.get(&id).and_then(|channel| channel.hold_until);
+        if held.is_none_or(|at| at <= self.now.mono) {
+            for ticket in self.intents_of(id) {
+                self.prepare(ticket);
+            }
         }
         self.commit_ready(id);
     }
@@ -150,14 +161,35 @@ impl Client {
     }
 
     /// The account of a name to invite.
-    pub(super) fn on_resolved(&mut self, ticket: Ticket, account: AccountId) {
-        let Some(mut intent) = self.intents.remove(&ticket) else { return };
+    ///
+    /// A name that led to another account before is not followed: the application hears of it and decides, by
+    /// asking again or not.
+    pub(super) fn on_resolved(
+        &mut self,
+        ticket: Ticket,
+        named: &Username,
+        account: AccountId,
+    ) -> Result<(), WrongReply> {
+        let Some(mut intent) = self.intents.remove(&ticket) else { return Ok(()) };
+        let mut moved = false;
+        let mut wrong = false;
         if let Want::Add { username, account: wanted, .. } = &mut intent.want {
-            *wanted = Some(account);
-            let contact = directory::Contact { username: username.clone(), verified: true };
-            self.learn(account, contact);
+            wrong = username != named;
+            if !wrong {
+                *wanted = Some(account);
+                let contact = directory::Contact { username: username.clone(), verified: true };
+                moved = self.learn(account, contact);
+            }
         }
         self.store_intent(ticket, intent);
+        if wrong {
+            return Err(WrongReply);
+        }
+        if moved {
+            let why = "the name leads to another account than before";
+            self.fail_intent(ticket, Failed::Untrusted(why));
+        }
+        Ok(())
     }
 
     /// Key packages of an account to invite: those that hold are kept with the intent, until it has come true.
@@ -168,14 +200,20 @@ impl Client {
         let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
         let mut sound = Vec::new();
         let mut why = String::new();
+        let mut forged = false;
         for ClaimedKeyPackage { device, package, .. } in claimed {
             let checked = match &package {
                 None => Err("it has no key package".to_owned()),
                 Some(bytes) => check(self.config.backend, bytes, self.now.wall)
-                    .map_err(|error| error.to_string())
+                    .map_err(|error| {
+                        // The server checks what it takes; what does not hold now, it made up.
+                        forged |= error != MlsError::Expired;
+                        error.to_string()
+                    })
                     .and_then(|checked| {
                         let of = Sender { account, device };
                         if checked.record.sender() != of {
+                            forged = true;
                             Err("its key package is of another device".to_owned())
                         } else if Some(checked.suite) != suite {
                             Err("its key package is of another cipher suite".to_owned())
@@ -189,6 +227,11 @@ impl Client {
                 (Err(reason), _) => why = format!("device {device}: {reason}"),
                 (Ok(()), None) => {}
             }
+        }
+        if forged {
+            let why = "a key package that the account's own device did not make";
+            self.intents.insert(ticket, intent);
+            return self.fail_intent(ticket, Failed::Untrusted(why));
         }
         if sound.is_empty() {
             let why = if why.is_empty() { "it has no device".into() } else { why };
@@ -211,18 +254,18 @@ impl Client {
                 self.hold(channel, failure.retry_after_ms);
             }
             _ => {
+                self.fail_intent(ticket, Failed::from(failure));
                 if founding {
                     self.founding.remove(&channel);
                     self.forget_channel(channel);
                 }
-                self.fail_intent(ticket, Failed::from(failure));
             }
         }
     }
 
     /// Does nothing in a channel for a while.
     pub(super) fn hold(&mut self, id: ChannelId, retry_after_ms: u32) {
-        let at = self.now.mono + Duration::from_millis(u64::from(retry_after_ms.max(50)));
+        let at = self.now.mono + pause(retry_after_ms);
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.hold_until = channel.hold_until.max(Some(at));
         }
@@ -245,7 +288,7 @@ impl Client {
             && !pending
             && !restored
             && channel.row.member
-            && !channel.row.stuck
+            && !channel.stuck
             && channel.row.epoch >= channel.need_epoch
     }
 
@@ -256,6 +299,7 @@ impl Client {
         if !self.is_warm(id) {
             return self.load_group(id);
         }
+        self.drop_orphan(id);
         let mut plan = Plan::default();
         let mut intents = Vec::new();
         for ticket in self.intents_of(id) {
@@ -265,6 +309,23 @@ impl Client {
         }
         if !intents.is_empty() {
             self.commit(id, &plan, intents);
+        }
+    }
+
+    /// A commit that the server refused for good while its group was not in memory is still pending there.
+    pub(super) fn drop_orphan(&mut self, id: ChannelId) {
+        let ours = self
+            .outbox
+            .values()
+            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
+        let discarded = self.with_group(id, |group, cx| match group.has_pending() && !ours {
+            true => group.discard_pending(cx),
+            false => Ok(()),
+        });
+        self.stage_channel(id);
+        if let Some(Err(error)) = discarded {
+            let why = error.to_string();
+            self.event(Event::Unreadable { channel: id, seq: 0, why });
         }
     }
 
@@ -288,8 +349,12 @@ impl Client {
                 let backend = self.config.backend;
                 let wall = self.now.wall;
                 let before = plan.adds.len();
+                let mut expired = false;
                 for package in packages {
-                    let Ok(checked) = check(backend, &package, wall) else { continue };
+                    let Ok(checked) = check(backend, &package, wall) else {
+                        expired = true;
+                        continue;
+                    };
                     let twice = plan.adds.contains(&package);
                     if !members.contains(&checked.record.sender()) && !twice {
                         plan.adds.push(package);
@@ -297,6 +362,10 @@ impl Client {
                 }
                 if plan.adds.len() > ADDS_PER_COMMIT {
                     plan.adds.truncate(before);
+                    return false;
+                }
+                if plan.adds.len() == before && expired {
+                    self.claim_again(ticket);
                     return false;
                 }
                 if plan.adds.len() == before {
@@ -327,11 +396,21 @@ impl Client {
                 false
             }
             Want::Flush => true,
-            Want::Leave => {
+            Want::Leave | Want::LeaveAgain => {
                 self.propose_leave(id, ticket);
                 false
             }
             Want::Add { .. } | Want::Found { .. } => false,
+        }
+    }
+
+    /// Key packages kept with an intent ended before a commit came through: others are needed.
+    fn claim_again(&mut self, ticket: Ticket) {
+        if let Some(mut intent) = self.intents.remove(&ticket) {
+            if let Want::Add { packages, .. } = &mut intent.want {
+                *packages = None;
+            }
+            self.store_intent(ticket, intent);
         }
     }
 
@@ -352,7 +431,8 @@ impl Client {
                         Failed::Server { code: ErrorCode::CommitInvalid, detail: why.clone() };
                     self.fail_intent(ticket, failed);
                 }
-                return;
+                // What waits behind queued proposals wants them committed again; not at once.
+                return self.hold(id, UNMADE);
             }
             None => return,
         };
@@ -394,11 +474,11 @@ impl Client {
             }
             Some(Err(error)) => {
                 if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.row.stuck = true;
-                    channel.row_dirty = true;
+                    channel.stuck = true;
                 }
                 let why = error.to_string();
-                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq() + 1);
+                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq());
+                let seq = seq.saturating_add(1);
                 self.event(Event::Unreadable { channel: id, seq, why });
             }
             None => {}
@@ -442,9 +522,10 @@ impl Client {
             ErrorCode::EpochConflict | ErrorCode::FutureEpoch | ErrorCode::GenerationMismatch => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.need_epoch = channel.need_epoch.max(failure.epoch);
-                    channel.ready = false;
-                    channel.subscription = super::channel::Subscription::None;
+                    channel.unsubscribe();
                 }
+                // If the log shows no other commit, the same is not refused again at once.
+                self.hold(id, CONTRADICTED);
                 self.dirty.insert(id);
             }
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
@@ -475,7 +556,12 @@ impl Client {
         let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
             return;
         };
-        if proposed {
+        // What was said before leaving goes out before: nothing can be sent while the proposal waits.
+        let unsaid = self.outbox.values().any(|item| {
+            let unsealed = matches!(item.what, OutWhat::Application { sealed: None, .. });
+            item.channel == id && unsealed && item.accepted.is_none()
+        });
+        if proposed || unsaid {
             return;
         }
         let alone = self.with_group(id, |group, _| group.members().len() == 1);
@@ -527,6 +613,15 @@ impl Client {
         }
         self.fulfil(Ticket(intent), Outcome::Done);
         self.stage_channel(channel);
+    }
+
+    /// A commit took the epoch that our own removal was proposed in, and left it out: proposed anew.
+    pub(super) fn leave_again(&mut self, id: ChannelId) {
+        let wanted = self.intents.values().any(|intent| intent.channel == id && intent.leaves());
+        if !wanted {
+            let ticket = self.next_ticket();
+            self.store_intent(ticket, Intent { channel: id, want: Want::LeaveAgain, losses: 0 });
+        }
     }
 
     // ---- names --------------------------------------------------------------------------------

@@ -10,11 +10,15 @@ use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::wire::message::Entry;
 
-/// Payload bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
+/// Bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
 pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What an entry counts for: its payload and about what surrounds it.
+fn cost(entry: &Entry) -> u64 {
+    256 + entry.payload.len()
+}
+
 /// A channel's group.
-#[derive(Debug)]
 pub(super) enum Slot {
     /// Not in memory.
     Cold,
@@ -26,6 +30,20 @@ pub(super) enum Slot {
     None,
 }
 
+// Stored records are secrets.
+impl core::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(group) => write!(f, "Warm({group:?})"),
+            Self::None => f.write_str("None"),
+        }
+    }
+}
+
 /// A channel's subscription on the present connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Subscription {
@@ -35,6 +53,8 @@ pub(super) enum Subscription {
     Asked,
     /// Confirmed.
     Active,
+    /// Refused, or of no use: not asked for again on this connection.
+    Refused,
 }
 
 /// A welcome being made into a group: the tree is on its way.
@@ -51,6 +71,8 @@ pub(super) struct Join {
 pub(super) struct Channel {
     pub row: ChannelRow,
     pub row_dirty: bool,
+    /// The group cannot be followed any further; tried again with the next session.
+    pub stuck: bool,
     pub inbox: bool,
     pub slot: Slot,
     pub subscription: Subscription,
@@ -68,6 +90,14 @@ pub(super) struct Channel {
     pub need_epoch: u64,
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
+    /// What the server could not do is not asked again before this time: the subscription, a welcome's tree.
+    pub retry_at: Option<Duration>,
+    /// Entries that the server left out since the last progress.
+    pub gaps: u32,
+    /// How often the tree of the welcome at hand was another one than the server named.
+    pub wrong_trees: u32,
+    /// The inbox's entry with a welcome to this channel for which the log was asked for anew.
+    pub checked_for: u64,
     /// Messages told to the application and not acknowledged.
     pub told: BTreeSet<u64>,
     /// Messages after this seq are stored but not told yet; `None`: all are told.
@@ -84,6 +114,7 @@ impl Channel {
         Self {
             row,
             row_dirty: false,
+            stuck: false,
             inbox,
             slot,
             subscription: Subscription::None,
@@ -95,6 +126,10 @@ impl Channel {
             join: None,
             need_epoch: 0,
             hold_until: None,
+            retry_at: None,
+            gaps: 0,
+            wrong_trees: 0,
+            checked_for: 0,
             told: BTreeSet::new(),
             spilled_after,
             spill_load: false,
@@ -115,6 +150,7 @@ impl Channel {
         // Entries are queued in order behind the cursor, so this is always the next one.
         let _ = self.row.cursor.advance(entry);
         self.row_dirty = true;
+        self.gaps = 0;
     }
 
     /// Whether the log was read to the head that the server named.
@@ -134,12 +170,52 @@ impl Channel {
         self.join = None;
         self.acked = 0;
         self.hold_until = None;
+        self.retry_at = None;
+        self.gaps = 0;
+        self.stuck = false;
+        self.checked_for = 0;
+        // The log itself says which epoch it is, once it was read to its head.
+        self.need_epoch = 0;
+    }
+
+    /// Gives a subscription up; entries that are still on their way are not taken.
+    pub(super) fn unsubscribe(&mut self) {
+        self.subscription = Subscription::None;
+        self.ready = false;
+        self.head = None;
+    }
+
+    /// Whether this device can follow the log on this connection.
+    pub(super) fn followed(&self) -> bool {
+        let wanted = self.inbox || (self.row.member && !self.stuck);
+        wanted && self.subscription != Subscription::Refused
+    }
+
+    /// Puts an entry behind those that wait.
+    pub(super) fn wait(&mut self, entry: Entry) {
+        self.waiting_bytes += cost(&entry);
+        self.waiting.push_back(entry);
+    }
+
+    /// Puts an entry back before those that wait.
+    pub(super) fn wait_first(&mut self, entry: Entry) {
+        self.waiting_bytes += cost(&entry);
+        self.waiting.push_front(entry);
+    }
+
+    /// Forgets the newest entries that wait, above that many bytes.
+    pub(super) fn forget_newest(&mut self, above: u64) {
+        while self.waiting_bytes > above && self.waiting.len() > 1 {
+            if let Some(last) = self.waiting.pop_back() {
+                self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&last));
+            }
+        }
     }
 
     /// Takes the next waiting entry.
     pub(super) fn next_waiting(&mut self) -> Option<Entry> {
         let entry = self.waiting.pop_front()?;
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(entry.payload.len());
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(cost(&entry));
         Some(entry)
     }
 

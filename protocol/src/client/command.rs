@@ -2,9 +2,10 @@
 
 use zeroize::Zeroizing;
 
+use super::channel::Slot;
 use super::content::Metadata;
 use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
-use super::event::{GroupMember, GroupSummary, Outcome};
+use super::event::{Failed, GroupMember, GroupSummary, Outcome};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
 use super::{Channel, Client, Event};
@@ -14,7 +15,7 @@ use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId, Sender, ServerId};
 use crate::io::Ticket;
-use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
+use crate::limits::{CALLS_IN_FLIGHT, CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
 use crate::mls::Context;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Group, NewGroup};
@@ -230,7 +231,7 @@ impl Client {
         row.authenticator = group.authenticator();
         row.members = 1;
         let mut channel = Channel::new(row, false);
-        channel.slot = super::channel::Slot::Warm(Box::new(group));
+        channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.founding.insert(id);
@@ -360,6 +361,12 @@ impl Client {
             return;
         }
         if !self.is_warm(id) {
+            let readable = self.channels.get(&id).is_some_and(|channel| {
+                !channel.stuck && matches!(channel.slot, Slot::Cold | Slot::Loading(..))
+            });
+            if !readable {
+                return self.fail_members(id);
+            }
             return self.load_group(id);
         }
         let Some(members) = self.with_group(id, |group, _| {
@@ -386,6 +393,18 @@ impl Client {
         for (ticket, channel) in tickets {
             if channel == id {
                 self.event(Event::Done(ticket, Outcome::Members(named.clone())));
+            } else {
+                self.member_tickets.push((ticket, channel));
+            }
+        }
+    }
+
+    /// The members of a group that is not here, or not readable, cannot be told.
+    pub(super) fn fail_members(&mut self, id: ChannelId) {
+        for (ticket, channel) in core::mem::take(&mut self.member_tickets) {
+            if channel == id {
+                let failed = Failed::Obsolete("no longer a member of the group");
+                self.event(Event::Failed(ticket, failed));
             } else {
                 self.member_tickets.push((ticket, channel));
             }
@@ -465,11 +484,12 @@ impl Client {
         if self.stopped {
             return Err(Refused::Stopped);
         }
-        let open = self.intents.len() + self.asks.len() + self.member_tickets.len();
+        let open = self.intents.len() + self.asks.len() + self.calls();
+        let open = open + self.member_tickets.len() + self.package_tickets.len();
         if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
     }
 
-    fn need_session(&self) -> Result<(), Refused> {
+    pub(super) fn need_session(&self) -> Result<(), Refused> {
         match &self.identity {
             None => Err(Refused::NoAccount),
             Some(identity) if identity.ended => Err(Refused::LoggedOut),
@@ -486,8 +506,9 @@ impl Client {
         }
     }
 
-    /// Takes note of an account's name; a name that moved to another account is told.
-    pub(super) fn learn(&mut self, account: AccountId, contact: directory::Contact) {
+    /// Takes note of an account's name; a name that moved to another account is told. Returns whether it did.
+    pub(super) fn learn(&mut self, account: AccountId, contact: directory::Contact) -> bool {
+        let mut moved = false;
         if contact.verified {
             let before = self.contacts.iter().find(|(other, known)| {
                 **other != account && known.verified && known.username == contact.username
@@ -498,6 +519,7 @@ impl Client {
                 self.contacts.remove(&before);
                 self.gate.stage(Op::Delete(directory::key(directory::CONTACT, &[&before.0])));
                 self.event(Event::AccountChanged { username, before, now: account });
+                moved = true;
             }
         }
         if self.contacts.get(&account) != Some(&contact) {
@@ -505,11 +527,18 @@ impl Client {
             self.gate.stage(directory::put(key, &contact));
             self.contacts.insert(account, contact);
         }
+        moved
     }
 
     /// A member says what an account is called: the directory is asked before it is believed.
     pub(super) fn hear_name(&mut self, account: AccountId, username: Username) {
-        if self.contacts.contains_key(&account) {
+        // A claim that the directory did not confirm gives way to another one.
+        let known = self.contacts.get(&account);
+        if known.is_some_and(|known| known.verified || known.username == username) {
+            return;
+        }
+        if self.calls() >= CALLS_IN_FLIGHT / 2 {
+            // It will be heard again.
             return;
         }
         let contact = directory::Contact { username: username.clone(), verified: false };

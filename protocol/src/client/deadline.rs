@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
+use super::Client;
 use super::net::Call;
 use super::session::Phase;
-use super::{Client, Slot};
 use crate::io::{Output, WakeReason};
 use crate::limits::KEEP_ALIVE;
 use crate::wire::message::Request;
@@ -26,7 +26,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 6] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 7] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(super::net::Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -38,6 +38,8 @@ impl Client {
         });
         let held = self.channels.values().filter_map(|channel| channel.hold_until);
         let held = held.min().filter(|_| online);
+        let retries = self.channels.values().filter_map(|channel| channel.retry_at);
+        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -45,6 +47,7 @@ impl Client {
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
+            (retry, WakeReason::Retry),
         ]
     }
 
@@ -66,10 +69,12 @@ impl Client {
         if settled(conn.phase) && quiet && !pinging {
             self.call(Call::KeepAlive, Request::Ping(bytes::Bytes::new()));
         }
+        let retry = self.packages_retry.is_some_and(|at| at <= mono);
         if conn_online(self)
-            && self.packages_due() <= self.now.wall
+            && (retry || self.packages_due() <= self.now.wall)
             && self.wanted_packages.is_none()
             && !matches!(self.packages, super::Packages::Loading(..))
+            && self.packages_retry.is_none_or(|at| at <= mono)
             && !self.asked_status()
         {
             self.begin_packages();
@@ -77,9 +82,11 @@ impl Client {
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;
-                if !matches!(channel.slot, Slot::None) {
-                    self.dirty.insert(*id);
-                }
+                self.dirty.insert(*id);
+            }
+            if channel.retry_at.is_some_and(|at| at <= mono) {
+                channel.retry_at = None;
+                self.dirty.insert(*id);
             }
         }
     }

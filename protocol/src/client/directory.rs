@@ -16,6 +16,8 @@
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -125,7 +127,7 @@ pub(super) struct Contact {
 }
 
 /// A channel of this device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ChannelRow {
     pub generation: u32,
     pub suite: Suite,
@@ -135,14 +137,29 @@ pub(super) struct ChannelRow {
     pub member: bool,
     /// Our own removal is proposed.
     pub leaving: bool,
-    /// The group cannot be followed any further on this device.
-    pub stuck: bool,
     pub metadata: Option<Metadata>,
     pub name: Option<String>,
     pub authenticator: Vec<u8>,
     pub members: u32,
     /// Messages stored and not acknowledged by the application.
     pub unread: u32,
+}
+
+// The name is sealed everywhere else.
+impl fmt::Debug for ChannelRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelRow")
+            .field("generation", &self.generation)
+            .field("suite", &self.suite)
+            .field("epoch", &self.epoch)
+            .field("cursor", &self.cursor.seq())
+            .field("member", &self.member)
+            .field("leaving", &self.leaving)
+            .field("named", &self.name.is_some())
+            .field("members", &self.members)
+            .field("unread", &self.unread)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ChannelRow {
@@ -155,7 +172,6 @@ impl ChannelRow {
             cursor: Cursor::start(channel),
             member: true,
             leaving: false,
-            stuck: false,
             metadata: None,
             name: None,
             authenticator: Vec::new(),
@@ -174,6 +190,18 @@ pub(super) struct Intent {
     pub losses: u32,
 }
 
+impl Intent {
+    /// Whether the application asked for it and waits for its ticket.
+    pub(super) fn is_asked_for(&self) -> bool {
+        !matches!(self.want, Want::Flush | Want::LeaveAgain)
+    }
+
+    /// Whether it is about our own removal.
+    pub(super) fn leaves(&self) -> bool {
+        matches!(self.want, Want::Leave | Want::LeaveAgain)
+    }
+}
+
 /// What an intent wants.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Want {
@@ -189,6 +217,8 @@ pub(super) enum Want {
     Update,
     /// The queued proposals committed.
     Flush,
+    /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
+    LeaveAgain,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.
@@ -204,7 +234,7 @@ pub(super) struct OutItem {
 }
 
 /// What is on its way.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum OutWhat {
     /// Application content: encrypted when the group is ready, then resent as it is.
     Application { body: Zeroizing<Vec<u8>>, metadata: bool, sealed: Option<Submit> },
@@ -212,6 +242,26 @@ pub(super) enum OutWhat {
     Proposal { submit: Submit, intent: u64 },
     /// A commit of ours, pending in the group.
     Commit { bundle: CommitBundle, intents: Vec<u64> },
+}
+
+// The body is a secret, and what is sealed is no help to a reader.
+impl fmt::Debug for OutWhat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application { body, metadata, sealed } => f
+                .debug_struct("Application")
+                .field("bytes", &body.len())
+                .field("metadata", metadata)
+                .field("epoch", &sealed.as_ref().map(|submit| submit.epoch))
+                .finish(),
+            Self::Proposal { submit, intent } => {
+                write!(f, "Proposal(epoch {}, intent {intent})", submit.epoch)
+            }
+            Self::Commit { bundle, intents } => {
+                write!(f, "Commit(epoch {}, intents {intents:?})", bundle.epoch)
+            }
+        }
+    }
 }
 
 impl OutItem {
@@ -242,13 +292,19 @@ impl OutItem {
 }
 
 /// A received message, waiting for the application.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StoredMessage {
     pub message: MessageId,
     pub sender: Sender,
     pub time: UnixMillis,
     pub epoch: u64,
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredMessage({:?}, {} bytes)", self.message, self.body.len())
+    }
 }
 
 /// A submission of application bytes.

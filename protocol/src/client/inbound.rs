@@ -9,14 +9,35 @@ use super::net::Call;
 use super::{Channel, Client, ClientContext};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
-use crate::delivery::window::Cursor;
+use crate::delivery::window::{Agreement, Cursor};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, GroupId, Sender};
-use crate::limits::{BLOB_CHUNK, FETCH_ENTRIES, UNREAD_EVENTS};
+use crate::limits::{BACKOFF_MOST, BLOB_CHUNK, FETCH_ENTRIES, TREE_BYTES, UNREAD_EVENTS};
 use crate::mls::group::{Change, Group, Received};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
 use crate::wire::message::{Entries, Entry, EntryKind, Failure, Origin, Part, Request};
+use core::time::Duration;
+use std::collections::BTreeSet;
+
+/// How often a server may leave out entries without any progress in between.
+const GAPS: u32 = 8;
+/// How often a welcome's tree is asked for again when it is another one than was named.
+const TREES: u32 = 3;
+
+/// How long to wait before asking again; a server does not get to say "next year".
+pub(super) fn pause(retry_after_ms: u32) -> Duration {
+    Duration::from_millis(u64::from(retry_after_ms.max(50))).min(BACKOFF_MOST)
+}
+
+/// What to do about a welcome.
+enum Welcome {
+    Join,
+    /// First the group's own log has to say whether this device is still in it.
+    Wait,
+    /// Nothing; with a reason, if it should not have come.
+    Pass(Option<&'static str>),
+}
 
 impl Client {
     /// A session began: every log is read on from its cursor.
@@ -30,7 +51,10 @@ impl Client {
         let online = self.phase() == Some(super::session::Phase::Online);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let wanted = channel.inbox || (channel.row.member && !self.founding.contains(&id));
-        if !online || !wanted || channel.row.stuck || channel.subscription != Subscription::None {
+        let given_up = channel.stuck || channel.subscription != Subscription::None;
+        // What waits is used up first: the server would send it again.
+        let later = !channel.waiting.is_empty() || channel.retry_at.is_some();
+        if !online || !wanted || given_up || later {
             return;
         }
         channel.subscription = Subscription::Asked;
@@ -39,10 +63,16 @@ impl Client {
     }
 
     pub(super) fn on_subscribed(&mut self, id: ChannelId, head: u64) {
-        if let Some(channel) = self.channels.get_mut(&id) {
-            channel.subscription = Subscription::Active;
-            channel.head = Some(head);
-            self.dirty.insert(id);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.subscription != Subscription::Asked {
+            return;
+        }
+        channel.subscription = Subscription::Active;
+        channel.head = Some(head);
+        self.dirty.insert(id);
+        let seq = channel.row.cursor.seq();
+        if head < seq {
+            self.event(Event::ForkSuspected { channel: id, seq });
         }
     }
 
@@ -50,51 +80,68 @@ impl Client {
     pub(super) fn on_subscribe_refused(&mut self, id: ChannelId, failure: &Failure) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.subscription = Subscription::None;
-        match failure.code {
-            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
-                self.hold(id, failure.retry_after_ms);
-            }
-            _ => {
-                channel.row.stuck = true;
-                channel.row_dirty = true;
-                self.stage_channel(id);
-                let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq());
-                self.unreadable(id, seq, failure.code.text());
-            }
+        if failure.is_transient() {
+            channel.retry_at = Some(self.now.mono + pause(failure.retry_after_ms));
+            return;
         }
+        let seq = channel.row.cursor.seq();
+        if channel.inbox && failure.code == ErrorCode::CursorInvalid && seq > 0 {
+            // The server's log ends before what it showed once: welcomes are looked for from the start.
+            channel.row.cursor = Cursor::start(id);
+            channel.row_dirty = true;
+            self.stage_channel(id);
+            self.dirty.insert(id);
+            return self.event(Event::ForkSuspected { channel: id, seq });
+        }
+        // On this connection; the next one asks again.
+        channel.subscription = Subscription::Refused;
+        self.wake_inboxes();
+        if failure.code == ErrorCode::CursorInvalid {
+            self.event(Event::ForkSuspected { channel: id, seq });
+        }
+        self.unreadable(id, seq, failure.code.text());
     }
 
     /// Entries of a subscribed channel: queued behind what waits already.
     pub(super) fn on_entries(&mut self, entries: Entries) {
         let id = entries.channel;
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.subscription == Subscription::None {
+        if !matches!(channel.subscription, Subscription::Asked | Subscription::Active) {
             return;
         }
         self.dirty.insert(id);
-        let expected = channel.waiting.back().map_or(channel.row.cursor.seq(), |last| last.seq) + 1;
-        let from = entries.entries.first().map_or(entries.first, |entry| entry.seq);
-        if from > expected {
-            return self.on_gap(id, expected, from, entries.first);
+        let mut last = channel.waiting.back().map_or(channel.row.cursor.seq(), |last| last.seq);
+        let (mut forked, mut gap) = (None, None);
+        if entries.entries.is_empty() && entries.first > last.saturating_add(1) {
+            gap = Some(entries.first);
         }
-        let mut expected = expected;
         for entry in entries.entries {
-            if entry.seq < expected {
+            if entry.seq <= last {
+                // Read before, or waiting; what was read has to be the same again.
+                if entry.seq <= channel.row.cursor.seq()
+                    && channel.row.cursor.advance(&entry).is_err()
+                {
+                    forked.get_or_insert(entry.seq);
+                }
                 continue;
             }
-            expected = entry.seq + 1;
-            channel.waiting_bytes += entry.payload.len();
-            channel.waiting.push_back(entry);
-        }
-        if channel.waiting_bytes > WAITING_BYTES && channel.waiting.len() > 1 {
-            // Too much for now: forget what cannot be used yet and ask for it again later.
-            while channel.waiting_bytes > WAITING_BYTES / 2 && channel.waiting.len() > 1 {
-                if let Some(last) = channel.waiting.pop_back() {
-                    channel.waiting_bytes -= last.payload.len();
-                }
+            if entry.seq - last > 1 {
+                gap = Some(entry.seq);
+                break;
             }
-            channel.subscription = Subscription::None;
+            last = entry.seq;
+            channel.wait(entry);
+        }
+        if channel.waiting_bytes > WAITING_BYTES {
+            // Too much for now: forget what cannot be used yet and ask for it again later.
+            channel.forget_newest(WAITING_BYTES / 2);
+            channel.unsubscribe();
             self.call(Call::Tell, Request::Unsubscribe { channel: id });
+        } else if let Some(from) = gap {
+            self.on_gap(id, last.saturating_add(1), from, entries.first);
+        }
+        if let Some(seq) = forked {
+            self.event(Event::ForkDetected { channel: id, seq });
         }
     }
 
@@ -102,23 +149,25 @@ impl Client {
     /// they are gone this device was away too long.
     fn on_gap(&mut self, id: ChannelId, expected: u64, from: u64, first: u64) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.unsubscribe();
+        self.call(Call::Tell, Request::Unsubscribe { channel: id });
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         if first <= expected {
-            channel.subscription = Subscription::None;
-            self.call(Call::Tell, Request::Unsubscribe { channel: id });
+            // Pushes of a subscription just given up may still arrive; but not again and again.
+            channel.gaps += 1;
+            if channel.gaps > GAPS {
+                self.event(Event::ForkSuspected { channel: id, seq: expected });
+                self.drop_connection("the server leaves out entries of a log".into());
+            }
             return;
         }
-        let inbox = channel.inbox;
-        if inbox {
+        if channel.inbox {
             // Notes that were missed are gone; the chain starts over from what the server says next.
             channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
+            channel.row_dirty = true;
         } else {
-            channel.row.stuck = true;
-        }
-        channel.row_dirty = true;
-        channel.subscription = Subscription::None;
-        self.call(Call::Tell, Request::Unsubscribe { channel: id });
-        if !inbox {
-            self.stage_channel(id);
+            channel.stuck = true;
+            self.wake_inboxes();
             self.event(Event::Gap { channel: id, from: expected, to: from });
         }
     }
@@ -127,7 +176,7 @@ impl Client {
     pub(super) fn read_waiting(&mut self, id: ChannelId) {
         loop {
             let Some(channel) = self.channels.get_mut(&id) else { return };
-            if channel.join.is_some() || channel.waiting.is_empty() {
+            if channel.join.is_some() || channel.waiting.is_empty() || channel.retry_at.is_some() {
                 break;
             }
             if !channel.inbox && !matches!(channel.slot, Slot::Warm(_)) {
@@ -140,18 +189,28 @@ impl Client {
                 return;
             }
             let Some(entry) = channel.next_waiting() else { break };
-            if channel.inbox { self.read_inbox(id, entry) } else { self.read_entry(id, &entry) }
+            if !channel.inbox {
+                self.read_entry(id, &entry);
+            } else if !self.read_inbox(id, entry) {
+                break;
+            }
         }
         self.finish_reading(id);
     }
 
     fn finish_reading(&mut self, id: ChannelId) {
+        self.check_promises(id);
         self.stage_channel(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.subscription == Subscription::Active && channel.at_head() {
+        if channel.subscription == Subscription::Active && channel.at_head() && !channel.ready {
             channel.ready = true;
+            if channel.checked_for > 0 {
+                self.wake_inboxes();
+            }
         }
-        if channel.row.cursor.seq() > channel.acked && channel.subscription != Subscription::None {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let reading = matches!(channel.subscription, Subscription::Asked | Subscription::Active);
+        if channel.row.cursor.seq() > channel.acked && reading {
             channel.acked = channel.row.cursor.seq();
             let seq = channel.acked;
             self.call(Call::Tell, Request::Ack { channel: id, seq });
@@ -187,12 +246,13 @@ impl Client {
     }
 
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
-        if entry.kind == EntryKind::Commit
+        if *error == MlsError::FutureEpoch
             && let Some(channel) = self.channels.get_mut(&id)
-            && entry.epoch >= channel.row.epoch
         {
-            // Without this commit nothing later can be read.
-            channel.row.stuck = true;
+            // The commit that leads there could not be used: nothing later can be read. A commit that cannot be used
+            // is no proof yet, since the server may have made it up.
+            channel.stuck = true;
+            self.wake_inboxes();
         }
         self.unreadable(id, entry.seq, &error.to_string());
     }
@@ -209,7 +269,8 @@ impl Client {
 
     /// Whether an entry is a submission of this device; if so, settles it.
     fn own_echo(&mut self, id: ChannelId, entry: &Entry) -> bool {
-        if Some(entry.sender) != self.me() {
+        // A commit of ours is ours whomever the server says it is from: it has to be merged, not received.
+        if Some(entry.sender) != self.me() && entry.kind != EntryKind::Commit {
             return false;
         }
         let found = self.outbox.iter().find(|(_, item)| {
@@ -237,6 +298,24 @@ impl Client {
         true
     }
 
+    /// The server signed that a submission of ours stands at a seq that was read by now. If it was not there, the
+    /// log is another than it promised.
+    fn check_promises(&mut self, id: ChannelId) {
+        let Some(cursor) = self.channels.get(&id).map(|channel| channel.row.cursor.seq()) else {
+            return;
+        };
+        let broken = self.outbox.iter().filter(|(_, item)| {
+            let promised = item.accepted.as_ref().is_some_and(|accepted| accepted.seq <= cursor);
+            item.channel == id && promised && !matches!(item.what, OutWhat::Commit { .. })
+        });
+        let broken: Vec<_> = broken.map(|(ticket, _)| *ticket).collect();
+        for ticket in broken {
+            if let Some(seq) = self.drop_item(ticket).and_then(|item| Some(item.accepted?.seq)) {
+                self.event(Event::ForkDetected { channel: id, seq });
+            }
+        }
+    }
+
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
         let summary = self.with_group(id, |group, _| {
@@ -251,6 +330,7 @@ impl Client {
         }
         if change.evicted {
             channel.row.member = false;
+            channel.row.leaving = false;
             channel.ready = false;
             channel.slot = Slot::None;
             channel.row.authenticator.clear();
@@ -258,8 +338,12 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             self.abandon(id);
             self.stage_channel(id);
+            self.wake_inboxes();
             self.event(Event::Evicted { channel: id, by: Some(change.committer) });
             return;
+        }
+        if channel.row.leaving {
+            self.leave_again(id);
         }
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {
@@ -282,18 +366,17 @@ impl Client {
     ) {
         if sender.sender() != entry.sender {
             // The server named another sender than the one who signed: MLS wins, the lie is told.
-            self.unreadable(
-                id,
-                entry.seq,
-                "the server named another sender than the one who signed",
-            );
-            return;
+            self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
         }
         let Some(content) = Content::decode(content) else {
             return self.unreadable(id, entry.seq, "its content is malformed");
         };
+        // Whoever wrote this had read less than stands before it; else something was left out before it.
         if let Some(channel) = self.channels.get(&id)
-            && channel.row.cursor.compare(content.seq, content.chain).is_err()
+            && !matches!(
+                channel.row.cursor.compare(content.seq, content.chain),
+                Ok(Agreement::Same | Agreement::TooOld)
+            )
         {
             self.event(Event::ForkDetected { channel: id, seq: content.seq });
         }
@@ -304,7 +387,7 @@ impl Client {
             ContentBody::Body(body) => {
                 let message = StoredMessage {
                     message: entry.message,
-                    sender: entry.sender,
+                    sender: sender.sender(),
                     time: entry.time,
                     epoch,
                     body,
@@ -324,7 +407,17 @@ impl Client {
                         self.event(Event::Metadata { channel: id, name });
                     }
                 }
-                for (account, username) in names {
+                let members = self.with_group(id, |group, _| {
+                    group
+                        .members()
+                        .iter()
+                        .map(|member| member.record.account)
+                        .collect::<BTreeSet<_>>()
+                });
+                // Names of others are none of its business, and there is no end of them.
+                let members = members.unwrap_or_default();
+                for (account, username) in names.into_iter().filter(|(of, _)| members.contains(of))
+                {
                     self.hear_name(account, username);
                 }
             }
@@ -394,7 +487,7 @@ impl Client {
 
     /// Stored messages arrived.
     pub(super) fn on_messages(&mut self, id: ChannelId, records: crate::store::batch::Records) {
-        let full = records.len() == FETCH_ENTRIES;
+        let (full, empty) = (records.len() == FETCH_ENTRIES, records.is_empty());
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.spill_load = false;
         let mut last = channel.spilled_after.unwrap_or(0);
@@ -409,9 +502,16 @@ impl Client {
         }
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.spilled_after = full.then_some(last);
-            // A message stored while the page was under way lies behind it: look again.
-            if !full && channel.told.len() < channel.row.unread as usize {
-                channel.spilled_after = Some(last);
+            let told = u32::try_from(channel.told.len()).unwrap_or(u32::MAX);
+            if !full && told < channel.row.unread {
+                if empty {
+                    // There is no such record: damaged, or miscounted.
+                    channel.row.unread = told;
+                    channel.row_dirty = true;
+                } else {
+                    // A message stored while the page was under way lies behind it: look again.
+                    channel.spilled_after = Some(last);
+                }
             }
         }
         self.dirty.insert(id);
@@ -419,27 +519,62 @@ impl Client {
 
     // ---- welcomes -----------------------------------------------------------------------------
 
-    fn read_inbox(&mut self, inbox: ChannelId, entry: Entry) {
-        match entry.origin {
-            Some(origin)
-                if entry.kind == EntryKind::Welcome && self.wants_welcome(&entry, &origin) =>
-            {
-                self.begin_join(inbox, entry, origin);
+    /// One entry of the inbox; `false`: it waits, and what comes after it too.
+    fn read_inbox(&mut self, inbox: ChannelId, entry: Entry) -> bool {
+        let Some(origin) = entry.origin.filter(|_| entry.kind == EntryKind::Welcome) else {
+            self.advance(inbox, &entry);
+            return true;
+        };
+        match self.weigh_welcome(&entry, &origin) {
+            Welcome::Join => self.begin_join(inbox, entry, origin),
+            Welcome::Wait => {
+                if let Some(channel) = self.channels.get_mut(&inbox) {
+                    channel.wait_first(entry);
+                }
+                return false;
             }
-            _ => self.advance(inbox, &entry),
+            Welcome::Pass(why) => {
+                self.advance(inbox, &entry);
+                if let Some(why) = why {
+                    self.unreadable(origin.channel, entry.seq, why);
+                }
+            }
         }
+        true
     }
 
-    /// Not if this device is in that group already, at that epoch or later.
-    fn wants_welcome(&self, entry: &Entry, origin: &Origin) -> bool {
-        self.channels.get(&origin.channel).is_none_or(|channel| {
-            !channel.row.member
-                || (entry.generation, entry.epoch) > (channel.row.generation, channel.row.epoch)
-        })
+    /// A welcome must not replace a group that this device is in and can follow: the log of that group has to show its
+    /// removal first, or that it cannot be read on.
+    fn weigh_welcome(&mut self, entry: &Entry, origin: &Origin) -> Welcome {
+        if origin.tree_len == 0 || origin.tree_len > TREE_BYTES as u64 {
+            return Welcome::Pass(Some("a welcome without a tree of a possible size"));
+        }
+        let founding = self.founding.contains(&origin.channel);
+        let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
+        if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
+            return Welcome::Pass(None);
+        }
+        if founding || channel.inbox {
+            return Welcome::Pass(Some("a welcome to a channel of this device's own"));
+        }
+        if !channel.row.member || !channel.followed() {
+            return Welcome::Join;
+        }
+        if channel.checked_for == entry.seq {
+            if channel.ready {
+                return Welcome::Pass(Some("a welcome to a group that this device is in"));
+            }
+            return Welcome::Wait;
+        }
+        channel.checked_for = entry.seq;
+        channel.unsubscribe();
+        self.dirty.insert(origin.channel);
+        Welcome::Wait
     }
 
     fn begin_join(&mut self, inbox: ChannelId, entry: Entry, origin: Origin) {
         self.warm_packages();
+        self.load_group(origin.channel);
         let link = self.open_bulk();
         if let Some(channel) = self.channels.get_mut(&inbox) {
             channel.join = Some(Join { entry, tree: Vec::new(), link });
@@ -464,20 +599,46 @@ impl Client {
         let sound = total == origin.tree_len
             && !chunk.is_empty()
             && chunk.len() <= BLOB_CHUNK
-            && (join.tree.len() + chunk.len()) as u64 <= total
-            && total <= crate::limits::BLOB_BYTES;
+            && (join.tree.len() + chunk.len()) as u64 <= total;
         if !sound {
-            return self.end_join(inbox, Some("the server sent another tree than it named"));
+            return self.on_wrong_tree(inbox, origin);
         }
         join.tree.extend_from_slice(chunk);
         if (join.tree.len() as u64) < total {
             return self.ask_tree(inbox, origin);
         }
         if Digest::of(&[&join.tree]) != origin.tree {
-            return self.end_join(inbox, Some("the server sent another tree than it named"));
+            return self.on_wrong_tree(inbox, origin);
         }
         self.dirty.insert(inbox);
         self.try_join(inbox);
+    }
+
+    /// Another tree than was named: asked for again on another connection, a few times.
+    fn on_wrong_tree(&mut self, inbox: ChannelId, origin: Origin) {
+        const WHY: &str = "the server sent another tree than it named";
+        self.event(Event::ForkSuspected { channel: origin.channel, seq: origin.seq });
+        let Some(channel) = self.channels.get_mut(&inbox) else { return };
+        channel.wrong_trees += 1;
+        if channel.wrong_trees >= TREES {
+            return self.end_join(inbox, Some(WHY));
+        }
+        self.drop_connection(WHY.into());
+    }
+
+    /// The tree is not to be had: for now, or at all.
+    pub(super) fn on_tree_refused(&mut self, inbox: ChannelId, failure: &Failure) {
+        if !failure.is_transient() {
+            return self.end_join(inbox, Some(failure.code.text()));
+        }
+        let at = self.now.mono + pause(failure.retry_after_ms);
+        let Some(channel) = self.channels.get_mut(&inbox) else { return };
+        let Some(join) = channel.join.take() else { return };
+        channel.wait_first(join.entry);
+        channel.retry_at = Some(at);
+        if let Some(link) = join.link {
+            self.finish_link(link);
+        }
     }
 
     /// Joins once the tree and the key packages are both at hand.
@@ -487,6 +648,10 @@ impl Client {
         };
         let Some(origin) = join.entry.origin else { return };
         if (join.tree.len() as u64) < origin.tree_len || self.packages.warm().is_none() {
+            return;
+        }
+        let before = self.channels.get(&origin.channel).map(|channel| &channel.slot);
+        if matches!(before, Some(Slot::Loading(..))) {
             return;
         }
         match self.join_now(inbox) {
@@ -512,11 +677,21 @@ impl Client {
         let cx =
             Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
         let group = Group::join(cx, &device, packages, welcome, &join.tree)?;
-        if group.id() != GroupId::of(origin.channel, join.entry.generation) {
+        let generation = join.entry.generation;
+        if group.id() != GroupId::of(origin.channel, generation) {
             return Err(MlsError::WrongGroup);
         }
-        let by = join.entry.sender;
-        let generation = join.entry.generation;
+        if group.epoch() != join.entry.epoch {
+            return Err(MlsError::Invalid("another epoch than the server named".into()));
+        }
+        let Some(by) = group.added_by() else { return Err(MlsError::Record) };
+        // Whoever makes a server hide a group's log must not be able to put a group of their own in its place.
+        let strange = self.with_group(origin.channel, |before, _| {
+            !before.members().iter().any(|member| member.record.account == by.account)
+        });
+        if strange == Some(true) {
+            return Err(MlsError::Invalid("a stranger's welcome to a group of this device".into()));
+        }
         self.adopt(origin, generation, by, group);
         Ok(())
     }
@@ -533,7 +708,11 @@ impl Client {
         row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
         let mut channel = Channel::new(row, false);
+        // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
+        self.lose_pending(id);
         if let Some(before) = self.channels.remove(&id) {
+            let prefix = directory::group_prefix(id, before.row.generation);
+            self.gate.stage(Op::DeletePrefix(prefix));
             channel.told = before.told;
             channel.spilled_after = before.spilled_after;
         }
@@ -550,6 +729,7 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
         let Some(join) = channel.join.take() else { return };
         channel.advance(&join.entry);
+        channel.wrong_trees = 0;
         self.dirty.insert(inbox);
         if let Some(link) = join.link {
             self.finish_link(link);

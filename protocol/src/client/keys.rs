@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::directory::{self, PackagePlan};
-use super::event::{Event, Outcome};
+use super::event::{Event, Failed, Outcome};
 use super::net::Call;
 use super::{Client, Loading};
 use crate::env::UnixMillis;
@@ -13,17 +13,31 @@ use crate::mls::Context;
 use crate::mls::key_package::KeyPackages;
 use crate::mls::suite::Suite;
 use crate::store::batch::Records;
-use crate::wire::message::Request;
+use crate::wire::message::{Failure, Request};
 
 /// One classical key package for this many hybrid ones.
 const CLASSICAL_SHARE: usize = 4;
+/// Pause before the server is asked again about key packages.
+const PACKAGES_RETRY: Duration = Duration::from_secs(10);
 
 /// The private halves of this device's key packages.
-#[derive(Debug)]
 pub(super) enum Packages {
     Cold,
     Loading(LoadId, Records),
     Warm(Box<KeyPackages>),
+}
+
+// Stored records are secrets.
+impl core::fmt::Debug for Packages {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(packages) => write!(f, "Warm({packages:?})"),
+        }
+    }
 }
 
 impl Packages {
@@ -38,6 +52,7 @@ impl Packages {
 impl Client {
     /// A session began: are there enough?
     pub(super) fn begin_packages(&mut self) {
+        self.packages_retry = None;
         self.call(Call::PackageStatus, Request::KeyPackageStatus);
     }
 
@@ -148,6 +163,22 @@ impl Client {
             let ops = packages.take_ops();
             self.gate.stage_all(directory::under(directory::PACKAGE_KEYS, ops));
         }
+    }
+
+    /// The server could not say or take them: asked again after a while.
+    pub(super) fn on_packages_refused(&mut self, failure: &Failure) {
+        if failure.is_transient() {
+            self.packages_retry = Some(self.now.mono + PACKAGES_RETRY);
+        } else {
+            self.packages_retry = None;
+            // Asked again when the time has come, or with the next session.
+            self.plan.issued = self.plan.issued.max(self.now.wall);
+        }
+        for ticket in core::mem::take(&mut self.package_tickets) {
+            self.event(Event::Failed(ticket, Failed::from(failure)));
+        }
+        // The account is there all the same.
+        self.greet();
     }
 
     /// Uploaded: those who asked for it are told.

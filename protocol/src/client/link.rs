@@ -34,6 +34,7 @@ impl Client {
             links: BTreeMap::new(),
             phase: Phase::Connecting,
             nonce: [0; 32],
+            refreshed: false,
             handshake_by: self.now.mono + HANDSHAKE_TIME,
             heard: self.now.mono,
             next_call: 1,
@@ -108,7 +109,8 @@ impl Client {
     fn connection_lost(&mut self, why: String) {
         self.forget_connection();
         let delay = self.net.backoff.lost(self.now.mono, &mut self.entropy);
-        let wanted = self.config.auto_connect || self.auth.is_some() || !self.asks.is_empty();
+        let stays = self.config.auto_connect && self.need_session().is_ok();
+        let wanted = stays || self.auth.is_some() || !self.asks.is_empty();
         self.net.connect_at = wanted.then(|| self.now.mono + delay);
         self.event(Event::Offline { why, last: false });
     }
@@ -121,6 +123,7 @@ impl Client {
                 self.asks.push_back((ticket, ask));
             }
         }
+        self.fail_pointless_asks();
         self.inflight.clear();
         self.synced = false;
         self.rewind_auth();
@@ -330,7 +333,14 @@ impl Client {
     fn on_reply(&mut self, what: Call, reply: Reply) -> Result<(), super::WrongReply> {
         match (what, reply) {
             (Call::KeepAlive, Reply::Pong(_)) | (Call::Tell, Reply::Done) => {}
-            (Call::Ask(ticket, ask), reply) => return self.on_asked(ticket, ask, reply),
+            (Call::Ask(ticket, ask), reply) => {
+                let answered = self.on_asked(ticket, ask, reply);
+                if answered.is_err() {
+                    let failed = Failed::Untrusted("the server's answer is of another kind");
+                    self.event(Event::Failed(ticket, failed));
+                }
+                return answered;
+            }
             (Call::PackageStatus, Reply::KeyPackages { available, last_resort }) => {
                 self.on_package_status(available, last_resort)
             }
@@ -341,9 +351,9 @@ impl Client {
                 self.inflight.remove(&ticket);
                 self.on_founded(ticket);
             }
-            (Call::Resolve(ticket), Reply::Account { account, .. }) => {
+            (Call::Resolve(ticket), Reply::Account { username, account }) => {
                 self.inflight.remove(&ticket);
-                self.on_resolved(ticket, account);
+                return self.on_resolved(ticket, &username, account);
             }
             (Call::Claim(ticket), Reply::ClaimedKeyPackages(claimed)) => {
                 self.inflight.remove(&ticket);
@@ -369,14 +379,7 @@ impl Client {
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
             Call::KeepAlive | Call::Tell | Call::Confirm(_) => {}
-            // The account is there all the same; the next session tries again.
-            Call::PackageStatus => self.greet(),
-            Call::PackageUpload => {
-                self.greet();
-                for ticket in core::mem::take(&mut self.package_tickets) {
-                    self.event(Event::Failed(ticket, Failed::from(failure)));
-                }
-            }
+            Call::PackageStatus | Call::PackageUpload => self.on_packages_refused(failure),
             Call::Ask(ticket, _) => self.event(Event::Failed(ticket, Failed::from(failure))),
             Call::Found(ticket) | Call::Resolve(ticket) | Call::Claim(ticket) => {
                 self.inflight.remove(&ticket);
@@ -391,8 +394,7 @@ impl Client {
                 self.on_commit_refused(ticket, failure);
             }
             Call::Subscribe(channel) => self.on_subscribe_refused(channel, failure),
-            // The blob is not to be had: the welcome leads nowhere.
-            Call::Blob(inbox) => self.end_join(inbox, Some(failure.code.text())),
+            Call::Blob(inbox) => self.on_tree_refused(inbox, failure),
             call => self.on_session_refused(&call, failure),
         }
     }
@@ -499,6 +501,7 @@ impl Client {
             (Ask::Logout | Ask::Delete, Reply::Done) => {
                 self.event(Event::Done(ticket, Outcome::Done));
                 self.end_quietly();
+                self.fail_pointless_asks();
                 return Ok(());
             }
             _ => return Err(super::WrongReply),
@@ -507,10 +510,30 @@ impl Client {
         Ok(())
     }
 
+    /// Without a session only strangers' questions can be answered.
+    fn fail_pointless_asks(&mut self) {
+        if self.auth.is_some() || self.need_session().is_ok() {
+            return;
+        }
+        for (ticket, ask) in core::mem::take(&mut self.asks) {
+            if matches!(ask, Ask::Ping(_) | Ask::Health) {
+                self.asks.push_back((ticket, ask));
+            } else {
+                let failed = Failed::from(&Failure::from(ErrorCode::NotLoggedIn));
+                self.event(Event::Failed(ticket, failed));
+            }
+        }
+    }
+
     /// Questions that can never be answered now.
     pub(super) fn fail_asks(&mut self, failed: &Failed) {
-        for (ticket, _) in core::mem::take(&mut self.asks) {
-            self.event(Event::Failed(ticket, failed.clone()));
+        for (ticket, ask) in core::mem::take(&mut self.asks) {
+            // A session that is over is what a logout wanted; its answer was lost.
+            let done = matches!((ask, failed), (Ask::Logout, Failed::Server { .. }));
+            self.event(match done {
+                true => Event::Done(ticket, Outcome::Done),
+                false => Event::Failed(ticket, failed.clone()),
+            });
         }
     }
 }

@@ -22,6 +22,7 @@ mod outbox;
 mod restore;
 mod session;
 
+use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::crypto::Backend;
@@ -101,7 +102,6 @@ enum Loading {
 struct WrongReply;
 
 /// The client machine.
-#[derive(Debug)]
 pub struct Client {
     config: Config,
     entropy: Entropy,
@@ -135,6 +135,8 @@ pub struct Client {
     /// New key packages are wanted; whether the server has a last-resort one.
     wanted_packages: Option<bool>,
     package_tickets: Vec<Ticket>,
+    /// When to ask the server about key packages again after it could not answer.
+    packages_retry: Option<Duration>,
     member_tickets: Vec<(Ticket, ChannelId)>,
     loads: BTreeMap<LoadId, Loading>,
     jobs: BTreeSet<JobId>,
@@ -235,8 +237,7 @@ impl Client {
             return;
         }
         let all = self.channels.iter().all(|(id, channel)| {
-            let followed = channel.inbox || (channel.row.member && !channel.row.stuck);
-            !followed || self.founding.contains(id) || channel.at_head()
+            !channel.followed() || self.founding.contains(id) || channel.at_head()
         });
         if all {
             self.synced = true;
@@ -318,7 +319,7 @@ impl Client {
     /// Reads a group, if it is not in memory.
     fn load_group(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(&id) else { return };
-        if !matches!(channel.slot, Slot::Cold) {
+        if !matches!(channel.slot, Slot::Cold) || channel.stuck {
             return;
         }
         let prefix = directory::group_prefix(id, channel.row.generation);
@@ -354,15 +355,21 @@ impl Client {
                 channel.slot = Slot::Warm(Box::new(group));
             }
             Err(error) => {
-                channel.slot = Slot::None;
-                channel.row.stuck = true;
-                channel.row_dirty = true;
+                // Read again with the next session; until then nothing is done here.
+                channel.slot = Slot::Cold;
+                channel.stuck = true;
                 let why = error.to_string();
                 let seq = channel.row.cursor.seq();
                 self.event(Event::Unreadable { channel: id, seq, why });
             }
         }
         self.dirty.insert(id);
+        self.wake_inboxes();
+    }
+
+    /// A welcome may have waited for a change in a group.
+    fn wake_inboxes(&mut self) {
+        self.dirty.extend(self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id));
     }
 
     /// Lets the groups used longest ago go, above the number that may be in memory.
@@ -399,6 +406,14 @@ impl Client {
         if let Some(conn) = self.net.conn.take() {
             self.out.push_back(Output::CloseConn(conn.id, CloseCode::INTERNAL));
         }
+    }
+}
+
+// Keys, tokens and what people send each other are in here.
+impl core::fmt::Debug for Client {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (channels, outbox) = (self.channels.len(), self.outbox.len());
+        write!(f, "Client({channels} channels, {outbox} submissions under way)")
     }
 }
 

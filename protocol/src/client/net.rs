@@ -90,6 +90,8 @@ pub(super) struct Connection {
     pub links: BTreeMap<LinkId, Link>,
     pub phase: Phase,
     pub nonce: [u8; 32],
+    /// Tokens were renewed on this connection: once is enough.
+    pub refreshed: bool,
     /// By when the handshake has to be through.
     pub handshake_by: Duration,
     /// When something last arrived.

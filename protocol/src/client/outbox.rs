@@ -1,5 +1,6 @@
 //! What is on its way to the server: encrypted once the group is ready, resent byte for byte until answered.
 
+use super::change::CONTRADICTED;
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutItem, OutWhat};
 use super::event::{Event, Failed, Outcome, Sent};
@@ -82,13 +83,17 @@ impl Client {
             self.load_group(id);
             return false;
         }
+        self.drop_orphan(id);
         let blocked = self.with_group(id, |group, _| (group.has_pending(), group.has_proposals()));
         let Some(channel) = self.channels.get(&id) else { return false };
         let behind = channel.row.epoch < channel.need_epoch;
         match blocked {
             Some((false, false)) if !behind => {}
             Some((false, true)) => {
-                self.want_flush(id);
+                // Whoever is about to leave waits for the others: a commit of its own would end its wish.
+                if !channel.row.leaving {
+                    self.want_flush(id);
+                }
                 return false;
             }
             _ => return false,
@@ -168,6 +173,7 @@ impl Client {
 
     /// The server has it, now or since an earlier try. Its proof is checked before anybody is told.
     pub(super) fn on_accepted(&mut self, ticket: Ticket, accepted: Accepted) {
+        self.inflight.remove(&ticket);
         let Some(server) = self.server else { return };
         let Some(item) = self.outbox.get(&ticket) else { return };
         let Some(hash) = item.hash() else { return };
@@ -177,8 +183,14 @@ impl Client {
             self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
             return self.drop_connection("the server's delivery proof does not verify".into());
         }
-        let passed =
-            self.channels.get(&id).is_some_and(|channel| accepted.seq <= channel.row.cursor.seq());
+        let seen = self.channels.get(&id).map(|channel| {
+            let cursor = &channel.row.cursor;
+            (accepted.seq <= cursor.seq(), cursor.compare(accepted.seq, accepted.chain).is_err())
+        });
+        let (passed, forked) = seen.unwrap_or((false, false));
+        if forked {
+            self.event(Event::ForkDetected { channel: id, seq: accepted.seq });
+        }
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
         if let OutWhat::Proposal { intent, .. } = &item.what {
             self.on_leave_accepted(*intent);
@@ -212,14 +224,15 @@ impl Client {
         let id = item.channel;
         match failure.code {
             ErrorCode::StaleEpoch | ErrorCode::FutureEpoch | ErrorCode::EpochConflict => {
-                if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.need_epoch = channel.need_epoch.max(failure.epoch);
+                let Some(channel) = self.channels.get_mut(&id) else { return };
+                channel.need_epoch = channel.need_epoch.max(failure.epoch);
+                if channel.need_epoch <= channel.row.epoch {
+                    // Either the log has caught up meanwhile, or the server contradicts itself: not again at once.
+                    self.hold(id, CONTRADICTED);
                 }
                 self.reseal(ticket);
             }
-            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
-                self.hold(id, failure.retry_after_ms);
-            }
+            _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
                     self.fail_intent(Ticket(intent), Failed::from(failure));

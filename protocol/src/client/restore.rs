@@ -126,6 +126,7 @@ impl Client {
             plan,
             wanted_packages: None,
             package_tickets: Vec::new(),
+            packages_retry: None,
             member_tickets: Vec::new(),
             loads: BTreeMap::new(),
             jobs: BTreeSet::new(),
@@ -154,6 +155,7 @@ impl Client {
     /// A channel that came to nothing, or was left: all of it goes.
     pub(super) fn forget_channel(&mut self, id: ChannelId) {
         use crate::store::batch::Op;
+        self.abandon(id);
         if let Some(channel) = self.channels.remove(&id) {
             self.told = self.told.saturating_sub(channel.told.len());
             let prefix = directory::group_prefix(id, channel.row.generation);

@@ -133,6 +133,9 @@ impl Client {
         let Some(sender) = self.me() else { return };
         let Some(signature) = self.sign_session(token::hash(&tokens.refresh)) else { return };
         self.set_phase(Phase::Refresh);
+        if let Some(conn) = &mut self.net.conn {
+            conn.refreshed = true;
+        }
         let token = tokens.refresh.clone();
         self.call(Call::Refresh, Request::Refresh { token, sender, signature });
     }
@@ -417,7 +420,8 @@ impl Client {
             }
             Call::Resume
                 if matches!(code, ErrorCode::TokenExpired | ErrorCode::TokenInvalid)
-                    && self.auth.is_none() =>
+                    && self.auth.is_none()
+                    && self.net.conn.as_ref().is_some_and(|conn| !conn.refreshed) =>
             {
                 if let Some(tokens) = self.tokens.clone() {
                     self.refresh(&tokens);
@@ -430,7 +434,12 @@ impl Client {
             {
                 self.drop_connection(code.text().into());
             }
-            _ => self.end_session(code),
+            _ => {
+                // A server forgets tokens that have ended: to it they are unknown.
+                let ended = |tokens: &Tokens| tokens.refresh_expires <= self.now.wall;
+                let expired = *call == Call::Refresh && self.tokens.as_ref().is_some_and(ended);
+                self.end_session(if expired { ErrorCode::TokenExpired } else { code });
+            }
         }
     }
 
@@ -441,6 +450,10 @@ impl Client {
             self.store_identity(identity);
         }
         self.tokens = None;
+        for channel in self.channels.values_mut() {
+            channel.disconnected();
+        }
+        self.synced = false;
         self.gate.stage(crate::store::batch::Op::Delete(directory::TOKENS.to_vec()));
         self.set_phase(Phase::Anonymous);
     }

@@ -103,7 +103,6 @@ pub struct Change {
 }
 
 /// What an entry of the log turned out to be.
-#[derive(Debug)]
 pub enum Received {
     /// Application content.
     Application {
@@ -125,6 +124,22 @@ pub enum Received {
     Commit(Change),
 }
 
+// Content is what people say to each other: only its size is shown.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application { sender, epoch, content } => {
+                let (sender, len) = (sender.sender(), content.len());
+                write!(f, "Application({sender:?}, epoch {epoch}, {len} bytes)")
+            }
+            Self::Proposal { sender, leaves } => {
+                write!(f, "Proposal({sender:?}, leaves: {leaves})")
+            }
+            Self::Commit(change) => write!(f, "Commit({change:?})"),
+        }
+    }
+}
+
 /// A group over its records.
 pub struct Group {
     pub(super) backend: Backend,
@@ -134,6 +149,8 @@ pub struct Group {
     pub(super) data: GroupData,
     /// Device records by leaf, verified when the leaf came in.
     pub(super) records: BTreeMap<u32, DeviceRecord>,
+    /// Who welcomed this device, right after it joined.
+    pub(super) added_by: Option<Sender>,
 }
 
 /// What we know of a group beside OpenMLS.
@@ -178,6 +195,11 @@ impl Group {
     pub fn suite(&self) -> Suite {
         // It was checked when the group was created, joined or restored, and never changes.
         Suite::from_number(u16::from(self.mls.ciphersuite())).unwrap_or_default()
+    }
+
+    /// Who signed the welcome that this device joined by; `None` for a group founded here or read from its records.
+    pub fn added_by(&self) -> Option<Sender> {
+        self.added_by
     }
 
     /// The present epoch.
@@ -225,7 +247,7 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
-        Ok(Self { backend, overlay, mls, meta, data, records })
+        Ok(Self { backend, overlay, mls, meta, data, records, added_by: None })
     }
 
     pub(super) fn save_meta(&self) {
@@ -261,7 +283,12 @@ impl Group {
     }
 
     pub(super) fn before(&self) -> Before<'_> {
-        Before { backend: self.backend, records: &self.records, data: &self.data }
+        Before {
+            backend: self.backend,
+            suite: self.suite(),
+            records: &self.records,
+            data: &self.data,
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Group {
             return Err(invalid("not a welcome"));
         };
         let suite = welcome.ciphersuite();
-        Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
+        let suite = Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
         if tree.len() > limits::TREE_BYTES {
             return Err(invalid("tree too long"));
         }
@@ -138,6 +138,8 @@ impl Group {
         if own != Some(package.leaf_node().encryption_key()) {
             return Err(invalid("welcome to a leaf of another key package"));
         }
+        let adder = staged.welcome_sender().map_err(|_| invalid("welcome of nobody"))?;
+        let adder = rules::record_in(adder)?.sender();
         packages.used(&package, cx.backend)?;
         let id = GroupId::from_slice(staged.group_context().group_id().as_slice())
             .ok_or_else(|| invalid("group id of a wrong length"))?;
@@ -145,10 +147,11 @@ impl Group {
         let mls = staged
             .into_group(&Provider::new(cx.backend, cx.entropy, &overlay))
             .map_err(welcome_error)?;
-        check_tree(cx.backend, &mls)?;
+        check_tree(cx.backend, suite, &mls)?;
         let meta =
             Meta { id, first_epoch: mls.epoch().as_u64(), stale_leaf: package.last_resort() };
-        let group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        let mut group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        group.added_by = Some(adder);
         let own = group.records.get(&group.own_leaf()).ok_or(MlsError::Record)?;
         if own.sender() != device.record.sender() || own.device_key != device.key.public() {
             return Err(MlsError::Record);
@@ -170,14 +173,17 @@ fn ratchets() -> SenderRatchetConfiguration {
 }
 
 /// What a joiner demands of a tree beyond MLS (RFC 9420 §12.4.3.1): every leaf of a verified device, each device once,
-/// the context as it has to be.
-fn check_tree(backend: Backend, mls: &MlsGroup) -> Result<(), MlsError> {
+/// every key one that can be encrypted to, the context as it has to be.
+fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
     rules::check_context(mls.extensions())?;
     let mut devices = BTreeSet::new();
     for (_, leaf) in mls.treesync().full_leaves() {
-        if !devices.insert(rules::check_leaf(backend, leaf)?.sender()) {
+        if !devices.insert(rules::check_leaf(backend, suite, leaf)?.sender()) {
             return Err(invalid("a device with two leaves"));
         }
+    }
+    for (_, parent) in mls.treesync().full_parents() {
+        rules::check_first_key(suite, parent)?;
     }
     if devices.len() > limits::MEMBERS { Err(invalid("too many members")) } else { Ok(()) }
 }

@@ -49,6 +49,13 @@ pub struct Failure {
     pub epoch: u64,
 }
 
+impl Failure {
+    /// Whether the same may go through later: the server has no room or no working store at present.
+    pub fn is_transient(&self) -> bool {
+        matches!(self.code, ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited)
+    }
+}
+
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Self {
         Self { code, detail: String::new(), retry_after_ms: 0, epoch: 0 }

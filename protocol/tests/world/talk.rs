@@ -1,0 +1,115 @@
+//! A small language for tests of what goes wrong.
+
+use qpc_protocol::client::Client;
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::env::Now;
+use qpc_protocol::error::{ErrorCode, Refused};
+use qpc_protocol::id::ChannelId;
+use qpc_protocol::io::Ticket;
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Entry, Frame, Push, Reply};
+
+use super::{Rules, World};
+
+pub fn group_of(world: &mut World, founder: usize, names: &[&str]) -> ChannelId {
+    let suite = Suite::Classical;
+    let made = world.done(founder, |client, now| client.create_group(now, "planted name", suite));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    for name in names {
+        world.done(founder, |client, now| client.invite(now, channel, name));
+    }
+    world.settle();
+    channel
+}
+
+pub fn say(world: &mut World, device: usize, channel: ChannelId, text: &str) -> Ticket {
+    world.command(device, |client, now| client.send(now, channel, text.as_bytes()))
+}
+
+pub fn said(world: &mut World, device: usize, channel: ChannelId, text: &str) {
+    let ticket = say(world, device, channel, text);
+    assert!(matches!(world.outcome(device, ticket), Outcome::Sent(_)));
+}
+
+pub fn fails(
+    world: &mut World,
+    device: usize,
+    run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+) -> Failed {
+    let ticket = world.command(device, run);
+    world.failure(device, ticket)
+}
+
+pub fn code(failed: &Failed) -> ErrorCode {
+    match failed {
+        Failed::Server { code, .. } => *code,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn saw(world: &World, device: usize, is: impl Fn(&Event) -> bool) -> bool {
+    world.devices[device].log.iter().any(is)
+}
+
+pub fn forked(event: &Event) -> bool {
+    matches!(event, Event::ForkDetected { .. })
+}
+
+pub fn suspected(event: &Event) -> bool {
+    matches!(event, Event::ForkSuspected { .. })
+}
+
+pub fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
+    let first = world.group(devices[0], channel);
+    for device in devices {
+        let group = world.group(*device, channel);
+        assert!(group.member);
+        assert_eq!((group.epoch, &group.authenticator), (first.epoch, &first.authenticator));
+    }
+}
+
+/// Changes frames for one device from its server, or (`up`) to it.
+pub fn lie(
+    world: &mut World,
+    at: usize,
+    of: bool,
+    mut with: impl FnMut(Frame) -> Vec<Frame> + 'static,
+) {
+    world.liar = Some(Box::new(move |device, up, frame| match (device, up) == (at, of) {
+        true => with(frame),
+        false => vec![frame],
+    }));
+}
+
+/// Changes replies for one device.
+pub fn lie_reply(world: &mut World, at: usize, mut with: impl FnMut(&mut Reply) + 'static) {
+    lie(world, at, false, move |mut frame| {
+        if let Body::Reply(reply) = &mut frame.body {
+            with(reply);
+        }
+        vec![frame]
+    });
+}
+
+/// Changes entries pushed to one device.
+pub fn lie_entries(world: &mut World, at: usize, mut with: impl FnMut(&mut Vec<Entry>) + 'static) {
+    lie(world, at, false, move |mut frame| {
+        if let Body::Push(Push::Entries(entries)) = &mut frame.body {
+            with(&mut entries.entries);
+        }
+        vec![frame]
+    });
+}
+
+pub fn three(seed: u64) -> (World, ChannelId) {
+    let mut world = World::new(Rules::new(seed));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    (world, channel)
+}
+
+pub const ALICE: usize = 0;
+pub const BOB: usize = 1;
+pub const CAROL: usize = 2;
