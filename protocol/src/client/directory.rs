@@ -324,3 +324,6 @@ pub(super) fn application(
         payload: payload.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -342,3 +342,14 @@ fn a_device_to_be_removed_by_others_does_not_commit() {
     assert!(devices[2].follow(&bundle.commit).unwrap().evicted);
     world.agree(&[&devices[0], &devices[1]]);
 }
+
+#[test]
+fn content_is_not_printed() {
+    let mut devices = [Device::new(1), Device::new(2)];
+    World::new(Suite::Classical, &mut devices);
+    let message = devices[0].send(b"only for you").unwrap();
+    let received = devices[1].receive(&message).unwrap();
+    let printed = format!("{received:?} {received:#?}");
+    assert!(printed.contains("12 bytes"), "{printed}");
+    assert!(!printed.contains("111, 110") && !printed.contains("only"), "{printed}");
+}

@@ -1,0 +1,34 @@
+use super::super::content::ContentBody;
+use super::*;
+use crate::id::DeviceId;
+
+/// What people say, as `Debug` of bytes or of text would show it.
+fn shows_nothing(printed: &str) {
+    for trace in ["111, 110", "only for you", "6f6e6c79"] {
+        assert!(!printed.contains(trace), "{printed}");
+    }
+}
+
+#[test]
+fn what_people_say_is_not_printed() {
+    let body = || Zeroizing::new(b"only for you".to_vec());
+    let item = OutItem {
+        channel: ChannelId([1; 16]),
+        message: MessageId([2; 16]),
+        what: OutWhat::Application { body: body(), metadata: false, sealed: None },
+        accepted: None,
+        silent: false,
+    };
+    let message = StoredMessage {
+        message: MessageId([2; 16]),
+        sender: Sender { account: AccountId([3; 32]), device: DeviceId([4; 16]) },
+        time: UnixMillis(0),
+        epoch: 1,
+        body: body(),
+    };
+    shows_nothing(&format!("{item:?} {item:#?}"));
+    shows_nothing(&format!("{message:?} {message:#?}"));
+    let content = ContentBody::Body(body());
+    shows_nothing(&format!("{content:?} {content:#?}"));
+    assert_eq!(format!("{content:?}"), "Body(12 bytes)");
+}
