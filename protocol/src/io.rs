@@ -14,6 +14,7 @@
 //!   answered by [`Input::Persisted`]; [`Output::Store`] operations are answered by [`Input::Stored`],
 //!   [`Output::Load`] by [`Input::Loaded`], [`Output::Compute`] by [`Input::Computed`].
 
+use core::fmt;
 use core::time::Duration;
 
 use crate::client::event::Event;
@@ -136,7 +137,6 @@ pub enum LinkRole {
 }
 
 /// What a runtime tells a machine.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A connection is up. On a client it answers [`Output::Connect`].
     Connected(ConnId, Transport),
@@ -162,6 +162,29 @@ pub enum Input<'a> {
     Computed(JobId, JobOutput),
     /// Nothing but time has passed.
     Tick,
+}
+
+// Bytes of a link and stored records are secrets, or as good as: lengths only.
+impl fmt::Debug for Input<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected(conn, transport) => write!(f, "Connected({conn:?}, {transport:?})"),
+            Self::Disconnected(conn, gone) => write!(f, "Disconnected({conn:?}, {gone:?})"),
+            Self::Accepted(conn, link) => write!(f, "Accepted({conn:?}, {link:?})"),
+            Self::Bytes(link, bytes) => write!(f, "Bytes({link:?}, {} bytes)", bytes.len()),
+            Self::Closed(link, gone) => write!(f, "Closed({link:?}, {gone:?})"),
+            Self::Writable(link, credit) => write!(f, "Writable({link:?}, {credit})"),
+            Self::Persisted(batch, done) => write!(f, "Persisted({batch:?}, {done:?})"),
+            Self::Loaded(load, Ok(records)) => {
+                write!(f, "Loaded({load:?}, {} records)", records.len())
+            }
+            Self::Loaded(load, Err(fault)) => write!(f, "Loaded({load:?}, {fault:?})"),
+            Self::Stored(op, reply) => write!(f, "Stored({op:?}, {reply:?})"),
+            Self::Notified(channel, seq) => write!(f, "Notified({channel:?}, {seq})"),
+            Self::Computed(job, output) => write!(f, "Computed({job:?}, {output:?})"),
+            Self::Tick => f.write_str("Tick"),
+        }
+    }
 }
 
 /// What a machine asks of its runtime.

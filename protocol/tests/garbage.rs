@@ -68,7 +68,8 @@ fn afterwards(world: &mut World, channel: ChannelId, seed: u64) {
         assert!(sent || told, "seed {seed}: device {device} neither talks nor says why");
         for other in talking.iter().filter(|other| *other != device) {
             let read = world.bodies(*other).contains(&text);
-            let told = saw(world, *other, |e| matches!(e, Event::Unreadable { .. } | Event::Gap { .. }));
+            let told =
+                saw(world, *other, |e| matches!(e, Event::Unreadable { .. } | Event::Gap { .. }));
             assert!(!sent || read || told, "seed {seed}: {other} does not read {device}");
         }
     }

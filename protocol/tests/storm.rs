@@ -61,6 +61,8 @@ impl Storm {
                 let text = format!("{} {}", NAMES[device], self.count);
                 let sent = self.world.client(device).send(now, channel, text.as_bytes());
                 if let Ok(ticket) = sent {
+                    // A ticket that comes again was of a message that a crash left nothing of.
+                    self.sent.retain(|_, other| *other != (device, ticket));
                     self.sent.insert(text, (device, ticket));
                 }
             }

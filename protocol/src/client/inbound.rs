@@ -4,7 +4,7 @@
 use super::channel::{Join, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutWhat, StoredMessage};
-use super::event::{Event, GroupChange, Message};
+use super::event::{Event, GroupChange, GroupMetadata, Message};
 use super::net::Call;
 use super::{Channel, Client, ClientContext};
 use crate::crypto::identity::DeviceRecord;
@@ -404,7 +404,7 @@ impl Client {
                     channel.row_dirty = true;
                     if new {
                         self.stage_channel(id);
-                        self.event(Event::Metadata { channel: id, name });
+                        self.event(Event::Metadata(GroupMetadata { channel: id, name }));
                     }
                 }
                 let members = self.with_group(id, |group, _| {
