@@ -1,5 +1,4 @@
 //! The load generator on real processes, small: that it measures what it says.
-#![expect(clippy::unwrap_used, reason = "in a test a failure is a panic")]
 
 use std::process::Command;
 

@@ -89,12 +89,19 @@ impl BindingKind {
 }
 
 /// A channel binding: the same 32 bytes on both ends, different for every connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Binding {
     /// Where the bytes come from.
     pub kind: BindingKind,
     /// The bytes; zeros for [`BindingKind::InsecurePlain`].
     pub value: [u8; 32],
+}
+
+// The bytes are keying material of the connection.
+impl fmt::Debug for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Binding({:?}, …)", self.kind)
+    }
 }
 
 /// What a runtime knows of a fresh connection.
@@ -164,22 +171,22 @@ pub enum Input<'a> {
     Tick,
 }
 
-// Bytes of a link and stored records are secrets, or as good as: lengths only.
+// Bytes of a link carry tokens, stored records private keys: only their sizes are shown.
 impl fmt::Debug for Input<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connected(conn, transport) => write!(f, "Connected({conn:?}, {transport:?})"),
-            Self::Disconnected(conn, gone) => write!(f, "Disconnected({conn:?}, {gone:?})"),
+            Self::Disconnected(conn, why) => write!(f, "Disconnected({conn:?}, {why:?})"),
             Self::Accepted(conn, link) => write!(f, "Accepted({conn:?}, {link:?})"),
             Self::Bytes(link, bytes) => write!(f, "Bytes({link:?}, {} bytes)", bytes.len()),
-            Self::Closed(link, gone) => write!(f, "Closed({link:?}, {gone:?})"),
+            Self::Closed(link, why) => write!(f, "Closed({link:?}, {why:?})"),
             Self::Writable(link, credit) => write!(f, "Writable({link:?}, {credit})"),
-            Self::Persisted(batch, done) => write!(f, "Persisted({batch:?}, {done:?})"),
+            Self::Persisted(batch, result) => write!(f, "Persisted({batch:?}, {result:?})"),
             Self::Loaded(load, Ok(records)) => {
                 write!(f, "Loaded({load:?}, {} records)", records.len())
             }
             Self::Loaded(load, Err(fault)) => write!(f, "Loaded({load:?}, {fault:?})"),
-            Self::Stored(op, reply) => write!(f, "Stored({op:?}, {reply:?})"),
+            Self::Stored(op, result) => write!(f, "Stored({op:?}, {result:?})"),
             Self::Notified(channel, seq) => write!(f, "Notified({channel:?}, {seq})"),
             Self::Computed(job, output) => write!(f, "Computed({job:?}, {output:?})"),
             Self::Tick => f.write_str("Tick"),
@@ -278,3 +285,6 @@ pub enum WakeReason {
 pub fn payload_hash(payload: &[u8]) -> Digest {
     Digest::of(&[payload])
 }
+
+#[cfg(test)]
+mod tests;

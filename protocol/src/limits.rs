@@ -45,6 +45,8 @@ pub const CONNECTIONS: usize = 10_000;
 pub const LINK_BACKLOG_BYTES: usize = 8 * 1024 * 1024;
 /// The same over all links of a connection, payloads of calls in flight included: two links' worth.
 pub const CONNECTION_BACKLOG_BYTES: usize = 2 * LINK_BACKLOG_BYTES;
+/// Bytes of frames not yet complete that a server holds over all connections: above, the one with most is closed.
+pub const GATHERED_BYTES: usize = 512 * 1024 * 1024;
 /// Time a connection may take from `Connected` to a proven session.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(20);
 /// Time a call may take before its caller gives the connection up.

@@ -1,6 +1,8 @@
 //! Bad input and servers that lie: each is told by an error or event of its own, what can go on goes on, and nothing
 //! that was accepted is lost.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod world;
 
 use std::cell::RefCell;

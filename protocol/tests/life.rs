@@ -1,5 +1,7 @@
 //! What happens to a device over time: away, removed and added anew, logged out and in, alone.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod world;
 
 use std::time::Duration;

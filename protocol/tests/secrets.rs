@@ -1,6 +1,8 @@
 //! Nothing that the machines say of themselves holds what is to stay secret: planted values are looked for in the
 //! debug output of every output, event and machine of a whole conversation.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod world;
 
 use qpc_protocol::client::event::Outcome;
@@ -58,7 +60,7 @@ fn what_machines_say_holds_no_secret() {
         let tokens: Rc<RefCell<Vec<Vec<u8>>>> = Rc::default();
         let seen = tokens.clone();
         world.liar = Some(Box::new(move |_, _, frame| {
-            let mut keep = |token: &qpc_protocol::wire::message::Token| {
+            let keep = |token: &qpc_protocol::wire::message::Token| {
                 seen.borrow_mut().push(token.0.to_vec());
             };
             match &frame.body {

@@ -1,6 +1,9 @@
 //! Storms: random operations among a few devices, with crashes, cuts, and a server that is killed, and then calm.
 //! Whatever happened, every accepted message is read once by everybody who was a member, in one order for all.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a failure is a panic")]
+#![allow(clippy::disallowed_methods, reason = "a variable chooses the seeds")]
+
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

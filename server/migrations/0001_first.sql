@@ -151,12 +151,15 @@ CREATE TABLE due (
 
 CREATE TABLE blobs (
     no       INTEGER PRIMARY KEY,
-    hash     BLOB NOT NULL UNIQUE,
+    hash     BLOB NOT NULL,
+    -- Whose upload it is; NULL once it is whole.
+    sender   INTEGER REFERENCES senders,
     total    INTEGER NOT NULL,
-    -- Whole at `total`.
     received INTEGER NOT NULL,
-    expires  INTEGER NOT NULL
+    expires  INTEGER NOT NULL,
+    UNIQUE (hash, sender)
 ) STRICT;
+CREATE UNIQUE INDEX blobs_whole ON blobs (hash) WHERE sender IS NULL;
 CREATE INDEX blobs_by_end ON blobs (expires);
 
 CREATE TABLE blob_chunks (

@@ -320,6 +320,10 @@ async fn survive_the_kill(narrator: &mut Narrator, world: &mut World) -> Result<
         "process {process} was killed, process {} goes on with the same data on the same port",
         world.server.process()
     ));
+    // A device that has nothing to send would notice only with its next sign of life, after up to 25 s.
+    for device in &mut world.devices {
+        device.command(|client, now| client.ping(now)).await?;
+    }
     for (place, ticket) in under_way {
         world.devices[place].sent(ticket).await?;
     }

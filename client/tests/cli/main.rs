@@ -5,11 +5,16 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "a test says so by failing"
 )]
 
+mod disk;
 mod homes;
+mod kill;
 mod many;
+mod search;
+mod secrets;
 mod support;
 mod trouble;
 mod verbs;

@@ -17,19 +17,34 @@ pub(crate) struct Place {
     pub(crate) dir: TempDir,
     server: Option<Child>,
     pub(crate) address: String,
+    traced: bool,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
+        Self::with_log(false)
+    }
+
+    /// With a server that logs all it can.
+    pub(crate) fn traced() -> Self {
+        Self::with_log(true)
+    }
+
+    fn with_log(traced: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut place = Self { dir, server: None, address: String::new() };
+        let mut place = Self { dir, server: None, address: String::new(), traced };
         place.start("127.0.0.1:0");
         place
     }
 
     fn start(&mut self, listen: &str) {
-        let log = std::fs::File::create(self.dir.path().join("server.log")).unwrap();
-        let mut child = bare()
+        let log = self.dir.path().join("server.log");
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        let mut command = bare();
+        if self.traced {
+            trace(&mut command);
+        }
+        let mut child = command
             .args(["__serve", "--json", "--listen", listen, "--logins-per-account", "1000"])
             .args(["--logins-per-source", "1000", "--data-dir"])
             .arg(self.dir.path().join("server"))
@@ -92,6 +107,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // What a failure left behind can be looked at.
+        if thread::panicking() && std::env::var_os("QPC_KEEP").is_some() {
+            eprintln!("kept in {}", self.dir.path().display());
+            self.dir.disable_cleanup(true);
+        }
         if let Some(mut server) = self.server.take() {
             drop(server.kill());
             drop(server.wait());
@@ -116,6 +136,11 @@ fn bare() -> Command {
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// Logs all it can.
+pub(crate) fn trace(command: &mut Command) -> &mut Command {
+    command.env("QPC_LOG", "trace").env("RUST_LOG", "trace")
 }
 
 /// `qpc` without any home.

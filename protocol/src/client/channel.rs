@@ -30,12 +30,14 @@ pub(super) enum Slot {
     None,
 }
 
-// Records are secrets.
+// Stored records are secrets.
 impl core::fmt::Debug for Slot {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Cold => f.write_str("Cold"),
-            Self::Loading(id, records) => write!(f, "Loading({id:?}, {} records)", records.len()),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
             Self::Warm(group) => write!(f, "Warm({group:?})"),
             Self::None => f.write_str("None"),
         }

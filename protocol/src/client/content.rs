@@ -35,7 +35,6 @@ pub(super) struct Content {
 }
 
 /// What a message says.
-#[derive(Debug)]
 pub(super) enum ContentBody {
     /// Bytes of the application.
     Body(Zeroizing<Vec<u8>>),
@@ -43,6 +42,17 @@ pub(super) enum ContentBody {
     Metadata { metadata: Metadata, names: Vec<(AccountId, Username)> },
     /// Of a later version: passed over.
     Unknown,
+}
+
+// Only the size of what people say is shown.
+impl core::fmt::Debug for ContentBody {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Body(body) => write!(f, "Body({} bytes)", body.len()),
+            Self::Metadata { names, .. } => write!(f, "Metadata({} names)", names.len()),
+            Self::Unknown => f.write_str("Unknown"),
+        }
+    }
 }
 
 impl Content {

@@ -36,10 +36,10 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let retries = self.channels.values().filter_map(|channel| channel.retry_at);
-        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
         let held = self.channels.values().filter_map(|channel| channel.hold_until);
         let held = held.min().filter(|_| online);
+        let retries = self.channels.values().filter_map(|channel| channel.retry_at);
+        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),

@@ -16,6 +16,8 @@
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
+use core::fmt;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -144,8 +146,8 @@ pub(super) struct ChannelRow {
 }
 
 // The name is sealed everywhere else.
-impl core::fmt::Debug for ChannelRow {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Debug for ChannelRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ChannelRow")
             .field("generation", &self.generation)
             .field("suite", &self.suite)
@@ -243,8 +245,8 @@ pub(super) enum OutWhat {
 }
 
 // The body is a secret, and what is sealed is no help to a reader.
-impl core::fmt::Debug for OutWhat {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+impl fmt::Debug for OutWhat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Application { body, metadata, sealed } => f
                 .debug_struct("Application")
@@ -297,6 +299,12 @@ pub(super) struct StoredMessage {
     pub time: UnixMillis,
     pub epoch: u64,
     pub body: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for StoredMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredMessage({:?}, {} bytes)", self.message, self.body.len())
+    }
 }
 
 /// A submission of application bytes.

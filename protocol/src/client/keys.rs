@@ -27,13 +27,16 @@ pub(super) enum Packages {
     Warm(Box<KeyPackages>),
 }
 
+// Stored records are secrets.
 impl core::fmt::Debug for Packages {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Self::Cold => "Cold",
-            Self::Loading(..) => "Loading(…)",
-            Self::Warm(_) => "Warm(…)",
-        })
+        match self {
+            Self::Cold => f.write_str("Cold"),
+            Self::Loading(load, records) => {
+                write!(f, "Loading({load:?}, {} records)", records.len())
+            }
+            Self::Warm(packages) => write!(f, "Warm({packages:?})"),
+        }
     }
 }
 
@@ -176,6 +179,8 @@ impl Client {
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Failed(ticket, Failed::from(failure)));
         }
+        // The account is there all the same.
+        self.greet();
     }
 
     /// Uploaded: those who asked for it are told.

@@ -204,15 +204,49 @@ pub fn derive_keypair_labelled(
 
 /// Whether others can encrypt to this public key: its length, for X25519 that it is not of small order, for X-Wing
 /// that its ML-KEM half is well-formed (FIPS 203 §7.2). A key that fails would make every [`seal`] to it fail, so
-/// check it when it arrives, not when it is used.
-pub fn check_public_key(backend: Backend, kem: Kem, public: &[u8]) -> Result<(), CryptoError> {
+/// check it when it arrives, not when it is used. Costs about a microsecond: a tree has thousands of keys.
+pub fn check_public_key(kem: Kem, public: &[u8]) -> Result<(), CryptoError> {
     match kem {
         Kem::X25519 => {
-            let public = public.try_into().map_err(|_| CryptoError)?;
-            backend.x25519(&[1; 32], public).map(|_| ())
+            let mut public: [u8; 32] = public.try_into().map_err(|_| CryptoError)?;
+            // RFC 7748 §5: the highest bit is ignored.
+            public[31] &= 0x7F;
+            if SMALL_ORDER.contains(&public) { Err(CryptoError) } else { Ok(()) }
         }
-        Kem::XWing => xwing::encapsulate(backend, public, &[0; xwing::RANDOMNESS_LEN]).map(|_| ()),
+        Kem::XWing => xwing::check_public_key(public),
     }
+}
+
+/// Every X25519 public key of small order, its highest bit cleared: with each of them, and with no other, every shared
+/// secret is zero (RFC 7748 §6.1). As 255-bit numbers: 0, 1, the two of order eight, and p - 1, p, p + 1.
+const SMALL_ORDER: [[u8; 32]; 7] = [
+    [0; 32],
+    {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    },
+    [
+        0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4,
+        0x6a, 0xda, 0x09, 0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49,
+        0xb8, 0x00,
+    ],
+    [
+        0x5f, 0x9c, 0x95, 0xbc, 0xa3, 0x50, 0x8c, 0x24, 0xb1, 0xd0, 0xb1, 0x55, 0x9c, 0x83, 0xef,
+        0x5b, 0x04, 0x44, 0x5c, 0xc4, 0x58, 0x1c, 0x8e, 0x86, 0xd8, 0x22, 0x4e, 0xdd, 0xd0, 0x9f,
+        0x11, 0x57,
+    ],
+    near_p(0xec),
+    near_p(0xed),
+    near_p(0xee),
+];
+
+/// p = 2^255 - 19, with another lowest byte.
+const fn near_p(lowest: u8) -> [u8; 32] {
+    let mut number = [0xff; 32];
+    number[0] = lowest;
+    number[31] = 0x7f;
+    number
 }
 
 /// Encapsulates to `public` and derives a [`Context`] (RFC 9180 §5.1.1).

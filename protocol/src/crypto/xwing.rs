@@ -42,6 +42,22 @@ pub fn public_key(backend: Backend, secret: &[u8; SECRET_LEN]) -> Vec<u8> {
     public
 }
 
+/// Whether others can encapsulate to this public key: its length, and that the coefficients of its ML-KEM half are
+/// below q (FIPS 203 §7.2). Any X25519 half will do.
+pub fn check_public_key(public: &[u8]) -> Result<(), CryptoError> {
+    const Q: u16 = 3329;
+    let (mlkem, _x25519) = split::<MLKEM_PUBLIC>(public)?;
+    // Coefficients of 12 bits, two in three bytes; behind them the seed of the matrix.
+    let (coefficients, _seed) = mlkem.split_at(MLKEM_PUBLIC - 32);
+    let (pairs, _) = coefficients.as_chunks::<3>();
+    let in_range = pairs.iter().all(|&[low, middle, high]| {
+        let first = u16::from(low) | u16::from(middle & 0x0F) << 8;
+        let second = u16::from(middle >> 4) | u16::from(high) << 4;
+        first < Q && second < Q
+    });
+    if in_range { Ok(()) } else { Err(CryptoError) }
+}
+
 /// A ciphertext for the holder of `public`, and the secret now shared with it. `randomness` must be fresh and used
 /// once. Fails if the key is not [`PUBLIC_LEN`] long or its ML-KEM half is malformed (FIPS 203 §7.2).
 pub fn encapsulate(

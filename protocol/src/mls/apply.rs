@@ -10,6 +10,7 @@ use openmls::prelude::{
 use zeroize::Zeroizing;
 
 use super::group::{Change, Group, Received};
+use super::path::Path;
 use super::provider::Provider;
 use super::public::{Peeked, PublicState};
 use super::rules::{Verdict, invalid};
@@ -36,7 +37,7 @@ impl Group {
             MlsMessageBodyIn::PrivateMessage(message) => message.into(),
             _ => return Err(invalid("not a message to a group")),
         };
-        self.step(|group| group.receive_in_step(cx, message))
+        self.step(|group| group.receive_in_step(cx, message, payload))
     }
 
     /// What the outside tells before anything is decrypted. Handshakes are PublicMessages, so that the server, which
@@ -67,6 +68,7 @@ impl Group {
         &mut self,
         cx: Context<'_>,
         message: ProtocolMessage,
+        payload: &[u8],
     ) -> Result<Received, MlsError> {
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
         let processed = self.mls.process_message(&provider, message).map_err(process_error)?;
@@ -81,7 +83,7 @@ impl Group {
             }),
             ProcessedMessageContent::ProposalMessage(proposal) => self.queue(*proposal),
             ProcessedMessageContent::StagedCommitMessage(staged) => {
-                self.merge(cx, &by, *staged).map(Received::Commit)
+                self.merge(cx, &by, *staged, payload).map(Received::Commit)
             }
             ProcessedMessageContent::OwnPendingCommit => {
                 Err(MlsError::Pending("the own commit, to be merged"))
@@ -118,8 +120,12 @@ impl Group {
         cx: Context<'_>,
         by: &MlsSender,
         staged: StagedCommit,
+        payload: &[u8],
     ) -> Result<Change, MlsError> {
         let verdict = self.before().judge(by, &staged)?;
+        if let Some(path) = Path::read(payload)? {
+            path.check_keys(self.suite())?;
+        }
         check_ends(&verdict, cx.wall)?;
         let change = self.change(&verdict, &staged);
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);

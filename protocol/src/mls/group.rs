@@ -103,7 +103,6 @@ pub struct Change {
 }
 
 /// What an entry of the log turned out to be.
-#[derive(Debug)]
 pub enum Received {
     /// Application content.
     Application {
@@ -123,6 +122,22 @@ pub enum Received {
     },
     /// A commit of another member, merged.
     Commit(Change),
+}
+
+// Content is what people say to each other: only its size is shown.
+impl fmt::Debug for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Application { sender, epoch, content } => {
+                let (sender, len) = (sender.sender(), content.len());
+                write!(f, "Application({sender:?}, epoch {epoch}, {len} bytes)")
+            }
+            Self::Proposal { sender, leaves } => {
+                write!(f, "Proposal({sender:?}, leaves: {leaves})")
+            }
+            Self::Commit(change) => write!(f, "Commit({change:?})"),
+        }
+    }
 }
 
 /// A group over its records.
@@ -268,7 +283,12 @@ impl Group {
     }
 
     pub(super) fn before(&self) -> Before<'_> {
-        Before { backend: self.backend, records: &self.records, data: &self.data }
+        Before {
+            backend: self.backend,
+            suite: self.suite(),
+            records: &self.records,
+            data: &self.data,
+        }
     }
 }
 

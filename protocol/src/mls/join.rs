@@ -110,7 +110,7 @@ impl Group {
             return Err(invalid("not a welcome"));
         };
         let suite = welcome.ciphersuite();
-        Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
+        let suite = Suite::from_number(u16::from(suite)).ok_or(MlsError::Suite)?;
         if tree.len() > limits::TREE_BYTES {
             return Err(invalid("tree too long"));
         }
@@ -147,7 +147,7 @@ impl Group {
         let mls = staged
             .into_group(&Provider::new(cx.backend, cx.entropy, &overlay))
             .map_err(welcome_error)?;
-        check_tree(cx.backend, &mls)?;
+        check_tree(cx.backend, suite, &mls)?;
         let meta =
             Meta { id, first_epoch: mls.epoch().as_u64(), stale_leaf: package.last_resort() };
         let mut group = Self::assemble(cx.backend, overlay, mls, meta)?;
@@ -173,14 +173,17 @@ fn ratchets() -> SenderRatchetConfiguration {
 }
 
 /// What a joiner demands of a tree beyond MLS (RFC 9420 §12.4.3.1): every leaf of a verified device, each device once,
-/// the context as it has to be.
-fn check_tree(backend: Backend, mls: &MlsGroup) -> Result<(), MlsError> {
+/// every key one that can be encrypted to, the context as it has to be.
+fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
     rules::check_context(mls.extensions())?;
     let mut devices = BTreeSet::new();
     for (_, leaf) in mls.treesync().full_leaves() {
-        if !devices.insert(rules::check_leaf(backend, leaf)?.sender()) {
+        if !devices.insert(rules::check_leaf(backend, suite, leaf)?.sender()) {
             return Err(invalid("a device with two leaves"));
         }
+    }
+    for (_, parent) in mls.treesync().full_parents() {
+        rules::check_first_key(suite, parent)?;
     }
     if devices.len() > limits::MEMBERS { Err(invalid("too many members")) } else { Ok(()) }
 }

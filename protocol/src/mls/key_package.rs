@@ -54,7 +54,7 @@ pub fn check(
 ) -> Result<CheckedKeyPackage, MlsError> {
     let valid = validate(&Crypto::verifier(backend), package)?;
     let suite = Suite::from_number(u16::from(valid.ciphersuite())).ok_or(MlsError::Suite)?;
-    let record = rules::check_leaf(backend, valid.leaf_node())?;
+    let record = rules::check_leaf(backend, suite, valid.leaf_node())?;
     let last_resort = valid.last_resort();
     let extensions = 1 + usize::from(last_resort);
     if valid.extensions().iter().count() > extensions
@@ -70,7 +70,7 @@ pub fn check(
     Ok(CheckedKeyPackage { record, suite, expires, hash: Digest::of(&[package]), last_resort })
 }
 
-/// What MLS itself demands of a key package (RFC 9420 §10.1).
+/// What MLS itself demands of a key package (RFC 9420 §10.1), and that its keys can be encrypted to.
 pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, MlsError> {
     if package.len() > limits::KEY_PACKAGE_BYTES {
         return Err(invalid("key package too long"));
@@ -83,9 +83,13 @@ pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, Ml
     let MlsMessageBodyIn::KeyPackage(package) = parse(package)? else {
         return Err(invalid("not a key package"));
     };
-    package
+    let package = package
         .validate(crypto, ProtocolVersion::Mls10)
-        .map_err(|error| MlsError::Invalid(error.to_string()))
+        .map_err(|error| MlsError::Invalid(error.to_string()))?;
+    let suite = Suite::from_number(u16::from(package.ciphersuite())).ok_or(MlsError::Suite)?;
+    rules::check_key(suite, package.hpke_init_key().as_slice())?;
+    rules::check_first_key(suite, package.leaf_node().encryption_key())?;
+    Ok(package)
 }
 
 fn life(last_resort: bool) -> core::time::Duration {

@@ -15,6 +15,7 @@ pub mod group;
 mod join;
 pub mod key_package;
 pub mod overlay;
+mod path;
 pub mod provider;
 pub mod public;
 mod rules;

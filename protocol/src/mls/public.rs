@@ -4,7 +4,7 @@
 //! checked before anything changes: after an error the state is as it was. What takes the group's secrets stays for
 //! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
-mod outside;
+pub(super) mod outside;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +22,7 @@ use tls_codec::Deserialize as _;
 
 use super::data::GroupData;
 use super::overlay::Overlay;
+use super::path::Path;
 use super::provider::Crypto;
 use super::rules::{self, Before, Verdict, invalid};
 use super::suite::Suite;
@@ -130,7 +131,7 @@ impl PublicState {
         overlay.put_raw(GROUP_RECORD, id.as_bytes().to_vec());
         let mut records = BTreeMap::new();
         for (leaf, node) in group.treesync().full_leaves() {
-            records.insert(leaf.u32(), rules::check_leaf(backend, node)?);
+            records.insert(leaf.u32(), rules::check_leaf(backend, suite, node)?);
         }
         let founder = records.values().map(member_of).next();
         if founder.as_ref() != Some(creator) {
@@ -211,8 +212,8 @@ impl PublicState {
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
-    /// changes allowed by its role; every added or changed leaf with a verified record; queued removals
-    /// included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
+    /// changes allowed by its role; every added or changed leaf with a verified record; every new key one that can be
+    /// encrypted to, and the path's secrets sealed for as many as need them; queued removals included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
     /// matches the new public state and is signed by the committer. Merges it.
     ///
     /// The calendar is the caller's: see [`CheckedCommit::expires`].
@@ -247,16 +248,22 @@ impl PublicState {
             return Err(invalid("a commit of another device"));
         }
         self.check_queued(&verdict)?;
+        let path = Path::read(commit)?;
+        if let Some(path) = &path {
+            path.check_keys(self.suite)?;
+        }
         self.check_welcome(&staged, welcome)?;
+        let signer = self.signer(&by, &staged)?.u32();
         let expected = Expected {
             suite: self.suite,
             context: &encode(staged.group_context())?,
             tag: Some(tag),
-            signer: self.signer(&by, &staged)?.u32(),
+            signer,
             key: &verdict.committer.device_key,
         };
         outside::check_group_info(self.backend, group_info, &expected)?;
-        self.change(|state| state.merge(*staged, verdict, welcome.is_some()))
+        let path = path.as_ref().map(|path| (signer, path));
+        self.change(|state| state.merge(*staged, verdict, path, welcome.is_some()))
     }
 
     /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
@@ -286,7 +293,12 @@ impl PublicState {
     }
 
     fn before(&self) -> Before<'_> {
-        Before { backend: self.backend, records: &self.records, data: &self.data }
+        Before {
+            backend: self.backend,
+            suite: self.suite,
+            records: &self.records,
+            data: &self.data,
+        }
     }
 
     /// A PublicMessage of this group and epoch that claims to be of `sender`'s leaf, or of a newcomer.
@@ -417,6 +429,7 @@ impl PublicState {
         &mut self,
         staged: StagedCommit,
         verdict: Verdict,
+        path: Option<(u32, &Path<'_>)>,
         welcome: bool,
     ) -> Result<CheckedCommit, MlsError> {
         self.group
@@ -427,6 +440,12 @@ impl PublicState {
             self.data = data;
         }
         let added: BTreeSet<_> = verdict.added.iter().map(|added| added.record.sender()).collect();
+        if let Some((committer, path)) = path {
+            let leaves = self.records.iter();
+            let new = leaves.filter(|(_, record)| added.contains(&record.sender()));
+            let new = new.map(|(leaf, _)| *leaf).collect();
+            path.check_lengths(self.group.treesync(), committer, &new)?;
+        }
         let keys: BTreeMap<_, _> =
             before.values().map(|record| (record.sender(), record.device_key)).collect();
         let removed = verdict.removed.iter().filter_map(|leaf| before.get(leaf));

@@ -11,10 +11,12 @@ use openmls::prelude::{
 
 use openmls::treesync::LeafNodeSource;
 
-use super::MlsError;
 use super::data::GroupData;
+use super::public::outside::Reader;
 use super::suite::Suite;
+use super::{MlsError, encode};
 use crate::crypto::Backend;
+use crate::crypto::hpke::{self, Kem};
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
 use crate::id::AccountId;
@@ -41,6 +43,13 @@ impl Suite {
         match self {
             Self::Classical => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
             Self::Hybrid => Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
+        }
+    }
+
+    pub(super) fn kem(self) -> Kem {
+        match self {
+            Self::Classical => Kem::X25519,
+            Self::Hybrid => Kem::XWing,
         }
     }
 }
@@ -91,9 +100,28 @@ pub(super) fn record_in(leaf: &LeafNode) -> Result<DeviceRecord, MlsError> {
     DeviceRecord::decode(credential.serialized_content()).ok_or(MlsError::Record)
 }
 
+/// Checks a key that others are to encrypt to. One that nobody can encrypt to would fail every later commit whose path
+/// leads to it: the group would stand still. OpenMLS does not look (RFC 9420 §7.2 leaves it to the KEM).
+pub(super) fn check_key(suite: Suite, key: &[u8]) -> Result<(), MlsError> {
+    hpke::check_public_key(suite.kem(), key)
+        .map_err(|_| invalid("a public key that nobody can encrypt to"))
+}
+
+/// The same for the key that comes first in an encoded leaf, parent or EncryptionKey.
+pub(super) fn check_first_key(
+    suite: Suite,
+    node: &impl tls_codec::Serialize,
+) -> Result<(), MlsError> {
+    check_key(suite, Reader::new(&encode(node)?).vector().unwrap_or_default())
+}
+
 /// Checks a leaf: its record signed by the account key and naming the leaf's own key, its capabilities all that
-/// ours are. What MLS itself demands of a leaf is OpenMLS's to check.
-pub(super) fn check_leaf(backend: Backend, leaf: &LeafNode) -> Result<DeviceRecord, MlsError> {
+/// ours are, its encryption key one that can be encrypted to. What MLS itself demands of a leaf is OpenMLS's to check.
+pub(super) fn check_leaf(
+    backend: Backend,
+    suite: Suite,
+    leaf: &LeafNode,
+) -> Result<DeviceRecord, MlsError> {
     let record = record_in(leaf)?;
     if leaf.signature_key().as_slice() != record.device_key {
         return Err(MlsError::Record);
@@ -114,7 +142,15 @@ pub(super) fn check_leaf(backend: Backend, leaf: &LeafNode) -> Result<DeviceReco
     {
         return Err(invalid("leaf with a limited lifetime"));
     }
+    check_first_key(suite, leaf.encryption_key())?;
     Ok(record)
+}
+
+/// Checks the key package of an Add: its leaf, its init key, that it has an end.
+fn check_package(backend: Backend, suite: Suite, package: &KeyPackage) -> Result<Added, MlsError> {
+    let record = check_leaf(backend, suite, package.leaf_node())?;
+    check_key(suite, package.hpke_init_key().as_slice())?;
+    Ok(Added { record, expires: expiry(package)? })
 }
 
 /// The signed end of a key package's life.
@@ -129,6 +165,8 @@ pub(super) fn expiry(package: &KeyPackage) -> Result<UnixMillis, MlsError> {
 pub(super) struct Before<'a> {
     /// Primitives.
     pub(super) backend: Backend,
+    /// The group's suite.
+    pub(super) suite: Suite,
     /// Verified records by leaf.
     pub(super) records: &'a BTreeMap<u32, DeviceRecord>,
     /// The group's data.
@@ -206,11 +244,8 @@ impl Before<'_> {
     pub(super) fn judge_proposal(&self, proposal: &QueuedProposal) -> Result<(), MlsError> {
         match proposal.proposal() {
             Proposal::Add(add) => {
-                self.may_change(
-                    proposal,
-                    check_leaf(self.backend, add.key_package().leaf_node())?.account,
-                )?;
-                expiry(add.key_package()).map(drop)
+                let added = check_package(self.backend, self.suite, add.key_package())?;
+                self.may_change(proposal, added.record.account)
             }
             Proposal::Remove(remove) => {
                 self.may_change(proposal, self.record(remove.removed())?.account)
@@ -248,10 +283,9 @@ impl Before<'_> {
     ) -> Result<(), MlsError> {
         match proposal.proposal() {
             Proposal::Add(add) => {
-                let package = add.key_package();
-                let record = check_leaf(self.backend, package.leaf_node())?;
-                self.may_change(proposal, record.account)?;
-                verdict.added.push(Added { record, expires: expiry(package)? });
+                let added = check_package(self.backend, self.suite, add.key_package())?;
+                self.may_change(proposal, added.record.account)?;
+                verdict.added.push(added);
             }
             Proposal::Remove(remove) => {
                 self.may_change(proposal, self.record(remove.removed())?.account)?;
@@ -283,7 +317,7 @@ impl Before<'_> {
 
     /// The record of a leaf that replaces one of the same device: the same record, or a later one.
     fn successor(&self, old: &DeviceRecord, new: &LeafNode) -> Result<DeviceRecord, MlsError> {
-        let new = check_leaf(self.backend, new)?;
+        let new = check_leaf(self.backend, self.suite, new)?;
         let same = (new.account, new.device) == (old.account, old.device);
         if same && (new == *old || new.sequence > old.sequence) {
             Ok(new)

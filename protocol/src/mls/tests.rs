@@ -7,4 +7,5 @@ mod keys;
 mod life;
 mod random;
 mod same;
+mod unusable;
 mod world;

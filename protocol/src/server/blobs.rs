@@ -6,7 +6,7 @@ use super::Server;
 use super::connection::Call;
 use super::stored::Step;
 use crate::error::ErrorCode;
-use crate::id::Digest;
+use crate::id::{Digest, Sender};
 use crate::limits;
 use crate::server::op::StoreOp;
 
@@ -14,6 +14,7 @@ impl Server {
     pub(super) fn blob_put(
         &mut self,
         call: Call,
+        sender: Sender,
         hash: Digest,
         total: u64,
         offset: u64,
@@ -28,7 +29,7 @@ impl Server {
         }
         let most = limits::BLOB_BYTES;
         let expires = self.now.wall.plus(self.config.retention);
-        let op = StoreOp::PutBlob { hash, total, offset, chunk, most, expires };
+        let op = StoreOp::PutBlob { sender, hash, total, offset, chunk, most, expires };
         self.store(Step::BlobPut(call), op);
     }
 }

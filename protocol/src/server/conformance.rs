@@ -85,6 +85,7 @@ macro_rules! server_store_conformance {
             one_welcome_reaches_many_inboxes
             blobs_come_in_chunks
             wrong_blobs_are_dropped
+            uploads_are_ones_own
             blobs_end
             large_blobs_come_back_whole
             operations_see_those_before_them

@@ -15,10 +15,10 @@ use crate::server::audit::AuditKind;
 use crate::wire::frame::Decoder;
 use crate::wire::message::{Body, Frame, Push, Username};
 
-/// Longest frame in bytes from somebody who has not logged in: the largest such call is a registration.
+/// Longest frame in bytes from somebody without a session: the largest such call registers a device.
 const STRANGER_BYTES: usize = 4 * 1024;
 
-/// Calls that somebody who has not logged in may have in flight.
+/// Calls that somebody without a session may have in flight.
 const STRANGER_CALLS: usize = 16;
 
 /// Time between the last byte handed to the transport and an orderly close.
@@ -91,6 +91,8 @@ pub(super) struct Link {
     pub(super) waiting: bool,
     /// The other side finished sending.
     finished: bool,
+    /// Bytes in the decoder when they were last counted.
+    pub(super) gathered: usize,
     /// Calls in flight and the bytes each may hold here.
     pub(super) calls: BTreeMap<u32, usize>,
     pub(super) held: usize,
@@ -113,6 +115,7 @@ impl Link {
             stalled: false,
             waiting: false,
             finished: false,
+            gathered: 0,
             calls: BTreeMap::new(),
             held: 0,
             out: Vec::new(),
@@ -125,6 +128,17 @@ impl Link {
     #[cfg(test)]
     pub(super) fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    /// Counts what waits in the decoder.
+    pub(super) fn count_gathered(&mut self) {
+        self.gathered = self.decoder.held();
+    }
+
+    /// Drops what waits in the decoder: the connection is over.
+    pub(super) fn drop_gathered(&mut self) {
+        self.decoder = Decoder::new();
+        self.gathered = 0;
     }
 
     /// Bytes held by calls in flight, and waiting for credit.
@@ -239,10 +253,10 @@ impl Server {
                 return;
             }
             let conn = link.conn;
-            // Nothing that is allowed before a login needs more.
+            // Nothing that is allowed before a session is proven needs more.
             let (calls, bytes) = match connection.auth {
-                Auth::None => (STRANGER_CALLS, STRANGER_BYTES),
-                Auth::Login(_) | Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
+                Auth::None | Auth::Login(_) => (STRANGER_CALLS, STRANGER_BYTES),
+                Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
             };
             let (in_flight, load) = (connection.in_flight, link.load());
             // What is small goes on beside what is large.
@@ -257,6 +271,7 @@ impl Server {
                 if !full && !core::mem::replace(&mut link.waiting, true) {
                     self.stalled.push_back(id);
                 }
+                self.count_gathered(conn, id);
                 return;
             }
             link.stalled = false;
@@ -264,6 +279,12 @@ impl Server {
             match link.decoder.next(&mut input) {
                 Ok(Some(frame)) => self.frame(conn, id, frame),
                 Ok(None) => {
+                    let may_read = self.count_gathered(conn, id);
+                    let Some(link) = self.links.get_mut(&id) else { return };
+                    link.stalled = !may_read && !link.finished;
+                    if link.stalled {
+                        return;
+                    }
                     if !link.finished && !link.reading {
                         link.reading = true;
                         self.out.push_back(Output::Read(id));
@@ -435,7 +456,9 @@ impl Server {
             self.unwatch(*channel, conn);
         }
         for link in &connection.links {
-            self.links.remove(link);
+            if let Some(link) = self.links.remove(link) {
+                self.gathered -= link.gathered;
+            }
         }
         for call in self.polls_of(conn) {
             self.end_poll(call);
@@ -444,6 +467,7 @@ impl Server {
 
     fn drop_link(&mut self, id: LinkId) {
         let Some(link) = self.links.remove(&id) else { return };
+        self.gathered -= link.gathered;
         for call in link.calls.keys() {
             self.end_poll(Call { conn: link.conn, link: id, id: *call });
         }

@@ -155,7 +155,7 @@ impl Server {
             }
             Request::GroupInfoFetch { channel } => self.group_info_fetch(call, sender, channel),
             Request::BlobPut { hash, total, offset, chunk } => {
-                self.blob_put(call, hash, total, offset, chunk);
+                self.blob_put(call, sender, hash, total, offset, chunk);
             }
             Request::BlobGet { hash, offset } => {
                 let most = limits::BLOB_CHUNK as u64;

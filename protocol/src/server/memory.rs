@@ -32,6 +32,7 @@ pub struct MemoryStore {
     memberships: BTreeSet<(Sender, ChannelId)>,
     submissions: BTreeMap<Sender, log::Submissions>,
     blobs: BTreeMap<Digest, blobs::Blob>,
+    uploads: BTreeMap<(Digest, Sender), blobs::Upload>,
 }
 
 /// Why an operation was refused.
@@ -105,8 +106,9 @@ impl MemoryStore {
                 self.fetch(*channel, *reader, &span, *at)
             }
             Op::Ack { channel, reader, seq } => self.ack(*channel, *reader, *seq),
-            Op::PutBlob { hash, total, offset, chunk, most, expires } => {
-                self.put_blob(*hash, *total, *offset, chunk, *most, *expires)
+            Op::PutBlob { sender, hash, total, offset, chunk, most, expires } => {
+                let upload = (*hash, *sender);
+                self.put_blob(upload, *total, *offset, chunk, *most, *expires)
             }
             Op::GetBlob { hash, offset, most, at } => self.get_blob(*hash, *offset, *most, *at),
             Op::Sweep { at, most } => Ok(StoreReply::Swept(self.sweep(*at, *most))),

@@ -15,6 +15,7 @@ mod commits;
 pub mod conformance;
 mod connection;
 mod devices;
+mod gathered;
 mod groups;
 mod inbound;
 pub mod job;
@@ -71,6 +72,8 @@ pub struct Config {
     pub suites: Vec<Suite>,
     /// Connections held at once.
     pub connections: usize,
+    /// Bytes of frames not yet complete, over all connections: above, the connection that has most is closed.
+    pub gathered_bytes: usize,
     /// Life of log entries.
     pub retention: Duration,
     /// Life of an access token.
@@ -93,6 +96,7 @@ impl Config {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             suites: Suite::ALL.to_vec(),
             connections: limits::CONNECTIONS,
+            gathered_bytes: limits::GATHERED_BYTES,
             retention: limits::ENTRY_TIME,
             access_token_time: limits::ACCESS_TOKEN_TIME,
             refresh_token_time: limits::REFRESH_TOKEN_TIME,
@@ -136,6 +140,8 @@ pub struct Server {
     floored: BTreeMap<Call, Body>,
     polls: BTreeMap<Call, Poll>,
     watches: BTreeMap<ChannelId, Watch>,
+    /// Bytes of frames not yet complete, over all links.
+    gathered: usize,
     /// Bytes held in all [`Watch`]es together.
     recent_bytes: usize,
     groups: Groups,
@@ -178,6 +184,7 @@ impl Server {
             floored: BTreeMap::new(),
             polls: BTreeMap::new(),
             watches: BTreeMap::new(),
+            gathered: 0,
             recent_bytes: 0,
             groups: Groups::default(),
             draining: false,

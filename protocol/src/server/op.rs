@@ -127,11 +127,21 @@ pub enum StoreOp {
     /// one), `CursorInvalid` (seq > the reader's head).
     Ack { channel: ChannelId, reader: Sender, seq: u64 },
 
-    /// Appends a chunk at `offset`, which must be what the store has; else only tells, and so does an empty chunk.
-    /// Of an upload with another `total` the store has nothing, and its first chunk takes the other's place. A
-    /// whole blob is only told, and kept until the later `expires`. The last chunk checks the hash. → `BlobPut`, or
-    /// `BlobTooLarge` (total above `most`), `BlobMismatch` (also beyond `total`; what was received is dropped).
-    PutBlob { hash: Digest, total: u64, offset: u64, chunk: Bytes, most: u64, expires: UnixMillis },
+    /// Appends a chunk to the sender's own upload of that hash, at `offset`, which must be what the store has of it;
+    /// else only tells, and so does an empty chunk. What others upload under the same hash is theirs: nobody can
+    /// spoil it. Of an upload with another `total` the store has nothing, and its first chunk takes the other's
+    /// place. A whole blob is everyone's: it is only told, and kept until the later `expires`. The last chunk checks
+    /// the hash, and ends all uploads of it. → `BlobPut`, or `BlobTooLarge` (total above `most`), `BlobMismatch`
+    /// (also beyond `total`; what was received is dropped).
+    PutBlob {
+        sender: Sender,
+        hash: Digest,
+        total: u64,
+        offset: u64,
+        chunk: Bytes,
+        most: u64,
+        expires: UnixMillis,
+    },
     /// → `Blob` of a complete, unexpired blob, or `BlobUnknown`, `CursorInvalid` (offset > total).
     GetBlob { hash: Digest, offset: u64, most: u64, at: UnixMillis },
 

@@ -3,6 +3,7 @@ mod device;
 mod directory;
 mod harness;
 mod links;
+mod partial;
 mod pushes;
 mod sessions;
 mod storm;

@@ -25,7 +25,10 @@ impl Server {
         let digest = Digest::of(&[&tree]);
         let total = tree.len() as u64;
         let Some(slot) = self.groups.slot(channel) else { return };
-        if let Some(Work { kind: WorkKind::GroupInfo(Some(reply)), .. }) = slot.queue.front_mut()
+        let Some(Work { sender, kind, .. }) = slot.queue.front_mut() else { return };
+        // As an upload of who asked: an unfinished one of its own under this hash can only harm itself.
+        let sender = *sender;
+        if let WorkKind::GroupInfo(Some(reply)) = kind
             && let Reply::GroupInfo { tree, tree_len, .. } = &mut **reply
         {
             *tree = digest;
@@ -41,6 +44,7 @@ impl Server {
             let start = index * limits::BLOB_CHUNK;
             let end = tree.len().min(start + limits::BLOB_CHUNK);
             let op = StoreOp::PutBlob {
+                sender,
                 hash: digest,
                 total,
                 offset: start as u64,

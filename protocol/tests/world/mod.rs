@@ -10,6 +10,7 @@
     reason = "a test's world"
 )]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
+#![allow(clippy::wrong_self_convention, reason = "`to_server` hands something to it")]
 
 pub mod talk;
 

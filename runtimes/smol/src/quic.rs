@@ -264,8 +264,12 @@ impl Carrier for Quic {
     }
 
     fn close(&self, code: CloseCode) {
-        let why: &[u8] = if code == CloseCode::SHUTDOWN { b"server shutdown" } else { b"" };
-        self.0.close(VarInt::from_u32(code.0), why);
+        let why = reason(code);
+        if code != CloseCode::SHUTDOWN && !why.is_empty() {
+            let remote = self.0.remote_address();
+            tracing::info!(%remote, code = code.0, why, "a connection is closed for what its peer did");
+        }
+        self.0.close(VarInt::from_u32(code.0), why.as_bytes());
     }
 }
 
@@ -325,6 +329,20 @@ impl WriteHalf for QuicWrite {
 
     fn reset(&mut self, code: CloseCode) {
         drop(self.0.reset(VarInt::from_u32(code.0)));
+    }
+}
+
+/// For people who look at the other end, and for our log.
+fn reason(code: CloseCode) -> &'static str {
+    match code {
+        CloseCode::VERSION => "unknown version of the protocol",
+        CloseCode::TOO_LARGE => "frame too large",
+        CloseCode::MALFORMED => "malformed frame",
+        CloseCode::UNEXPECTED => "unexpected frame",
+        CloseCode::TOO_SLOW => "too slow",
+        CloseCode::OVER_LIMIT => "over a limit",
+        CloseCode::SHUTDOWN => "server shutdown",
+        _ => "",
     }
 }
 

@@ -302,7 +302,7 @@ impl SqliteStore {
         Ok(no)
     }
 
-    fn number_sender(&mut self, sender: Sender) -> Result<i64, Stop> {
+    pub(super) fn number_sender(&mut self, sender: Sender) -> Result<i64, Stop> {
         if let Some(no) = self.sender(sender)? {
             return Ok(no);
         }

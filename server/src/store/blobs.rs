@@ -10,7 +10,7 @@ use rusqlite::params;
 use sha2::{Digest as _, Sha256};
 
 use super::row::{LAST, ordered, place, position};
-use super::{Answer, SqliteStore, Stop, one, run};
+use super::{Answer, SqliteStore, Stop, all, one, run};
 
 /// Uploads whose running hash is kept; of others the chunks are read again at the end.
 const HASHING: usize = 256;
@@ -23,6 +23,8 @@ pub(super) struct Hashing {
 
 /// A chunk that arrives.
 pub(super) struct Put<'a> {
+    /// Whose upload it belongs to; none for a blob that is kept whole.
+    pub(super) sender: Option<i64>,
     pub(super) hash: Digest,
     pub(super) total: u64,
     pub(super) offset: u64,
@@ -36,23 +38,17 @@ struct Blob {
     expires: i64,
 }
 
-impl Blob {
-    fn is_whole(&self) -> bool {
-        self.received == self.total
-    }
-}
-
 impl SqliteStore {
     pub(super) fn put_blob(&mut self, put: &Put<'_>, most: u64, expires: UnixMillis) -> Answer {
         if put.total > most {
             return Err(ErrorCode::BlobTooLarge.into());
         }
-        let blob = self.blob(put.hash)?;
+        if let Some(blob) = self.blob(put.hash, None)? {
+            self.keep_until(&blob, expires)?;
+            return Ok(StoreReply::BlobPut(blob.total));
+        }
+        let blob = self.blob(put.hash, put.sender)?;
         let received = match &blob {
-            Some(blob) if blob.is_whole() => {
-                self.keep_until(blob, expires)?;
-                return Ok(StoreReply::BlobPut(blob.total));
-            }
             Some(blob) if blob.total == put.total => blob.received,
             _ => 0,
         };
@@ -92,6 +88,9 @@ impl SqliteStore {
                 self.cache.hashing.clear();
             }
             self.cache.hashing.insert(no, hashing);
+        } else {
+            run(&self.db, "UPDATE blobs SET sender = NULL WHERE no = ?", [no])?;
+            self.end_uploads(put.hash)?;
         }
         Ok(StoreReply::BlobPut(now_received))
     }
@@ -103,7 +102,7 @@ impl SqliteStore {
         most: u64,
         at: UnixMillis,
     ) -> Answer {
-        let blob = self.blob(hash)?.filter(|blob| blob.is_whole() && blob.expires > ordered(at));
+        let blob = self.blob(hash, None)?.filter(|blob| blob.expires > ordered(at));
         let blob = blob.ok_or(ErrorCode::BlobUnknown)?;
         if offset > blob.total {
             return Err(ErrorCode::CursorInvalid.into());
@@ -122,24 +121,21 @@ impl SqliteStore {
         Ok(StoreReply::Blob { total: blob.total, chunk: out.into() })
     }
 
-    /// Keeps bytes as a whole blob at least until `expires`.
+    /// Keeps bytes as a whole blob at least until `expires`. Uploads of it end.
     pub(super) fn keep_blob(&mut self, bytes: &Bytes, expires: UnixMillis) -> Result<Digest, Stop> {
         let hash = Digest::of(&[bytes]);
-        match self.blob(hash)? {
-            Some(blob) if blob.is_whole() => {
-                self.keep_until(&blob, expires)?;
-                return Ok(hash);
-            }
-            Some(partial) => self.drop_blob(partial.no)?,
-            None => {}
+        if let Some(blob) = self.blob(hash, None)? {
+            self.keep_until(&blob, expires)?;
+            return Ok(hash);
         }
+        self.end_uploads(hash)?;
         let total = bytes.len() as u64;
         let mut no = None;
         let mut offset = 0;
         loop {
             let end = bytes.len().min(offset + BLOB_CHUNK);
             let chunk = bytes.slice(offset..end);
-            let put = Put { hash, total, offset: offset as u64, chunk: &chunk };
+            let put = Put { sender: None, hash, total, offset: offset as u64, chunk: &chunk };
             no = Some(self.write_blob(&put, no, end as u64, expires)?);
             offset = end;
             if offset == bytes.len() {
@@ -156,11 +152,22 @@ impl SqliteStore {
         Ok(())
     }
 
-    fn blob(&self, hash: Digest) -> Result<Option<Blob>, Stop> {
+    /// Nobody uploads any more what is there.
+    fn end_uploads(&mut self, hash: Digest) -> Result<(), Stop> {
+        let uploads = "SELECT no FROM blobs WHERE hash = ? AND sender IS NOT NULL";
+        let uploads: Vec<i64> = all(&self.db, uploads, [hash.0], |row| row.get(0))?;
+        for no in uploads {
+            self.drop_blob(no)?;
+        }
+        Ok(())
+    }
+
+    /// The upload of a sender, or the whole blob.
+    fn blob(&self, hash: Digest, sender: Option<i64>) -> Result<Option<Blob>, Stop> {
         Ok(one(
             &self.db,
-            "SELECT no, total, received, expires FROM blobs WHERE hash = ?",
-            [hash.0],
+            "SELECT no, total, received, expires FROM blobs WHERE hash = ? AND sender IS ?",
+            params![hash.0, sender],
             |row| {
                 Ok(Blob {
                     no: row.get(0)?,
@@ -197,8 +204,8 @@ impl SqliteStore {
             None => {
                 run(
                     &self.db,
-                    "INSERT INTO blobs (hash, total, received, expires) VALUES (?, ?, ?, ?)",
-                    params![put.hash.0, put.total, received, ordered(expires)],
+                    "INSERT INTO blobs (hash, sender, total, received, expires) VALUES (?, ?, ?, ?, ?)",
+                    params![put.hash.0, put.sender, put.total, received, ordered(expires)],
                 )?;
                 self.db.last_insert_rowid()
             }

@@ -159,8 +159,15 @@ impl SqliteStore {
                 self.fetch(*channel, *reader, &span, *at)
             }
             Op::Ack { channel, reader, seq } => self.ack(*channel, *reader, *seq),
-            Op::PutBlob { hash, total, offset, chunk, most, expires } => {
-                let put = blobs::Put { hash: *hash, total: *total, offset: *offset, chunk };
+            Op::PutBlob { sender, hash, total, offset, chunk, most, expires } => {
+                let sender = self.number_sender(*sender)?;
+                let put = blobs::Put {
+                    sender: Some(sender),
+                    hash: *hash,
+                    total: *total,
+                    offset: *offset,
+                    chunk,
+                };
                 self.put_blob(&put, *most, *expires)
             }
             Op::GetBlob { hash, offset, most, at } => self.get_blob(*hash, *offset, *most, *at),

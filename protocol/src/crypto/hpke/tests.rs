@@ -142,19 +142,66 @@ fn a_message_that_does_not_open_moves_no_counter() {
 fn keys_that_nobody_can_encrypt_to_are_found_early() {
     for kem in KEMS {
         let (_, public) = derive_keypair(portable(), kem, b"recipient");
-        check_public_key(portable(), kem, &public).unwrap();
-        assert!(check_public_key(portable(), kem, &public[1..]).is_err());
-        assert!(check_public_key(portable(), kem, &[]).is_err());
+        check_public_key(kem, &public).unwrap();
+        assert!(check_public_key(kem, &public[1..]).is_err());
+        assert!(check_public_key(kem, &[]).is_err());
+        assert!(check_public_key(kem, &[public.as_slice(), &[0]].concat()).is_err());
     }
-    // RFC 7748 §6.1: zero and one are of small order.
-    let mut one = [0; 32];
-    one[0] = 1;
-    assert!(check_public_key(portable(), Kem::X25519, &[0; 32]).is_err());
-    assert!(check_public_key(portable(), Kem::X25519, &one).is_err());
-    // FIPS 203 §7.2: coefficients of 4095 are out of range.
-    let (_, mut public) = derive_keypair(portable(), Kem::XWing, b"recipient");
-    public[..3].fill(0xff);
-    assert!(check_public_key(portable(), Kem::XWing, &public).is_err());
+}
+
+/// The list names exactly the keys that the primitive refuses.
+#[test]
+fn keys_of_small_order_are_those_that_x25519_refuses() {
+    let refused = |key: &[u8; 32]| {
+        let found = check_public_key(Kem::X25519, key).is_err();
+        assert_eq!(found, portable().x25519(&[0x42; 32], key).is_err(), "{key:02x?}");
+        found
+    };
+    for key in SMALL_ORDER {
+        for high in [0, 0x80] {
+            let mut key = key;
+            key[31] |= high;
+            assert!(refused(&key));
+        }
+        for bit in 0..255 {
+            let mut near = key;
+            near[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(refused(&near), SMALL_ORDER.contains(&near));
+        }
+    }
+    for lowest in 0..=0xff {
+        assert_eq!(refused(&near_p(lowest)), (0xec..=0xee).contains(&lowest));
+        let mut small = [0; 32];
+        small[0] = lowest;
+        assert_eq!(refused(&small), lowest < 2);
+    }
+}
+
+/// FIPS 203 §7.2: the first coefficient that is refused is q, wherever it stands.
+#[test]
+fn malformed_keys_are_those_that_mlkem_refuses() {
+    let (_, public) = derive_keypair(portable(), Kem::XWing, b"recipient");
+    for place in [0, 1, 2, 3, 254, 255, 256, 511, 512, 766, 767] {
+        for value in [0, 3328, 3329, 3330, 4095_u16] {
+            let mut key = public.clone();
+            let at = place / 2 * 3;
+            let [low, high] = value.to_le_bytes();
+            if place % 2 == 0 {
+                (key[at], key[at + 1]) = (low, key[at + 1] & 0xF0 | high);
+            } else {
+                (key[at + 1], key[at + 2]) = (key[at + 1] & 0x0F | low << 4, high << 4 | low >> 4);
+            }
+            let refused = check_public_key(Kem::XWing, &key).is_err();
+            assert_eq!(refused, value >= 3329, "{value} at {place}");
+            let random = [0; xwing::RANDOMNESS_LEN];
+            assert_eq!(refused, xwing::encapsulate(portable(), &key, &random).is_err());
+        }
+    }
+    // Any X25519 half will do.
+    let mut key = public.clone();
+    key[1184..].fill(0);
+    check_public_key(Kem::XWing, &key).unwrap();
+    xwing::encapsulate(portable(), &key, &[0; xwing::RANDOMNESS_LEN]).unwrap();
 }
 
 #[test]

@@ -2,10 +2,9 @@
 //! allocated, every length is checked against what is there.
 
 use crate::crypto::Backend;
-use crate::crypto::hpke::Kem;
 use crate::id::GroupId;
 use crate::mls::MlsError;
-use crate::mls::rules::invalid;
+use crate::mls::rules::{check_key, invalid};
 use crate::mls::suite::Suite;
 use crate::wire::message::EntryKind;
 
@@ -20,14 +19,14 @@ const EXTERNAL_PUB: u16 = 4;
 const TAG_LEN: usize = 32;
 
 /// Takes fields of the TLS presentation language off the front of a slice.
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(in crate::mls) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::mls) fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(in crate::mls) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(head)
@@ -39,11 +38,11 @@ impl<'a> Reader<'a> {
         Some(*head)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(in crate::mls) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(in crate::mls) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
@@ -56,7 +55,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A vector with its length in front, in the shortest form (RFC 9420 §2.1.2).
-    pub(super) fn vector(&mut self) -> Option<&'a [u8]> {
+    pub(in crate::mls) fn vector(&mut self) -> Option<&'a [u8]> {
         let first = *self.0.first()?;
         let length = match first >> 6 {
             0 => usize::from(self.u8()?),
@@ -72,8 +71,13 @@ impl<'a> Reader<'a> {
         if first >> 6 == shortest { self.take(length) } else { None }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(in crate::mls) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// What is still to be read.
+    pub(in crate::mls) fn rest(&self) -> &'a [u8] {
+        self.0
     }
 }
 
@@ -83,7 +87,8 @@ pub(super) fn peek(payload: &[u8]) -> Result<Peeked, MlsError> {
     read_framing(&mut reader).ok_or_else(|| invalid("not a PublicMessage or PrivateMessage"))
 }
 
-fn read_framing(reader: &mut Reader<'_>) -> Option<Peeked> {
+/// To behind the content type.
+pub(in crate::mls) fn read_framing(reader: &mut Reader<'_>) -> Option<Peeked> {
     let (version, format) = (reader.u16()?, reader.u16()?);
     let group = GroupId::from_slice(reader.vector()?);
     let epoch = reader.u64()?;
@@ -145,7 +150,7 @@ pub(super) fn check_group_info(
     if reader.u16() != Some(MLS10) || reader.u16() != Some(GROUP_INFO) {
         return Err(invalid("not a GroupInfo"));
     }
-    let signed = reader.0;
+    let signed = reader.rest();
     if reader.take(expected.context.len()) != Some(expected.context) {
         return Err(invalid("GroupInfo of another state of the group"));
     }
@@ -181,7 +186,7 @@ struct Info<'a> {
 
 fn read_group_info<'a>(reader: &mut Reader<'a>) -> Option<Info<'a>> {
     let (extensions, tag, signer) = (reader.vector()?, reader.vector()?, reader.u32()?);
-    let tail = reader.0.len();
+    let tail = reader.rest().len();
     let signature = reader.vector()?;
     reader.is_empty().then_some(Info { extensions, tag, signer, signature, tail })
 }
@@ -190,13 +195,9 @@ fn external_pub_only(extensions: &[u8], suite: Suite) -> bool {
     let mut reader = Reader::new(extensions);
     let (kind, content) = (reader.u16(), reader.vector());
     let mut key = Reader::new(content.unwrap_or_default());
-    let kem = match suite {
-        Suite::Classical => Kem::X25519,
-        Suite::Hybrid => Kem::XWing,
-    };
     kind == Some(EXTERNAL_PUB)
         && reader.is_empty()
-        && key.vector().is_some_and(|key| key.len() == kem.public_len())
+        && key.vector().is_some_and(|key| check_key(suite, key).is_ok())
         && key.is_empty()
 }
 

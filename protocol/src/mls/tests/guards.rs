@@ -22,7 +22,7 @@ use crate::mls::suite::Suite;
 use crate::mls::{MlsError, key_package, rules, signer};
 
 /// A commit that our own code would not make.
-fn forge(
+pub(super) fn forge(
     device: &mut Device,
     build: impl FnOnce(CommitBuilder<'_, Initial>) -> CommitBuilder<'_, Initial>,
 ) -> Bundle {
@@ -46,7 +46,12 @@ fn forge(
 }
 
 /// Server and members refuse it, and go on as before.
-fn refused(world: &mut World, devices: &mut [Device], by: usize, bundle: &Bundle) -> MlsError {
+pub(super) fn refused(
+    world: &mut World,
+    devices: &mut [Device],
+    by: usize,
+    bundle: &Bundle,
+) -> MlsError {
     let by_server = world.accept_error(&devices[by], bundle);
     for (index, device) in devices.iter_mut().enumerate() {
         if index != by {

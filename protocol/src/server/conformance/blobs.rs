@@ -3,15 +3,20 @@
 use bytes::Bytes;
 
 use super::Backend;
-use super::bed::{Bed, LIFE, NOW, digest, later};
+use super::bed::{Bed, LIFE, NOW, digest, later, sender};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::Digest;
+use crate::id::{Digest, Sender};
 use crate::limits::{BLOB_BYTES, BLOB_CHUNK};
 use crate::server::op::{StoreOp, StoreReply};
 
 fn put(hash: Digest, total: usize, offset: usize, chunk: &[u8]) -> StoreOp {
+    put_by(sender(1, 1), hash, total, offset, chunk)
+}
+
+fn put_by(sender: Sender, hash: Digest, total: usize, offset: usize, chunk: &[u8]) -> StoreOp {
     StoreOp::PutBlob {
+        sender,
         hash,
         total: total as u64,
         offset: offset as u64,
@@ -88,12 +93,46 @@ pub fn wrong_blobs_are_dropped(store: &mut dyn Backend) {
     assert_eq!(bed.run(put(hash, 20, 0, &content)), received(20));
     assert_eq!(bed.run(put(hash, 30, 20, &[])), received(20));
 
-    let StoreOp::PutBlob { hash, total, offset, chunk, expires, .. } = put(digest(3), 11, 0, &[1])
+    let StoreOp::PutBlob { sender, hash, total, offset, chunk, expires, .. } =
+        put(digest(3), 11, 0, &[1])
     else {
         panic!("an operation that puts a blob");
     };
-    let large = StoreOp::PutBlob { hash, total, offset, chunk, most: 10, expires };
+    let large = StoreOp::PutBlob { sender, hash, total, offset, chunk, most: 10, expires };
     bed.refused(large, ErrorCode::BlobTooLarge);
+}
+
+/// Who knows a hash cannot get in the way of those who have the content.
+pub fn uploads_are_ones_own(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let (one, two, stranger) = (sender(1, 1), sender(1, 2), sender(9, 9));
+    let content: Vec<u8> = (0..60).collect();
+    let hash = Digest::of(&[&content]);
+    let chunk =
+        |by, from: usize, to: usize| put_by(by, hash, content.len(), from, &content[from..to]);
+    let told = |by| put_by(by, hash, content.len(), 0, &[]);
+    assert_eq!(bed.run(put_by(stranger, hash, 60, 0, &[9; 20])), received(20));
+    assert_eq!(bed.run(told(one)), received(0));
+    assert_eq!(bed.run(chunk(one, 0, 20)), received(20));
+    assert_eq!(bed.run(chunk(two, 0, 10)), received(10));
+    // Rubbish, another length, and more than the length: each ends the stranger's own upload only.
+    bed.refused(put_by(stranger, hash, 60, 20, &[9; 40]), ErrorCode::BlobMismatch);
+    assert_eq!(bed.run(put_by(stranger, hash, 61, 0, &[9; 20])), received(20));
+    bed.refused(put_by(stranger, hash, 61, 20, &[9; 42]), ErrorCode::BlobMismatch);
+    assert_eq!(bed.run(put_by(stranger, hash, 60, 0, &[9; 30])), received(30));
+    bed.0.reopen();
+    assert_eq!(bed.run(chunk(one, 20, 40)), received(40));
+    assert_eq!(bed.run(told(two)), received(10));
+    bed.refused(get(hash, 0, 10, NOW), ErrorCode::BlobUnknown);
+    assert_eq!(bed.run(chunk(one, 40, 60)), received(60));
+    // It is everyone's now, and nobody's upload of it goes on.
+    for by in [one, two, stranger] {
+        assert_eq!(bed.run(told(by)), received(60));
+    }
+    let end = StoreReply::Blob { total: 60, chunk: Bytes::copy_from_slice(&content[50..]) };
+    assert_eq!(bed.run(get(hash, 50, 99, NOW)), end);
+    assert_eq!(bed.run(StoreOp::Sweep { at: later(LIFE), most: 9 }), StoreReply::Swept(1));
+    assert_eq!(bed.run(told(two)), received(0));
 }
 
 /// A blob ends, and whoever puts it again keeps it longer.
@@ -102,6 +141,7 @@ pub fn blobs_end(store: &mut dyn Backend) {
     let content = b"a blob";
     let hash = Digest::of(&[content]);
     let put = |life| StoreOp::PutBlob {
+        sender: sender(1, 1),
         hash,
         total: 6,
         offset: 0,
@@ -132,6 +172,7 @@ pub fn large_blobs_come_back_whole(store: &mut dyn Backend) {
     while offset < total {
         let end = total.min(offset + BLOB_CHUNK);
         let op = StoreOp::PutBlob {
+            sender: sender(1, 1),
             hash,
             total: BLOB_BYTES,
             offset: offset as u64,

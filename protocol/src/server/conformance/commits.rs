@@ -220,6 +220,23 @@ pub fn members_who_return_begin_anew(store: &mut dyn Backend) {
     assert_eq!(bed.info(group, one).members, 2);
     bed.done(ack(group, one, 7));
     assert_eq!(bed.seqs(fetch(group, one, 0)), (vec![7], 7, 7));
+    // By another member, with a welcome, because its leaf key is lost; and twice, for it may happen again.
+    for (n, seq) in [(7, 8), (8, 10)] {
+        let epoch = n - 3;
+        let swap = Commit {
+            welcome: Some(welcome(30)),
+            adds: vec![member(two)],
+            removes: vec![two],
+            ..commit(group, one, epoch.into(), n)
+        };
+        assert_eq!(bed.commit(swap).0, seq);
+        bed.append(append(group, two, u64::from(epoch) + 1, 100 + n));
+        bed.0.reopen();
+        assert_eq!(bed.seqs(fetch(group, two, 0)), (vec![seq + 1], seq + 1, seq + 1));
+        assert_eq!(bed.info(group, two).cursor, seq);
+    }
+    assert_eq!(bed.seqs(fetch(ChannelId::inbox(two), two, 0)).1, 2);
+    assert_eq!(bed.info(group, one).members, 2);
 }
 
 /// Each inbox has its welcome until its own device has read it.

@@ -41,6 +41,7 @@ fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
     bed.claim(1, Suite::Hybrid, NOW);
     for n in 1..=4 {
         bed.run(StoreOp::PutBlob {
+            sender: one,
             hash: if n == 4 { digest(1) } else { Digest::of(&[&[n; 10]]) },
             total: 10,
             offset: 0,

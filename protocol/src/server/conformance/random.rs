@@ -385,7 +385,7 @@ impl Decoder<'_> {
         // Chunks of a third, so that uploads often fit together; at times with a wrong byte or length.
         let third = content.len().div_ceil(3);
         let start = usize::from(self.below(3)) * third;
-        let end = content.len().min(start + if self.flag() { third } else { 2 * third });
+        let end = content.len().min(start + third * (1 + usize::from(self.below(3))));
         let mut chunk = content.get(start..end).unwrap_or_default().to_vec();
         if self.below(16) == 0
             && let Some(byte) = chunk.first_mut()
@@ -393,6 +393,7 @@ impl Decoder<'_> {
             *byte ^= 1;
         }
         StoreOp::PutBlob {
+            sender: sender(1, if self.below(4) == 0 { 2 } else { 1 }),
             hash,
             total: if self.below(16) == 0 { total + 1 } else { total },
             offset: start as u64,

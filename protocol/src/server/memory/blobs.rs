@@ -7,27 +7,29 @@ use bytes::Bytes;
 use super::{Answer, MemoryStore};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::Digest;
+use crate::id::{AccountId, DeviceId, Digest, Sender};
 use crate::server::op::StoreReply;
 
+/// A whole blob.
 #[derive(Clone)]
 pub(super) struct Blob {
-    total: u64,
-    content: Content,
+    bytes: Bytes,
     pub(super) expires: UnixMillis,
 }
 
+/// What a device has sent of a blob so far.
 #[derive(Clone)]
-enum Content {
-    /// What was received so far; shared with snapshots of the store.
-    Partial(Arc<Vec<u8>>),
-    Whole(Bytes),
+pub(super) struct Upload {
+    total: u64,
+    /// Shared with snapshots of the store.
+    bytes: Arc<Vec<u8>>,
+    pub(super) expires: UnixMillis,
 }
 
 impl MemoryStore {
     pub(super) fn put_blob(
         &mut self,
-        hash: Digest,
+        upload: (Digest, Sender),
         total: u64,
         offset: u64,
         chunk: &Bytes,
@@ -37,64 +39,58 @@ impl MemoryStore {
         if total > most {
             return Err(ErrorCode::BlobTooLarge.into());
         }
-        let received = match self.blobs.get_mut(&hash) {
-            Some(blob) => match &blob.content {
-                Content::Whole(bytes) => {
-                    blob.expires = blob.expires.max(expires);
-                    return Ok(StoreReply::BlobPut(bytes.len() as u64));
-                }
-                Content::Partial(bytes) if blob.total == total => bytes.len() as u64,
-                Content::Partial(_) => 0,
-            },
-            None => 0,
-        };
+        if let Some(blob) = self.blobs.get_mut(&upload.0) {
+            blob.expires = blob.expires.max(expires);
+            return Ok(StoreReply::BlobPut(blob.bytes.len() as u64));
+        }
+        let known = self.uploads.get(&upload).filter(|known| known.total == total);
+        let received = known.map_or(0, |known| known.bytes.len() as u64);
         if offset != received || (chunk.is_empty() && received < total) {
             return Ok(StoreReply::BlobPut(received));
         }
+        let known = self.uploads.remove(&upload).filter(|known| known.total == total);
         let received = received.saturating_add(chunk.len() as u64);
         if received > total {
-            self.blobs.remove(&hash);
             return Err(ErrorCode::BlobMismatch.into());
         }
-        let mut bytes = match self.blobs.remove(&hash) {
-            Some(Blob { total: same, content: Content::Partial(bytes), .. }) if same == total => {
-                Arc::unwrap_or_clone(bytes)
-            }
-            _ => Vec::new(),
-        };
+        let mut bytes = known.map_or_else(Vec::new, |known| Arc::unwrap_or_clone(known.bytes));
         bytes.extend_from_slice(chunk);
-        let content = if received < total {
-            Content::Partial(Arc::new(bytes))
-        } else if Digest::of(&[&bytes]) == hash {
-            Content::Whole(bytes.into())
+        if received < total {
+            let bytes = Arc::new(bytes);
+            self.uploads.insert(upload, Upload { total, bytes, expires });
+        } else if Digest::of(&[&bytes]) == upload.0 {
+            self.keep_blob(&bytes.into(), expires);
         } else {
             return Err(ErrorCode::BlobMismatch.into());
-        };
-        self.blobs.insert(hash, Blob { total, content, expires });
+        }
         Ok(StoreReply::BlobPut(received))
     }
 
     pub(super) fn get_blob(&self, hash: Digest, offset: u64, most: u64, at: UnixMillis) -> Answer {
         let blob = self.blobs.get(&hash).filter(|blob| blob.expires > at);
-        let Some(Blob { total, content: Content::Whole(bytes), .. }) = blob else {
-            return Err(ErrorCode::BlobUnknown.into());
-        };
-        if offset > *total {
+        let Blob { bytes, .. } = blob.ok_or(ErrorCode::BlobUnknown)?;
+        let total = bytes.len() as u64;
+        if offset > total {
             return Err(ErrorCode::CursorInvalid.into());
         }
         // Both lie within the bytes' length, which is a `usize`.
         let start = usize::try_from(offset).unwrap_or(bytes.len());
         let len = usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len() - start);
-        Ok(StoreReply::Blob { total: *total, chunk: bytes.slice(start..start + len) })
+        Ok(StoreReply::Blob { total, chunk: bytes.slice(start..start + len) })
     }
 
-    /// Keeps bytes as a whole blob at least until `expires`.
+    /// Keeps bytes as a whole blob at least until `expires`. Uploads of it end.
     pub(super) fn keep_blob(&mut self, bytes: &Bytes, expires: UnixMillis) -> Digest {
         let hash = Digest::of(&[bytes]);
-        let known = self.blobs.get(&hash).filter(|b| matches!(b.content, Content::Whole(_)));
+        let known = self.blobs.get(&hash);
         let expires = known.map_or(expires, |blob| blob.expires.max(expires));
-        let total = bytes.len() as u64;
-        self.blobs.insert(hash, Blob { total, content: Content::Whole(bytes.clone()), expires });
+        self.blobs.insert(hash, Blob { bytes: bytes.clone(), expires });
+        let by = |byte| Sender { account: AccountId([byte; 32]), device: DeviceId([byte; 16]) };
+        let all = (hash, by(0))..=(hash, by(0xFF));
+        let ended: Vec<_> = self.uploads.range(all).map(|(&upload, _)| upload).collect();
+        for upload in ended {
+            self.uploads.remove(&upload);
+        }
         hash
     }
 }

@@ -66,6 +66,7 @@ impl MemoryStore {
 
         let mut budget = Budget::new(most);
         budget.retain(&mut self.blobs, |blob| blob.expires <= at);
+        budget.retain(&mut self.uploads, |upload| upload.expires <= at);
         swept += budget.swept;
 
         let mut budget = Budget::new(most);

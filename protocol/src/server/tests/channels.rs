@@ -1,8 +1,10 @@
 use super::device::*;
 use super::harness::*;
 use crate::delivery::{chain, proof::proof_statement};
+use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
+use crate::limits;
 use crate::mls::group::{Plan, Received};
 use crate::server::audit::AuditKind;
 use crate::wire::message::{
@@ -54,6 +56,30 @@ fn a_group_is_founded_grows_and_talks() {
     assert_eq!(reply.seq, 3);
     let entry = alice.read(&mut world, CHANNEL, 2).remove(0);
     assert!(matches!(alice.receive(&world, &entry.payload), Received::Application { .. }));
+}
+
+/// A key package ends by the server's clock at the moment of the commit, whatever the committer's said.
+#[test]
+fn a_commit_that_adds_by_an_expired_key_package_is_refused() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let mut bob = Device::new(&mut world, "bob");
+    bob.upload(&mut world, 1);
+    alice.found(&mut world, CHANNEL);
+    let adds = alice.claim(&mut world, bob.id()).into_iter().map(Vec::from).collect();
+    let request = alice.commit_request(&world, CHANNEL, &Plan { adds, ..Plan::default() });
+    let end = START.plus(limits::KEY_PACKAGE_TIME);
+    for wall in [end, end.plus(limits::ENTRY_TIME)] {
+        world.now.wall = wall;
+        assert_eq!(world.fails(alice.link, request.clone()), ErrorCode::KeyPackageInvalid);
+    }
+    let audited = world.audit.last().unwrap();
+    assert_eq!(audited.error, Some(ErrorCode::KeyPackageInvalid));
+    // Nothing has changed: in its last moment the same commit is accepted.
+    world.now.wall = UnixMillis(end.0 - 1);
+    assert_eq!(accepted(world.call(alice.link, request)).seq, 1);
+    alice.merge(&world);
+    bob.join(&mut world);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use super::world::*;
 use crate::crypto::portable;
-use crate::mls::public::outside::{Reader, sign_content};
+use crate::mls::path::skip_leaf;
+use crate::mls::public::outside::{Reader, read_framing, sign_content};
 use crate::mls::suite::Suite;
 use tls_codec::Serialize as _;
 
@@ -101,6 +102,95 @@ fn proposals_that_no_commit_may_have() {
     }
     let unknown = with_proposals(&alice, &sent.commit, &[vec![2, 1, 0]]);
     server.refuses(&alice, &Sent { commit: unknown, ..sent.clone() }, "");
+}
+
+/// A vector with its length in front (RFC 9420 §2.1.2).
+fn vector(content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).unwrap();
+    let length = match length {
+        0..0x40 => vec![u8::try_from(length).unwrap()],
+        0x40..0x4000 => (0x4000 | u16::try_from(length).unwrap()).to_be_bytes().to_vec(),
+        _ => (0x8000_0000 | length).to_be_bytes().to_vec(),
+    };
+    [length.as_slice(), content].concat()
+}
+
+/// A node of a path: its key, and each ciphertext of its secret.
+type Node = (Vec<u8>, Vec<Vec<u8>>);
+
+/// The commit with another path.
+fn with_path(by: &Device, commit: &[u8], change: impl Fn(&mut Vec<Node>)) -> Vec<u8> {
+    let mut reader = Reader::new(commit);
+    read_framing(&mut reader).unwrap();
+    reader.vector().unwrap();
+    assert_eq!(reader.u8(), Some(1));
+    skip_leaf(&mut reader).unwrap();
+    let before = commit.len() - reader.rest().len();
+    let mut list = Reader::new(reader.vector().unwrap());
+    assert_eq!(reader.rest().len(), TAIL);
+    let mut nodes = Vec::new();
+    while !list.is_empty() {
+        let key = list.vector().unwrap().to_vec();
+        let mut sealed = Reader::new(list.vector().unwrap());
+        let mut secrets = Vec::new();
+        while !sealed.is_empty() {
+            let (output, text) = (sealed.vector().unwrap(), sealed.vector().unwrap());
+            secrets.push([vector(output), vector(text)].concat());
+        }
+        nodes.push((key, secrets));
+    }
+    change(&mut nodes);
+    let nodes: Vec<u8> = nodes
+        .into_iter()
+        .flat_map(|(key, secrets)| [vector(&key), vector(&secrets.concat())].concat())
+        .collect();
+    let mut crafted = [&commit[..before], &vector(&nodes), &commit[commit.len() - TAIL..]].concat();
+    sign(by, &mut crafted);
+    crafted
+}
+
+/// The confirmed transcript hash after a commit of the present epoch (RFC 9420 §8.2).
+fn transcript(by: &Device, commit: &[u8]) -> [u8; 32] {
+    let before = by.group().public_group();
+    let tag = before.confirmation_tag().tls_serialize_detached().unwrap();
+    let interim = portable().sha256(&[before.group_context().confirmed_transcript_hash(), &tag]);
+    portable().sha256(&[&interim, &commit[2..commit.len() - 66]])
+}
+
+/// The GroupInfo made for a commit, made to fit another.
+fn info_for(by: &Device, sent: &Sent, commit: &[u8]) -> Vec<u8> {
+    let (old, new) = (transcript(by, &sent.commit), transcript(by, commit));
+    let mut info = sent.group_info.clone();
+    let at = info.windows(32).position(|window| window == old).unwrap();
+    info[at..at + 32].copy_from_slice(&new);
+    let end = info.len() - 64;
+    let content = sign_content(b"MLS 1.0 GroupInfoTBS", &info[4..end - 2]);
+    info[end..].copy_from_slice(&by.key.0.sign(portable(), &content));
+    info
+}
+
+/// Who commits cannot lock members out by sealing the new secrets for fewer than there are.
+#[test]
+fn paths_are_sealed_for_everyone() {
+    for suite in Suite::ALL {
+        let World { mut server, mut alice, .. } = World::new(suite);
+        let sent = alice.update();
+        assert_eq!(with_path(&alice, &sent.commit, |_| ()), sent.commit);
+        let why = "not sealed for everyone";
+        // Beside alice there is one, and in the other half of the tree another.
+        for at in 0..2 {
+            let mut refuses = |change: &dyn Fn(&mut Vec<Node>), why| {
+                let commit = with_path(&alice, &sent.commit, change);
+                let group_info = info_for(&alice, &sent, &commit);
+                server.refuses(&alice, &Sent { commit, group_info, welcome: None }, why);
+            };
+            refuses(&|nodes| drop(nodes[at].1.pop()), why);
+            refuses(&|nodes| nodes[at].1.extend_from_within(..1), why);
+            refuses(&|nodes| drop(nodes.remove(at)), "");
+        }
+        assert_eq!(info_for(&alice, &sent, &sent.commit), sent.group_info);
+        server.commit(alice.sender(), &sent).unwrap();
+    }
 }
 
 /// Any byte of what is signed, changed and signed anew: whatever holds by itself is another commit than the

@@ -1,0 +1,88 @@
+//! A server whose disk is full.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Place, qpc};
+
+/// A file system of its own, small, until it is dropped.
+struct Small(PathBuf);
+
+impl Small {
+    /// `None` where this user may not mount one.
+    fn mount(at: &Path) -> Option<Self> {
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=8m,mode=700", "qpc-test"])
+            .arg(at)
+            .output();
+        match done {
+            Ok(done) if done.status.success() => Some(Self(at.to_owned())),
+            Ok(done) => {
+                eprintln!("skipped: {}", String::from_utf8_lossy(&done.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: mount: {error}");
+                None
+            }
+        }
+    }
+
+    /// Leaves room for nothing.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = File::create(&path).unwrap();
+        for size in [64 * 1024, 4096, 512, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        // Lazily: the server may still have files open there.
+        drop(Command::new("umount").arg("-l").arg(&self.0).status());
+    }
+}
+
+#[test]
+fn a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
+    let mut place = Place::new();
+    place.kill_server();
+    let Some(disk) = Small::mount(&place.path("server")) else { return };
+    place.restart_server();
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+    alice.send("team", "before");
+
+    let filler = disk.fill();
+    let full = alice.fails(&["send", "team", "meanwhile", "--timeout", "3"]);
+    assert_eq!(full, (7, "E140 Queued".to_owned()));
+    let nobody = place.device("nobody");
+    let register = ["register", "nobody", "--server", &place.address, "--timeout", "10"];
+    assert_eq!(nobody.fails(&register), (6, "E003 Unavailable".to_owned()));
+    // It still answers what needs no room.
+    let ping = qpc(&["ping", "--json", "--server", &place.address]);
+    assert_eq!(ping.code, 0, "{}", ping.err);
+    // Opening a session is a write.
+    let session = bob.run(&["recv", "--json", "--timeout", "3"]);
+    let error = session.error();
+    assert_eq!((session.code, &error["code"]), (3, &"E102".into()));
+    assert!(error["message"].as_str().unwrap().contains("cannot do this now"), "{error}");
+    let log = std::fs::read_to_string(place.path("server.log")).unwrap();
+    assert!(log.contains("full"), "{log}");
+
+    std::fs::remove_file(filler).unwrap();
+    alice.ok(&["group", "list"]);
+    alice.send("team", "after");
+    assert_eq!(bob.texts(), ["before", "meanwhile", "after"]);
+    nobody.ok(&["register", "nobody", "--server", &place.address]);
+    // Started again, it has all that it took.
+    place.kill_server();
+    place.restart_server();
+    bob.send("team", "and on");
+    assert_eq!(alice.texts(), ["and on"]);
+}
