@@ -3,7 +3,7 @@
 
 use super::channel::{Join, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
-use super::directory::{self, OutWhat, StoredMessage};
+use super::directory::{self, OutItem, OutWhat, StoredMessage};
 use super::event::{Event, GroupChange, GroupMetadata, Message};
 use super::net::Call;
 use super::{Channel, Client, ClientContext};
@@ -710,6 +710,13 @@ impl Client {
         let mut channel = Channel::new(row, false);
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
+        // What the server took before is not read again: the log is read on behind the welcome's commit.
+        let accepted = |item: &OutItem| item.accepted.is_some();
+        for ticket in self.outbox_of(id) {
+            if self.outbox.get(&ticket).is_some_and(accepted) {
+                self.drop_item(ticket);
+            }
+        }
         if let Some(before) = self.channels.remove(&id) {
             let prefix = directory::group_prefix(id, before.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
