@@ -12,7 +12,9 @@ use crate::delivery::chain;
 use crate::delivery::window::{Agreement, Cursor};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, GroupId, Sender};
-use crate::limits::{BACKOFF_MOST, BLOB_CHUNK, FETCH_ENTRIES, TREE_BYTES, UNREAD_EVENTS};
+use crate::limits::{
+    BACKOFF_MOST, BLOB_CHUNK, FETCH_ENTRIES, PAST_EPOCHS, TREE_BYTES, UNREAD_EVENTS,
+};
 use crate::mls::group::{Change, Group, Received};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
@@ -246,6 +248,14 @@ impl Client {
     }
 
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
+        // Written before this device was added and accepted after: meant for those who were there then.
+        let present = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
+        if *error == MlsError::PastEpoch
+            && entry.kind == EntryKind::Application
+            && entry.epoch.saturating_add(PAST_EPOCHS) >= present
+        {
+            return;
+        }
         if *error == MlsError::FutureEpoch
             && let Some(channel) = self.channels.get_mut(&id)
         {
