@@ -1,6 +1,8 @@
 //! Garbage in both directions of a whole conversation: nothing panics, spins or grows without bound; and once the
 //! garbage ends, whoever was not thrown out for good talks on.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod world;
 
 use std::time::Duration;

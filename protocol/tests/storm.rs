@@ -43,8 +43,10 @@ impl Storm {
             world.done(0, |client, now| client.invite(now, channel, name));
         }
         world.settle();
-        let mut start = [3; 32];
-        start[..8].copy_from_slice(&seed.to_be_bytes());
+        let mut start = [seed as u8; 32];
+        if seed >= 1_000 {
+            start[..8].copy_from_slice(&seed.to_be_bytes());
+        }
         let dice = Entropy::from_seed(start);
         Self { seed, world, dice, channel, sent: BTreeMap::new(), count: 0 }
     }
@@ -64,6 +66,8 @@ impl Storm {
                 let text = format!("{} {}", NAMES[device], self.count);
                 let sent = self.world.client(device).send(now, channel, text.as_bytes());
                 if let Ok(ticket) = sent {
+                    // A ticket that comes again was of a message that a crash left nothing of.
+                    self.sent.retain(|_, other| *other != (device, ticket));
                     self.sent.insert(text, (device, ticket));
                 }
             }
@@ -192,7 +196,9 @@ impl Storm {
         let in_log: BTreeSet<_> = log.values().collect();
         for (text, (device, ticket)) in &self.sent {
             let log = &self.world.devices[*device].log;
-            let done = log.iter().any(|event| matches!(event, Event::Done(of, _) if of == ticket));
+            let done = log
+                .iter()
+                .any(|event| matches!(event, Event::Done(of, Outcome::Sent(_)) if of == ticket));
             let failed =
                 log.iter().any(|event| matches!(event, Event::Failed(of, _) if of == ticket));
             assert!(!(done && failed), "seed {}: {text} is both", self.seed);
@@ -225,7 +231,10 @@ fn storms_lose_nothing_and_tell_all_the_same() {
     let count: u64 =
         std::env::var("STORM_COUNT").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20);
     let mut bad = Vec::new();
-    for seed in from..from + count {
+    // These, and 2, 8 and 9 among the first, once found something.
+    let found = [23, 31, 34, 160, 166, 181, 186, 471, 2145];
+    let found = found.into_iter().filter(|_| from == 0);
+    for seed in (from..from + count).chain(found) {
         if std::panic::catch_unwind(|| storm(seed, 60)).is_err() {
             bad.push(seed);
         }

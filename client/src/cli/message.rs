@@ -104,8 +104,8 @@ impl Reader {
     async fn take(&mut self, session: &Session, event: &Event) -> Result<(), Problem> {
         let message = match event {
             Event::Message(message) => message,
-            Event::Metadata { channel, name } => {
-                self.names.insert(*channel, Some(name.clone()));
+            Event::Metadata(group) => {
+                self.names.insert(group.channel, Some(group.name.clone()));
                 return Ok(());
             }
             _ => return Ok(()),

@@ -43,12 +43,7 @@ pub enum Event {
     /// A group has moved to a new epoch.
     Changed(GroupChange),
     /// A group's sealed metadata arrived or changed.
-    Metadata {
-        /// The group.
-        channel: ChannelId,
-        /// Its name.
-        name: String,
-    },
+    Metadata(GroupMetadata),
     /// This device is no member of that group any more.
     Evicted {
         /// The group.
@@ -112,6 +107,22 @@ pub enum Event {
     },
     /// The session ended for good: logged out elsewhere, device revoked, account deleted.
     SessionEnded(ErrorCode),
+}
+
+/// What a group is called.
+#[derive(Clone, PartialEq, Eq)]
+pub struct GroupMetadata {
+    /// The group.
+    pub channel: ChannelId,
+    /// Its name, at most [`GROUP_NAME_BYTES`](crate::limits::GROUP_NAME_BYTES).
+    pub name: String,
+}
+
+// The name is sealed everywhere else: it must not get into a log by way of an event.
+impl core::fmt::Debug for GroupMetadata {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "GroupMetadata({:?}, {} bytes)", self.channel, self.name.len())
+    }
 }
 
 /// A received message.
@@ -262,7 +273,7 @@ impl From<&Failure> for Failed {
 }
 
 /// A group as this device knows it, for listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct GroupSummary {
     /// The group.
     pub channel: ChannelId,
@@ -284,6 +295,21 @@ pub struct GroupSummary {
     pub members: u32,
     /// Messages stored here that the application has not acknowledged.
     pub unread: u32,
+}
+
+impl core::fmt::Debug for GroupSummary {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("GroupSummary")
+            .field("channel", &self.channel)
+            .field("suite", &self.suite)
+            .field("epoch", &self.epoch)
+            .field("cursor", &self.cursor)
+            .field("chain", &self.chain)
+            .field("member", &self.member)
+            .field("members", &self.members)
+            .field("unread", &self.unread)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A member of a group, for listing.

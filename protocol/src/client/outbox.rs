@@ -53,7 +53,7 @@ impl Client {
         let mono = self.now.mono;
         let Some(channel) = self.channels.get(&id) else { return };
         // Whoever was removed still asks what became of what it had sent.
-        if !(channel.ready || !channel.row.member)
+        if (!channel.ready && channel.row.member)
             || self.restored
             || channel.hold_until.is_some_and(|at| at > mono)
         {

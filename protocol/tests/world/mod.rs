@@ -492,6 +492,9 @@ impl World {
     }
 
     fn to_device(&mut self, index: usize, input: Input<'_>) {
+        if let Some(said) = &mut self.said {
+            said.push_str(&format!("{index} {input:?}\n"));
+        }
         let now = self.now;
         let device = &mut self.devices[index];
         if let Some(client) = device.client.as_mut().filter(|_| device.fatal.is_none()) {
@@ -640,6 +643,9 @@ impl World {
     }
 
     pub fn to_server(&mut self, input: Input<'_>) {
+        if let Some(said) = &mut self.said {
+            said.push_str(&format!("server {input:?}\n"));
+        }
         let now = self.now;
         if let Some(server) = self.server.as_mut() {
             server.handle(now, input).unwrap();

@@ -1,0 +1,149 @@
+//! What happens to a device over time: away, removed and added anew, logged out and in, alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::time::Duration;
+
+use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::error::{ErrorCode, Refused};
+use qpc_protocol::mls::suite::Suite;
+use world::talk::*;
+use world::{Rules, World};
+
+#[test]
+fn a_device_removed_and_added_again_while_away_is_in_and_reads_on() {
+    for away in [true, false] {
+        let (mut world, channel) = three(1);
+        let account = world.client(BOB).whoami().unwrap().1.account;
+        if away {
+            world.crash(BOB);
+        }
+        said(&mut world, ALICE, channel, "before");
+        world.done(ALICE, |client, now| client.remove(now, channel, account));
+        said(&mut world, ALICE, channel, "without bob");
+        world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+        if away {
+            world.start(BOB);
+        }
+        world.settle();
+        agree(&world, channel, &[ALICE, BOB, CAROL]);
+        said(&mut world, CAROL, channel, "again");
+        said(&mut world, BOB, channel, "thanks");
+        world.settle();
+        assert!(!world.bodies(BOB).contains(&"without bob".to_owned()));
+        assert_eq!(world.bodies(BOB).last().unwrap(), "again");
+        assert_eq!(world.bodies(ALICE), ["again", "thanks"]);
+        agree(&world, channel, &[ALICE, BOB, CAROL]);
+    }
+}
+
+#[test]
+fn who_leaves_alone_takes_the_group_along_and_no_ticket_stays_open() {
+    let mut world = World::new(Rules::new(2));
+    let alice = world.register("alice");
+    let channel = group_of(&mut world, alice, &[]);
+    world.cut(alice);
+    let leave = world.command(alice, |client, now| client.leave(now, channel));
+    let invite = world.command(alice, |client, now| client.invite(now, channel, "nobody"));
+    assert_eq!(world.outcome(alice, leave), Outcome::Done);
+    world.failure(alice, invite);
+    world.settle();
+    assert!(world.groups(alice).is_empty());
+}
+
+#[test]
+fn what_was_said_before_leaving_goes_out_before() {
+    let (mut world, channel) = three(3);
+    for device in [ALICE, BOB] {
+        world.cut(device);
+        let word = say(&mut world, device, channel, "farewell");
+        let leave = world.command(device, |client, now| client.leave(now, channel));
+        assert!(matches!(world.outcome(device, word), Outcome::Sent(_)));
+        assert_eq!(world.outcome(device, leave), Outcome::Done);
+        world.settle();
+        world.until(|world| saw(world, device, |e| matches!(e, Event::Evicted { .. })));
+    }
+    world.settle();
+    assert_eq!(world.group(CAROL, channel).members, 1);
+    assert_eq!(world.bodies(CAROL), ["farewell", "farewell"]);
+}
+
+#[test]
+fn an_invitation_made_offline_is_kept_and_comes_true_days_later() {
+    let mut world = World::new(Rules::new(4));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &[]);
+    world.devices[alice].connect = false;
+    world.cut(alice);
+    let invite = world.command(alice, |client, now| client.invite(now, channel, "bob"));
+    for _ in 0..2 {
+        // Bob's key packages are renewed meanwhile; alice is switched off and on.
+        world.pass(Duration::from_secs(25 * 3600));
+        world.crash(alice);
+        world.start(alice);
+    }
+    world.devices[alice].connect = true;
+    assert!(matches!(world.outcome(alice, invite), Outcome::Epoch(_)));
+    world.settle();
+    agree(&world, channel, &[alice, bob]);
+}
+
+#[test]
+fn after_a_logout_nothing_goes_and_after_a_login_all_does() {
+    let (mut world, channel) = three(5);
+    world.done(BOB, |client, now| client.logout(now));
+    let now = world.now;
+    assert_eq!(world.client(BOB).send(now, channel, b"x"), Err(Refused::LoggedOut));
+    said(&mut world, ALICE, channel, "while bob is out");
+    world.pass(Duration::from_secs(60));
+    assert!(world.bodies(BOB).is_empty());
+    let password = "password of bob".to_owned();
+    world.done(BOB, |client, now| client.login(now, "bob", password.into()));
+    said(&mut world, BOB, channel, "back");
+    world.settle();
+    assert_eq!(world.bodies(BOB), ["while bob is out"]);
+    assert_eq!(world.bodies(ALICE), ["back"]);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+#[test]
+fn a_deleted_account_ends_its_devices_and_nobody_elses() {
+    let mut world = World::new(Rules::new(6));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let tablet = world.login("bob");
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    world.done(BOB, |client, now| client.delete_account(now));
+    world.until(|world| saw(world, tablet, |e| matches!(e, Event::SessionEnded(_))));
+    said(&mut world, ALICE, channel, "still here");
+    world.pass(Duration::from_secs(10));
+    assert_eq!(world.bodies(CAROL), ["still here"]);
+    let failed = fails(&mut world, ALICE, |client, now| client.lookup(now, "bob"));
+    assert_eq!(code(&failed), ErrorCode::AccountUnknown);
+}
+
+#[test]
+fn a_disk_of_the_server_that_is_full_at_every_moment_is_got_over() {
+    let mut world = World::new(Rules::new(7));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let made = world.done(ALICE, |c, now| c.create_group(now, "planted name", Suite::Classical));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
+    let word = say(&mut world, ALICE, channel, "at last");
+    for round in 0..12 {
+        world.server_disk_full = round % 2 == 0;
+        world.cut(round % 2);
+        world.pass(Duration::from_millis(700));
+    }
+    world.server_disk_full = false;
+    assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(ALICE, word), Outcome::Sent(_)));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+}
