@@ -43,7 +43,9 @@ impl Storm {
             world.done(0, |client, now| client.invite(now, channel, name));
         }
         world.settle();
-        let dice = Entropy::from_seed([seed as u8; 32]);
+        let mut start = [3; 32];
+        start[..8].copy_from_slice(&seed.to_be_bytes());
+        let dice = Entropy::from_seed(start);
         Self { seed, world, dice, channel, sent: BTreeMap::new(), count: 0 }
     }
 

@@ -63,7 +63,8 @@ impl Client {
         }
     }
 
-    /// This device is out of a group: nothing it wanted there can come true.
+    /// This device is out of a group: nothing it wanted there can come true. What may have reached the server before
+    /// it was removed is asked about again, so that nobody is told it failed when others have read it.
     pub(super) fn abandon(&mut self, id: ChannelId) {
         for ticket in self.intents_of(id) {
             let leaves = self.intents.get(&ticket).is_some_and(|intent| intent.leaves());
@@ -73,9 +74,14 @@ impl Client {
                 self.fail_intent(ticket, Failed::Obsolete("no longer a member of the group"));
             }
         }
-        let items: Vec<_> = self.outbox_of(id);
-        for ticket in items {
-            self.fail_item(ticket, Failed::Obsolete("no longer a member of the group"));
+        let open = |item: &OutItem| {
+            let sealed = matches!(item.what, OutWhat::Application { sealed: Some(_), .. });
+            sealed && item.accepted.is_none()
+        };
+        for ticket in self.outbox_of(id) {
+            if !self.outbox.get(&ticket).is_some_and(open) {
+                self.fail_item(ticket, Failed::Obsolete("no longer a member of the group"));
+            }
         }
         self.fail_members(id);
     }
@@ -519,7 +525,10 @@ impl Client {
         let id = item.channel;
         match failure.code {
             // A hint only: the log decides.
-            ErrorCode::EpochConflict | ErrorCode::FutureEpoch | ErrorCode::GenerationMismatch => {
+            ErrorCode::EpochConflict
+            | ErrorCode::StaleEpoch
+            | ErrorCode::FutureEpoch
+            | ErrorCode::GenerationMismatch => {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.need_epoch = channel.need_epoch.max(failure.epoch);
                     channel.unsubscribe();

@@ -160,6 +160,11 @@ impl Channel {
             && self.head.is_some_and(|head| self.row.cursor.seq() >= head)
     }
 
+    /// Whether nothing that arrived waits to be worked on.
+    pub(super) fn is_through(&self) -> bool {
+        self.waiting.is_empty() && self.join.is_none() && self.retry_at.is_none()
+    }
+
     /// A new connection: everything about the old one is void.
     pub(super) fn disconnected(&mut self) {
         self.subscription = Subscription::None;

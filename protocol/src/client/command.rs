@@ -469,6 +469,7 @@ impl Client {
         let sent = self.outbox.values().all(|item| item.accepted.is_some());
         self.synced
             && sent
+            && self.channels.values().all(|channel| !channel.followed() || channel.is_through())
             && self.gate.is_idle()
             && self.intents.is_empty()
             && self.auth.is_none()

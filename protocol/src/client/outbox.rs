@@ -52,7 +52,11 @@ impl Client {
         }
         let mono = self.now.mono;
         let Some(channel) = self.channels.get(&id) else { return };
-        if !channel.ready || self.restored || channel.hold_until.is_some_and(|at| at > mono) {
+        // Whoever was removed still asks what became of what it had sent.
+        if !(channel.ready || !channel.row.member)
+            || self.restored
+            || channel.hold_until.is_some_and(|at| at > mono)
+        {
             return;
         }
         let mut blocked = false;
@@ -79,6 +83,10 @@ impl Client {
         let Some(item) = self.outbox.get(&ticket) else { return true };
         let OutWhat::Application { body, metadata, sealed: None } = &item.what else { return true };
         let (body, metadata, message) = (body.clone(), *metadata, item.message);
+        if self.channels.get(&id).is_none_or(|channel| !channel.row.member) {
+            self.fail_item(ticket, Failed::Obsolete("no longer a member of the group"));
+            return true;
+        }
         if !self.is_warm(id) {
             self.load_group(id);
             return false;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
+use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;
 use super::{Channel, Client, Config};
@@ -156,6 +157,9 @@ impl Client {
     pub(super) fn forget_channel(&mut self, id: ChannelId) {
         use crate::store::batch::Op;
         self.abandon(id);
+        for ticket in self.outbox_of(id) {
+            self.fail_item(ticket, Failed::Obsolete("the group is not there any more"));
+        }
         if let Some(channel) = self.channels.remove(&id) {
             self.told = self.told.saturating_sub(channel.told.len());
             let prefix = directory::group_prefix(id, channel.row.generation);

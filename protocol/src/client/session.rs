@@ -449,6 +449,7 @@ impl Client {
             identity.ended = true;
             self.store_identity(identity);
         }
+        self.greet();
         self.tokens = None;
         for channel in self.channels.values_mut() {
             channel.disconnected();

@@ -254,8 +254,9 @@ impl Server {
             match self.next_push(conn, channel) {
                 Next::Nothing => {}
                 Next::Push(entries, head) => {
-                    let first = entries.first().map_or(head + 1, |entry| entry.seq);
-                    self.push_entries(conn, channel, entries, head, first);
+                    // They follow the last push: nothing is gone in between. A larger number would be read as a loss by
+                    // a client that forgot what was pushed before, and is about to ask for it anew.
+                    self.push_entries(conn, channel, entries, head, 1);
                 }
                 Next::Read(op) => {
                     let Some(connection) = self.conns.get_mut(&conn) else { return };

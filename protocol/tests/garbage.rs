@@ -1,0 +1,217 @@
+//! Garbage in both directions of a whole conversation: nothing panics, spins or grows without bound; and once the
+//! garbage ends, whoever was not thrown out for good talks on.
+
+mod world;
+
+use std::time::Duration;
+
+use qpc_protocol::client::event::Event;
+use qpc_protocol::env::Entropy;
+use qpc_protocol::id::{ChannelId, Digest};
+use qpc_protocol::wire::frame::{Decoder, encode};
+use qpc_protocol::wire::message::{Body, Frame, Part, Push, Reply};
+use world::World;
+use world::talk::*;
+
+/// Most bytes that a device's machine may show of itself: a bound on what it holds.
+const STATE: usize = 400_000;
+
+fn conversation(world: &mut World, channel: ChannelId, dice: &mut Entropy, round: u32) {
+    let now = world.now;
+    for device in [ALICE, BOB, CAROL] {
+        if let Some(client) = world.devices[device].client.as_mut() {
+            let _ = client.send(now, channel, format!("{round} of {device}").as_bytes());
+            if dice.u64().is_multiple_of(4) {
+                let _ = client.update(now, channel);
+            }
+            if dice.u64().is_multiple_of(8) {
+                let _ = client.devices(now);
+            }
+        }
+    }
+    world.pass(Duration::from_millis(dice.u64() % 2_000));
+    for device in [ALICE, BOB, CAROL] {
+        let size = format!("{:?}", world.devices[device].client).len();
+        assert!(size < STATE, "device {device} holds {size}");
+    }
+}
+
+/// Without garbage: those who still have a session talk, and read all the same.
+fn afterwards(world: &mut World, channel: ChannelId, seed: u64) {
+    world.garbler = None;
+    world.liar = None;
+    for device in [ALICE, BOB, CAROL] {
+        world.crash(device);
+        world.start(device);
+    }
+    world.pass(Duration::from_secs(120));
+    let mut talking = Vec::new();
+    for device in [ALICE, BOB, CAROL] {
+        if world.client(device).may_connect().is_err() {
+            // Thrown out by a lie, and told so: the password opens a session again.
+            assert!(saw(world, device, |e| matches!(e, Event::SessionEnded(_))), "seed {seed}");
+            let name = ["alice", "bob", "carol"][device];
+            let password = format!("password of {name}");
+            world.done(device, |client, now| client.login(now, name, password.into()));
+        }
+        talking.push(device);
+    }
+    world.pass(Duration::from_secs(60));
+    for device in &talking {
+        let text = format!("after {device}");
+        let ticket = say(world, *device, channel, &text);
+        world.pass(Duration::from_secs(20));
+        let sent = saw(world, *device, |e| matches!(e, Event::Done(done, _) if *done == ticket));
+        let told = saw(world, *device, |e| {
+            matches!(e, Event::Restored { .. } | Event::Unreadable { .. } | Event::Failed(..))
+        });
+        assert!(sent || told, "seed {seed}: device {device} neither talks nor says why");
+        for other in talking.iter().filter(|other| *other != device) {
+            let read = world.bodies(*other).contains(&text);
+            let told =
+                saw(world, *other, |e| matches!(e, Event::Unreadable { .. } | Event::Gap { .. }));
+            assert!(!sent || read || told, "seed {seed}: {other} does not read {device}");
+        }
+    }
+}
+
+fn spoil(dice: &mut Entropy, bytes: &mut Vec<u8>) {
+    let at = dice.u64() as usize % bytes.len().max(1);
+    match dice.u64() % 5 {
+        0 => bytes.truncate(at),
+        1 => bytes.extend([0xFF; 9]),
+        2 => bytes.rotate_left(at),
+        _ => {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= 1 << (dice.u64() % 8);
+            }
+        }
+    }
+}
+
+#[test]
+fn spoiled_bytes_end_connections_and_nothing_else() {
+    for seed in 0..12 {
+        let (mut world, channel) = three(seed);
+        let mut dice = Entropy::from_seed([seed as u8; 32]);
+        let mut bytes_dice = dice.fork();
+        world.garbler = Some(Box::new(move |_, _, bytes| {
+            if bytes_dice.u64().is_multiple_of(6) {
+                spoil(&mut bytes_dice, bytes);
+            }
+        }));
+        for round in 0..30 {
+            conversation(&mut world, channel, &mut dice, round);
+        }
+        afterwards(&mut world, channel, seed);
+    }
+}
+
+/// A frame that is well-formed and says something else.
+fn distort(dice: &mut Entropy, frame: &mut Frame) {
+    let number = match dice.u64() % 4 {
+        0 => 0,
+        1 => u64::MAX,
+        2 => 1,
+        _ => dice.u64() % 20,
+    };
+    let other = Digest([dice.u64() as u8; 32]);
+    match &mut frame.body {
+        Body::Push(Push::Entries(entries)) => match dice.u64() % 8 {
+            0 => entries.head = number,
+            1 => entries.first = number,
+            2 => entries.entries.reverse(),
+            3 => entries.entries.clear(),
+            4 => {
+                let again = entries.entries.clone();
+                entries.entries.extend(again);
+                entries.entries.truncate(256);
+            }
+            rest => {
+                for entry in &mut entries.entries {
+                    match rest {
+                        5 => entry.seq = number,
+                        6 => entry.epoch = number,
+                        _ => {
+                            if let Part::Inline(bytes) = &mut entry.payload {
+                                let mut spoiled = bytes.to_vec();
+                                spoil(dice, &mut spoiled);
+                                *bytes = spoiled.into();
+                            }
+                        }
+                    }
+                }
+            }
+        },
+        Body::Reply(Reply::Accepted(accepted)) => match dice.u64() % 2 {
+            0 => accepted.seq = number,
+            _ => accepted.chain = other,
+        },
+        Body::Reply(Reply::Subscribed { head }) => *head = number,
+        Body::Reply(Reply::KeyPackages { available, last_resort }) => {
+            *available = number as u32;
+            *last_resort = !*last_resort;
+        }
+        Body::Reply(Reply::Hello { nonce, .. }) => *nonce = other.0,
+        Body::Reply(Reply::Blob { total, .. }) => *total = number,
+        Body::Reply(reply) => *reply = Reply::Done,
+        Body::Failure(failure) => failure.epoch = number,
+        _ => frame.call ^= 1,
+    }
+}
+
+#[test]
+fn distorted_dropped_and_repeated_frames_are_got_over() {
+    for seed in 100..112 {
+        let (mut world, channel) = three(seed);
+        let mut dice = Entropy::from_seed([seed as u8; 32]);
+        let mut lies = dice.fork();
+        let mut kept: Vec<Frame> = Vec::new();
+        world.liar = Some(Box::new(move |_, up, mut frame| {
+            match lies.u64() % 24 {
+                0 => return vec![],
+                1 => return vec![frame.clone(), frame],
+                2 if !up => {
+                    kept.push(frame.clone());
+                    kept.truncate(8);
+                }
+                3 if !up && !kept.is_empty() => {
+                    let old = kept.swap_remove(lies.u64() as usize % kept.len());
+                    return vec![frame, old];
+                }
+                4 | 5 => distort(&mut lies, &mut frame),
+                _ => {}
+            }
+            vec![frame]
+        }));
+        for round in 0..30 {
+            conversation(&mut world, channel, &mut dice, round);
+        }
+        afterwards(&mut world, channel, seed);
+    }
+}
+
+/// Bits of frames flip before they are encoded anew, so that what arrives is well-formed as far as can be.
+#[test]
+fn frames_with_flipped_bits_are_got_over() {
+    for seed in 200..208 {
+        let (mut world, channel) = three(seed);
+        let mut dice = Entropy::from_seed([seed as u8; 32]);
+        let mut flips = dice.fork();
+        world.liar = Some(Box::new(move |_, _, frame| {
+            if !flips.u64().is_multiple_of(8) {
+                return vec![frame];
+            }
+            let mut bytes = Vec::new();
+            encode(&frame, &mut bytes);
+            let at = 8 + flips.u64() as usize % (bytes.len() - 8);
+            bytes[at] ^= 1 << (flips.u64() % 8);
+            let mut rest = bytes.as_slice();
+            Decoder::new().next(&mut rest).ok().flatten().into_iter().collect()
+        }));
+        for round in 0..30 {
+            conversation(&mut world, channel, &mut dice, round);
+        }
+        afterwards(&mut world, channel, seed);
+    }
+}
