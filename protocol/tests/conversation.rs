@@ -4,9 +4,14 @@
 
 mod world;
 
-use qpc_protocol::client::event::{Event, Outcome};
+use std::time::Duration;
+
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::ChannelId;
+use qpc_protocol::limits::KEY_PACKAGE_TIME;
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Request};
 use world::{Rules, World};
 
 /// Alice founds a group and adds the others.
@@ -302,7 +307,7 @@ fn the_server_killed_in_mid_conversation_loses_nothing() {
             world.run();
         }
         world.kill_server();
-        world.pass(std::time::Duration::from_secs(1));
+        world.pass(Duration::from_secs(1));
         world.start_server();
         assert!(matches!(world.outcome(alice, ticket), Outcome::Sent(_)));
     }
@@ -340,7 +345,7 @@ fn a_full_disk_of_the_server_is_answered_and_got_over() {
     let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
     world.server_disk_full = true;
     let ticket = world.command(alice, |client, now| client.send(now, channel, b"patience"));
-    world.pass(std::time::Duration::from_secs(5));
+    world.pass(Duration::from_secs(5));
     assert!(world.bodies(bob).is_empty());
     world.server_disk_full = false;
     assert!(matches!(world.outcome(alice, ticket), Outcome::Sent(_)));
@@ -384,4 +389,32 @@ fn fastest() -> qpc_protocol::crypto::Backend {
     return qpc_protocol::crypto::fast();
     #[cfg(not(feature = "fast"))]
     qpc_protocol::crypto::portable()
+}
+
+#[test]
+fn a_commit_refused_after_a_crash_leaves_the_group_usable() {
+    let mut world = World::new(Rules::new(31));
+    let [alice, bob, _carol] = ["alice", "bob", "carol"].map(|name| world.register(name));
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Classical);
+    // No commit of Alice's arrives; hers is durable when she crashes.
+    world.liar = Some(Box::new(move |device, up, frame| match frame.body {
+        Body::Request(Request::Commit(_)) if up && device == alice => Vec::new(),
+        _ => vec![frame],
+    }));
+    let invited = world.command(alice, |client, now| client.invite(now, channel, "carol"));
+    world.pass(Duration::from_secs(1));
+    world.crash(alice);
+    world.liar = None;
+    // Carol's key package is over when Alice is back.
+    world.pass(KEY_PACKAGE_TIME + Duration::from_secs(3600));
+    world.start(alice);
+    let failed = world.failure(alice, invited);
+    assert!(
+        matches!(failed, Failed::Server { code: ErrorCode::KeyPackageInvalid, .. }),
+        "{failed:?}"
+    );
+    send(&mut world, alice, channel, "still here");
+    world.settle();
+    assert_eq!(world.bodies(bob), ["still here"]);
+    agree(&world, channel, &[alice, bob]);
 }

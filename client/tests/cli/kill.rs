@@ -273,13 +273,16 @@ impl Stage {
         }
     }
 
+    /// Hands out a message.
+    fn give(&mut self, who: usize) {
+        let member = &mut self.members[who];
+        let number = member.fed.len() + member.waiting.len();
+        member.waiting.push_back(format!("{} {number}", member.name));
+    }
+
     fn act(&mut self, act: Act, round: usize) {
         match act {
-            Act::Feed(who) => {
-                let member = &mut self.members[who];
-                let number = member.fed.len() + member.waiting.len();
-                member.waiting.push_back(format!("{} {number}", member.name));
-            }
+            Act::Feed(who) => self.give(who),
             Act::KillServer => self.place.kill_server(),
             Act::StartServer => self.place.restart_server(),
             Act::KillBob => match std::mem::replace(&mut self.members[BOB].life, Life::None) {
@@ -316,7 +319,7 @@ impl Stage {
         // All at once, in a rush, at leisure.
         let span = [40, 200, 800][usize::try_from(self.random.below(3)).unwrap()];
         let mut plan = Vec::new();
-        for (who, count) in [(0, BY_OTHERS), (1, BY_OTHERS), (BOB, BY_BOB)] {
+        for (who, count) in [(0, BY_OTHERS), (1, BY_OTHERS), (BOB, BY_BOB - 1)] {
             plan.extend((0..count).map(|_| (self.random.millis(span), Act::Feed(who))));
         }
         let dead = self.random.millis(span);
@@ -326,6 +329,18 @@ impl Stage {
         plan.push((dead, Act::KillBob));
         plan.push((dead + self.random.millis(200), Act::StartBob));
         plan.sort_by_key(|(when, _)| *when);
+        // In half of the rounds Bob is at work by now, in the others he may still be starting.
+        if self.random.below(2) == 0 {
+            self.give(BOB);
+            let sent = self.members[BOB].sent.len();
+            let until = Instant::now() + PATIENCE / 10;
+            while self.members[BOB].sent.len() == sent && Instant::now() < until {
+                self.run_until(Instant::now() + Duration::from_millis(5), |_| false);
+            }
+        } else {
+            plan.push((self.random.millis(span), Act::Feed(BOB)));
+            plan.sort_by_key(|(when, _)| *when);
+        }
         let begin = Instant::now();
         for (when, act) in plan {
             self.run_until(begin + when, |_| false);
