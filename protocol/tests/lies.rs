@@ -257,7 +257,7 @@ fn a_commit_that_the_server_made_up_is_refused_by_the_members() {
 }
 
 #[test]
-fn a_device_that_misses_a_commit_says_so_and_reads_on_with_the_next_session() {
+fn a_device_that_misses_a_commit_says_so_and_troubles_nobody_else() {
     let (mut world, channel) = three(9);
     let mut gone = 0;
     lie(&mut world, BOB, false, move |mut frame| {

@@ -1,5 +1,6 @@
 //! Storms: random operations among a few devices, with crashes, cuts, and a server that is killed, and then calm.
-//! Whatever happened, every accepted message is read once by everybody who was a member, in one order for all.
+//! Whatever happened: nobody reads anything twice, what was told to be sent is there, at the same seq for all who read
+//! it, and all who are members at the end stand in one epoch with equal authenticators.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a failure is a panic")]
 #![allow(clippy::disallowed_methods, reason = "a variable chooses the seeds")]
