@@ -418,3 +418,31 @@ fn a_commit_refused_after_a_crash_leaves_the_group_usable() {
     assert_eq!(world.bodies(bob), ["still here"]);
     agree(&world, channel, &[alice, bob]);
 }
+
+#[test]
+fn delivery_proofs_are_kept_by_the_sender_and_hold() {
+    let mut world = World::new(Rules::new(80));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    for text in ["one", "two", "three"] {
+        send(&mut world, alice, channel, text);
+    }
+    world.crash(alice);
+    world.start(alice);
+    world.settle();
+    let outcome = world.done(alice, |client, now| client.proofs(now, channel, 0, 100));
+    let Outcome::Proofs(proofs) = outcome else { panic!("{outcome:?}") };
+    let server = world.client(alice).whoami().unwrap().2;
+    assert_eq!(proofs.len(), 3);
+    for sent in &proofs {
+        let statement = sent.accepted.statement(channel, sent.message, sent.hash);
+        let proof = &sent.accepted.proof;
+        qpc_protocol::crypto::portable().ed25519_verify(&server.0, &statement, proof).unwrap();
+    }
+    let last = proofs[1].accepted.seq;
+    let outcome = world.done(alice, |client, now| client.proofs(now, channel, last, 100));
+    assert_eq!(outcome, Outcome::Proofs(vec![proofs[2].clone()]));
+    let outcome = world.done(bob, |client, now| client.proofs(now, channel, 0, 100));
+    assert_eq!(outcome, Outcome::Proofs(Vec::new()));
+}

@@ -342,6 +342,30 @@ impl Client {
         Ok(())
     }
 
+    /// The delivery proofs of what this device sent to a group: those after `after`, at most `most` of them, 1,024
+    /// at once. → [`Outcome::Proofs`]
+    ///
+    /// # Errors
+    /// `Busy`, `UnknownChannel`.
+    pub fn proofs(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        after: u64,
+        most: usize,
+    ) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        if self.channels.get(&channel).is_none_or(|known| known.inbox) {
+            return Err(Refused::UnknownChannel);
+        }
+        let ticket = self.next_ticket();
+        let what = super::Loading::Proofs(ticket, channel);
+        let prefix = directory::proof_prefix(channel);
+        let after = Some(directory::proof_key(channel, after));
+        self.load(what, prefix, after, most.min(super::LOAD_PAGE));
+        Ok(ticket)
+    }
+
     /// The members of a group. → [`Outcome::Members`]
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
 //! | `k/` | private halves of key packages |
+//! | `p/` channel seq | [`StoredProof`], the server's signed word on a message of this device |
 //! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
@@ -57,6 +58,16 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 /// The prefix of a group's records.
 pub(super) fn group_prefix(channel: ChannelId, generation: u32) -> Vec<u8> {
     key(b"g/", &[&channel.0, &generation.to_be_bytes()])
+}
+
+/// The prefix of a channel's delivery proofs.
+pub(super) fn proof_prefix(channel: ChannelId) -> Vec<u8> {
+    key(b"p/", &[&channel.0])
+}
+
+/// The key of a delivery proof.
+pub(super) fn proof_key(channel: ChannelId, seq: u64) -> Vec<u8> {
+    key(b"p/", &[&channel.0, &seq.to_be_bytes()])
 }
 
 /// The prefix of a channel's unread messages.
@@ -289,6 +300,14 @@ impl OutItem {
             OutWhat::Commit { .. } => None,
         }
     }
+}
+
+/// A delivery proof, with all it takes to check it beside the channel in its key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StoredProof {
+    pub message: MessageId,
+    pub hash: Digest,
+    pub accepted: Accepted,
 }
 
 /// A received message, waiting for the application.

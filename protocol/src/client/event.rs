@@ -197,6 +197,8 @@ pub enum Outcome {
         /// 60 digits to compare with that person by another way.
         safety_number: String,
     },
+    /// `proofs`, in order of their seqs.
+    Proofs(Vec<Sent>),
     /// `members`, in order of their leaves.
     Members(Vec<GroupMember>),
     /// `devices`.

@@ -96,6 +96,7 @@ enum Loading {
     Group(ChannelId),
     Packages,
     Messages(ChannelId),
+    Proofs(Ticket, ChannelId),
 }
 
 /// A reply of a kind that does not answer its request.
@@ -306,6 +307,7 @@ impl Client {
         match self.loads.remove(&id) {
             Some(Loading::Group(channel)) => self.on_group_records(channel, id, records),
             Some(Loading::Packages) => self.on_package_records(id, records),
+            Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
             Some(Loading::Messages(channel)) => self.on_messages(channel, records),
             None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
         }

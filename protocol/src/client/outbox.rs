@@ -2,16 +2,17 @@
 
 use super::change::CONTRADICTED;
 use super::content::{Content, ContentBody};
-use super::directory::{self, OutItem, OutWhat};
+use super::directory::{self, OutItem, OutWhat, StoredProof};
 use super::event::{Event, Failed, Outcome, Sent};
 use super::net::Call;
 use super::{Client, session::Phase};
-use crate::error::ErrorCode;
+use crate::error::{ErrorCode, RestoreError};
 use crate::id::ChannelId;
 use crate::io::Ticket;
 use crate::limits::CALLS_IN_FLIGHT;
 use crate::mls::MlsError;
-use crate::store::batch::Op;
+use crate::store::batch::{Op, Records};
+use crate::store::record::decode;
 use crate::wire::message::{Accepted, Failure, Request};
 
 impl Client {
@@ -205,6 +206,8 @@ impl Client {
         }
         if !item.silent && item.accepted.is_none() {
             let sent = Sent { channel: id, message, hash, accepted: accepted.clone() };
+            let proof = StoredProof { message, hash, accepted: accepted.clone() };
+            self.gate.stage(directory::put(directory::proof_key(id, accepted.seq), &proof));
             self.gate.stage(Op::Delete(item_key(ticket)));
             item.accepted = Some(accepted);
             self.finish_accepted(ticket, item, passed);
@@ -212,6 +215,19 @@ impl Client {
         }
         item.accepted = Some(accepted);
         self.finish_accepted(ticket, item, passed);
+    }
+
+    /// A page of delivery proofs was read.
+    pub(super) fn on_proofs(&mut self, ticket: Ticket, id: ChannelId, records: &Records) {
+        let stored = records.iter().map(|(key, value)| decode::<StoredProof>(key, value));
+        let sent = stored.map(|proof| {
+            let StoredProof { message, hash, accepted } = proof?;
+            Ok(Sent { channel: id, message, hash, accepted })
+        });
+        match sent.collect::<Result<Vec<_>, RestoreError>>() {
+            Ok(sent) => self.event(Event::Done(ticket, Outcome::Proofs(sent))),
+            Err(error) => self.damaged("delivery proofs", &error.to_string()),
+        }
     }
 
     /// Keeps an accepted submission until the log has shown it, so that it is recognised there.
