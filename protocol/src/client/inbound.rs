@@ -1,44 +1,31 @@
 //! What arrives in channels: subscriptions, entries in order, welcomes; one entry after the other becomes a
 //! change of state and an event, in one batch.
 
-use super::channel::{Join, Slot, Subscription, WAITING_BYTES};
+use super::Client;
+use super::channel::{Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
-use super::directory::{self, OutItem, OutWhat, StoredMessage};
-use super::event::{Event, GroupChange, GroupMetadata, Message};
+use super::directory::{self, OutWhat, StoredMessage};
+use super::event::{Event, GroupChange, GroupMetadata};
 use super::net::Call;
-use super::{Channel, Client, ClientContext};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
 use crate::delivery::window::{Agreement, Cursor};
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, Digest, GroupId, Sender};
-use crate::limits::{
-    BACKOFF_MOST, BLOB_CHUNK, FETCH_ENTRIES, PAST_EPOCHS, TREE_BYTES, UNREAD_EVENTS,
-};
-use crate::mls::group::{Change, Group, Received};
-use crate::mls::{Context, MlsError};
+use crate::id::{ChannelId, Digest};
+use crate::limits::{BACKOFF_MOST, PAST_EPOCHS};
+use crate::mls::MlsError;
+use crate::mls::group::{Change, Received};
 use crate::store::batch::Op;
-use crate::wire::message::{Entries, Entry, EntryKind, Failure, Origin, Part, Request};
+use crate::wire::message::{Entries, Entry, EntryKind, Failure, Part, Request};
 use core::time::Duration;
 use std::collections::BTreeSet;
 
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
-/// How often a welcome's tree is asked for again when it is another one than was named.
-const TREES: u32 = 3;
 
 /// How long to wait before asking again; a server does not get to say "next year".
 pub(super) fn pause(retry_after_ms: u32) -> Duration {
     Duration::from_millis(u64::from(retry_after_ms.max(50))).min(BACKOFF_MOST)
-}
-
-/// What to do about a welcome.
-enum Welcome {
-    Join,
-    /// First the group's own log has to say whether this device is still in it.
-    Wait,
-    /// Nothing; with a reason, if it should not have come.
-    Pass(Option<&'static str>),
 }
 
 impl Client {
@@ -267,11 +254,11 @@ impl Client {
         self.unreadable(id, entry.seq, &error.to_string());
     }
 
-    fn unreadable(&mut self, id: ChannelId, seq: u64, why: &str) {
+    pub(super) fn unreadable(&mut self, id: ChannelId, seq: u64, why: &str) {
         self.event(Event::Unreadable { channel: id, seq, why: why.into() });
     }
 
-    fn advance(&mut self, id: ChannelId, entry: &Entry) {
+    pub(super) fn advance(&mut self, id: ChannelId, entry: &Entry) {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.advance(entry);
         }
@@ -432,352 +419,6 @@ impl Client {
                 }
             }
             ContentBody::Unknown => {}
-        }
-    }
-
-    // ---- messages for the application ---------------------------------------------------------
-
-    /// Stores a message; tells it at once if the application keeps up.
-    fn deliver(&mut self, id: ChannelId, seq: u64, stored: StoredMessage) {
-        self.gate.stage(directory::put(directory::message_key(id, seq), &stored));
-        let busy = self.told >= UNREAD_EVENTS;
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.row.unread += 1;
-        channel.row_dirty = true;
-        if channel.spilled_after.is_none() && busy {
-            channel.spilled_after = Some(seq - 1);
-        }
-        if channel.spilled_after.is_none() {
-            self.stage_channel(id);
-            self.tell(id, seq, stored);
-        }
-    }
-
-    fn tell(&mut self, id: ChannelId, seq: u64, stored: StoredMessage) {
-        if let Some(channel) = self.channels.get_mut(&id)
-            && channel.told.insert(seq)
-        {
-            self.told += 1;
-            let username = self
-                .contacts
-                .get(&stored.sender.account)
-                .filter(|contact| contact.verified)
-                .map(|contact| contact.username.clone());
-            self.event(Event::Message(Message {
-                channel: id,
-                seq,
-                message: stored.message,
-                sender: stored.sender,
-                username,
-                time: stored.time,
-                epoch: stored.epoch,
-                body: stored.body,
-            }));
-        }
-    }
-
-    /// Reads on in the stored messages of a channel that were not told yet.
-    pub(super) fn refill(&mut self, id: ChannelId) {
-        if self.told >= UNREAD_EVENTS / 2 {
-            return;
-        }
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(after) = channel.spilled_after else { return };
-        if channel.spill_load {
-            return;
-        }
-        channel.spill_load = true;
-        self.load(
-            super::Loading::Messages(id),
-            directory::message_prefix(id),
-            Some(directory::message_key(id, after)),
-            FETCH_ENTRIES,
-        );
-    }
-
-    /// Stored messages arrived.
-    pub(super) fn on_messages(&mut self, id: ChannelId, records: crate::store::batch::Records) {
-        let (full, empty) = (records.len() == FETCH_ENTRIES, records.is_empty());
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.spill_load = false;
-        let mut last = channel.spilled_after.unwrap_or(0);
-        for (key, value) in records {
-            let Some(seq) = key.last_chunk::<8>().map(|seq| u64::from_be_bytes(*seq)) else {
-                continue;
-            };
-            last = seq;
-            if let Ok(stored) = crate::store::record::decode::<StoredMessage>(&key, &value) {
-                self.tell(id, seq, stored);
-            }
-        }
-        if let Some(channel) = self.channels.get_mut(&id) {
-            channel.spilled_after = full.then_some(last);
-            let told = u32::try_from(channel.told.len()).unwrap_or(u32::MAX);
-            if !full && told < channel.row.unread {
-                if empty {
-                    // There is no such record: damaged, or miscounted.
-                    channel.row.unread = told;
-                    channel.row_dirty = true;
-                } else {
-                    // A message stored while the page was under way lies behind it: look again.
-                    channel.spilled_after = Some(last);
-                }
-            }
-        }
-        self.dirty.insert(id);
-    }
-
-    // ---- welcomes -----------------------------------------------------------------------------
-
-    /// One entry of the inbox; `false`: it waits, and what comes after it too.
-    fn read_inbox(&mut self, inbox: ChannelId, entry: Entry) -> bool {
-        let Some(origin) = entry.origin.filter(|_| entry.kind == EntryKind::Welcome) else {
-            self.advance(inbox, &entry);
-            return true;
-        };
-        match self.weigh_welcome(&entry, &origin) {
-            Welcome::Join => self.begin_join(inbox, entry, origin),
-            Welcome::Wait => {
-                if let Some(channel) = self.channels.get_mut(&inbox) {
-                    channel.wait_first(entry);
-                }
-                return false;
-            }
-            Welcome::Pass(why) => {
-                self.advance(inbox, &entry);
-                if let Some(why) = why {
-                    self.unreadable(origin.channel, entry.seq, why);
-                }
-            }
-        }
-        true
-    }
-
-    /// A welcome must not replace a group that this device is in and can follow: the log of that group has to show its
-    /// removal first, or that it cannot be read on.
-    fn weigh_welcome(&mut self, entry: &Entry, origin: &Origin) -> Welcome {
-        if origin.tree_len == 0 || origin.tree_len > TREE_BYTES as u64 {
-            return Welcome::Pass(Some("a welcome without a tree of a possible size"));
-        }
-        let founding = self.founding.contains(&origin.channel);
-        let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
-        if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
-            return Welcome::Pass(None);
-        }
-        if founding || channel.inbox {
-            return Welcome::Pass(Some("a welcome to a channel of this device's own"));
-        }
-        if !channel.row.member || !channel.followed() {
-            return Welcome::Join;
-        }
-        if channel.checked_for == entry.seq {
-            if channel.ready {
-                return Welcome::Pass(Some("a welcome to a group that this device is in"));
-            }
-            return Welcome::Wait;
-        }
-        channel.checked_for = entry.seq;
-        channel.unsubscribe();
-        self.dirty.insert(origin.channel);
-        Welcome::Wait
-    }
-
-    fn begin_join(&mut self, inbox: ChannelId, entry: Entry, origin: Origin) {
-        self.warm_packages();
-        self.load_group(origin.channel);
-        let link = self.open_bulk();
-        if let Some(channel) = self.channels.get_mut(&inbox) {
-            channel.join = Some(Join { entry, tree: Vec::new(), link });
-        }
-        self.ask_tree(inbox, origin);
-    }
-
-    fn ask_tree(&mut self, inbox: ChannelId, origin: Origin) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return;
-        };
-        let offset = join.tree.len() as u64;
-        let link = join.link;
-        self.call_on(link, Call::Blob(inbox), Request::BlobGet { hash: origin.tree, offset });
-    }
-
-    /// A chunk of the tree.
-    pub(super) fn on_tree(&mut self, inbox: ChannelId, total: u64, chunk: &[u8]) {
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = &mut channel.join else { return };
-        let Some(origin) = join.entry.origin else { return };
-        let sound = total == origin.tree_len
-            && !chunk.is_empty()
-            && chunk.len() <= BLOB_CHUNK
-            && (join.tree.len() + chunk.len()) as u64 <= total;
-        if !sound {
-            return self.on_wrong_tree(inbox, origin);
-        }
-        join.tree.extend_from_slice(chunk);
-        if (join.tree.len() as u64) < total {
-            return self.ask_tree(inbox, origin);
-        }
-        if Digest::of(&[&join.tree]) != origin.tree {
-            return self.on_wrong_tree(inbox, origin);
-        }
-        self.dirty.insert(inbox);
-        self.try_join(inbox);
-    }
-
-    /// Another tree than was named: asked for again on another connection, a few times.
-    fn on_wrong_tree(&mut self, inbox: ChannelId, origin: Origin) {
-        const WHY: &str = "the server sent another tree than it named";
-        self.event(Event::ForkSuspected { channel: origin.channel, seq: origin.seq });
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        channel.wrong_trees += 1;
-        if channel.wrong_trees >= TREES {
-            return self.end_join(inbox, Some(WHY));
-        }
-        self.drop_connection(WHY.into());
-    }
-
-    /// The tree is not to be had: for now, or at all.
-    pub(super) fn on_tree_refused(&mut self, inbox: ChannelId, failure: &Failure) {
-        if !failure.is_transient() {
-            return self.end_join(inbox, Some(failure.code.text()));
-        }
-        let at = self.now.mono + pause(failure.retry_after_ms);
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
-        channel.wait_first(join.entry);
-        channel.retry_at = Some(at);
-        if let Some(link) = join.link {
-            self.finish_link(link);
-        }
-    }
-
-    /// Joins once the tree and the key packages are both at hand.
-    pub(super) fn try_join(&mut self, inbox: ChannelId) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return;
-        };
-        let Some(origin) = join.entry.origin else { return };
-        if (join.tree.len() as u64) < origin.tree_len || self.packages.warm().is_none() {
-            return;
-        }
-        let before = self.channels.get(&origin.channel).map(|channel| &channel.slot);
-        if matches!(before, Some(Slot::Loading(..))) {
-            return;
-        }
-        match self.join_now(inbox) {
-            Ok(()) => self.end_join(inbox, None),
-            Err(error) => self.end_join(inbox, Some(&error.to_string())),
-        }
-    }
-
-    fn join_now(&mut self, inbox: ChannelId) -> Result<(), MlsError> {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return Ok(());
-        };
-        let (Some(origin), Some(device)) =
-            (join.entry.origin, self.identity.as_ref().and_then(|identity| identity.local()))
-        else {
-            return Ok(());
-        };
-        let Part::Inline(welcome) = &join.entry.payload else {
-            return Err(MlsError::Invalid("the welcome is a blob".into()));
-        };
-        let Some(packages) = self.packages.warm() else { return Ok(()) };
-        let mut entropy = self.entropy.fork();
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        let group = Group::join(cx, &device, packages, welcome, &join.tree)?;
-        let generation = join.entry.generation;
-        if group.id() != GroupId::of(origin.channel, generation) {
-            return Err(MlsError::WrongGroup);
-        }
-        if group.epoch() != join.entry.epoch {
-            return Err(MlsError::Invalid("another epoch than the server named".into()));
-        }
-        let Some(by) = group.added_by() else { return Err(MlsError::Record) };
-        // Whoever makes a server hide a group's log must not be able to put a group of their own in its place.
-        let strange = self.with_group(origin.channel, |before, _| {
-            !before.members().iter().any(|member| member.record.account == by.account)
-        });
-        if strange == Some(true) {
-            return Err(MlsError::Invalid("a stranger's welcome to a group of this device".into()));
-        }
-        self.adopt(origin, generation, by, group);
-        Ok(())
-    }
-
-    /// Takes a group just joined into the directory.
-    fn adopt(&mut self, origin: Origin, generation: u32, by: Sender, group: Group) {
-        let id = origin.channel;
-        let mut row = directory::ChannelRow::fresh(id);
-        row.generation = generation;
-        row.suite = group.suite();
-        row.epoch = group.epoch();
-        row.cursor = Cursor::at(origin.seq, origin.chain);
-        row.authenticator = group.authenticator();
-        row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
-        row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
-        let mut channel = Channel::new(row, false);
-        // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
-        self.lose_pending(id);
-        // What the server took before is not read again: the log is read on behind the welcome's commit.
-        let accepted = |item: &OutItem| item.accepted.is_some();
-        for ticket in self.outbox_of(id) {
-            if self.outbox.get(&ticket).is_some_and(accepted) {
-                self.drop_item(ticket);
-            }
-        }
-        if let Some(before) = self.channels.remove(&id) {
-            let prefix = directory::group_prefix(id, before.row.generation);
-            self.gate.stage(Op::DeletePrefix(prefix));
-            channel.told = before.told;
-            channel.spilled_after = before.spilled_after;
-        }
-        channel.slot = Slot::Warm(Box::new(group));
-        channel.row_dirty = true;
-        self.channels.insert(id, channel);
-        self.stage_packages();
-        self.stage_channel(id);
-        self.dirty.insert(id);
-        self.event(Event::Joined { channel: id, by });
-    }
-
-    pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
-        channel.advance(&join.entry);
-        channel.wrong_trees = 0;
-        self.dirty.insert(inbox);
-        if let Some(link) = join.link {
-            self.finish_link(link);
-        }
-        if let Some(why) = trouble {
-            let channel = join.entry.origin.map_or(inbox, |origin| origin.channel);
-            self.unreadable(channel, join.entry.seq, why);
-        }
-    }
-
-    // ---- groups in memory ---------------------------------------------------------------------
-
-    /// Runs something on a group in memory.
-    pub(super) fn with_group<T>(
-        &mut self,
-        id: ChannelId,
-        run: impl FnOnce(&mut Group, ClientContext<'_>) -> T,
-    ) -> Option<T> {
-        let mut entropy = self.entropy.fork();
-        let channel = self.channels.get_mut(&id)?;
-        self.uses += 1;
-        channel.used = self.uses;
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        channel.group().map(|group| run(group, cx))
-    }
-
-    /// Stages what changed in a channel.
-    pub(super) fn stage_channel(&mut self, id: ChannelId) {
-        if let Some(channel) = self.channels.get_mut(&id) {
-            self.gate.stage_all(channel.take_ops(id));
         }
     }
 }

@@ -9,18 +9,22 @@
 mod change;
 mod channel;
 mod command;
+mod commit;
 mod content;
 mod deadline;
 mod directory;
 pub mod event;
 mod inbound;
 pub mod job;
+mod join;
 mod keys;
 mod link;
 mod net;
 mod outbox;
+mod prepare;
 mod restore;
 mod session;
+mod unread;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,7 +36,8 @@ use crate::id::{AccountId, ChannelId, Sender, ServerId};
 use crate::io::{Input, JobId, LinkId, LoadId, Output, Page, Target, Ticket};
 use crate::job::{Job, JobOutput};
 use crate::limits::WARM_GROUPS;
-use crate::mls::Context as ClientContext;
+use crate::mls::Context;
+use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
@@ -350,7 +355,7 @@ impl Client {
             }
             return;
         }
-        match crate::mls::group::Group::restore(self.config.backend, gathered) {
+        match Group::restore(self.config.backend, gathered) {
             Ok(group) => {
                 self.uses += 1;
                 channel.used = self.uses;
@@ -390,6 +395,30 @@ impl Client {
         }
     }
 
+    // ---- groups in memory -----------------------------------------------------------------------
+
+    /// Runs something on a group in memory.
+    pub(super) fn with_group<T>(
+        &mut self,
+        id: ChannelId,
+        run: impl FnOnce(&mut Group, Context<'_>) -> T,
+    ) -> Option<T> {
+        let mut entropy = self.entropy.fork();
+        let channel = self.channels.get_mut(&id)?;
+        self.uses += 1;
+        channel.used = self.uses;
+        let cx =
+            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
+        channel.group().map(|group| run(group, cx))
+    }
+
+    /// Stages what changed in a channel.
+    pub(super) fn stage_channel(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            self.gate.stage_all(channel.take_ops(id));
+        }
+    }
+
     // ---- the end ------------------------------------------------------------------------------
 
     /// Something stored does not load although we wrote it: told, not hidden.
@@ -418,6 +447,3 @@ impl core::fmt::Debug for Client {
         write!(f, "Client({channels} channels, {outbox} submissions under way)")
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! What is on its way to the server: encrypted once the group is ready, resent byte for byte until answered.
 
-use super::change::CONTRADICTED;
+use super::commit::CONTRADICTED;
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutItem, OutWhat, StoredProof};
 use super::event::{Event, Failed, Outcome, Sent};

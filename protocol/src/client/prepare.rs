@@ -1,0 +1,178 @@
+//! What an intent needs before it can be committed: the group founded on the server, the account of a name, key
+//! packages of its devices.
+
+use super::directory::{self, Want};
+use super::event::{Failed, Outcome};
+use super::inbound::pause;
+use super::net::Call;
+use super::{Client, WrongReply, session::Phase};
+use crate::error::ErrorCode;
+use crate::id::{AccountId, ChannelId, Sender};
+use crate::io::Ticket;
+use crate::mls::MlsError;
+use crate::mls::key_package::check;
+use crate::wire::message::{ChannelKind, ClaimedKeyPackage, Failure, Request, Username};
+
+impl Client {
+    /// Moves the intents of a channel on: asks for what they lack, commits what is ready.
+    pub(super) fn pump_intents(&mut self, id: ChannelId) {
+        if self.phase() != Some(Phase::Online) {
+            return;
+        }
+        let held = self.channels.get(&id).and_then(|channel| channel.hold_until);
+        if held.is_none_or(|at| at <= self.now.mono) {
+            for ticket in self.intents_of(id) {
+                self.prepare(ticket);
+            }
+        }
+        self.commit_ready(id);
+    }
+
+    fn prepare(&mut self, ticket: Ticket) {
+        if self.inflight.contains(&ticket) {
+            return;
+        }
+        let Some(intent) = self.intents.get(&ticket) else { return };
+        let channel = intent.channel;
+        let (call, request) = match &intent.want {
+            Want::Found { group_info, tree } => {
+                let (group_info, tree) = (group_info.clone().into(), tree.clone().into());
+                let kind = ChannelKind::Group;
+                let request =
+                    Request::ChannelCreate { channel, kind, generation: 1, group_info, tree };
+                (Call::Found(ticket), request)
+            }
+            Want::Add { username, account: None, .. } => {
+                (Call::Resolve(ticket), Request::AccountLookup { username: username.clone() })
+            }
+            Want::Add { account: Some(account), packages: None, .. } => {
+                let Some(row) = self.channels.get(&channel).map(|channel| &channel.row) else {
+                    return;
+                };
+                let request = Request::KeyPackageFetch { account: *account, suite: row.suite };
+                (Call::Claim(ticket), request)
+            }
+            _ => return,
+        };
+        self.inflight.insert(ticket);
+        self.call(call, request);
+    }
+
+    /// The group is founded on the server.
+    pub(super) fn on_founded(&mut self, ticket: Ticket) {
+        let Some(channel) = self.intents.get(&ticket).map(|intent| intent.channel) else { return };
+        self.founding.remove(&channel);
+        self.fulfil(ticket, Outcome::Group(channel));
+    }
+
+    /// The account of a name to invite.
+    ///
+    /// A name that led to another account before is not followed: the application hears of it and decides, by
+    /// asking again or not.
+    pub(super) fn on_resolved(
+        &mut self,
+        ticket: Ticket,
+        named: &Username,
+        account: AccountId,
+    ) -> Result<(), WrongReply> {
+        let Some(mut intent) = self.intents.remove(&ticket) else { return Ok(()) };
+        let mut moved = false;
+        let mut wrong = false;
+        if let Want::Add { username, account: wanted, .. } = &mut intent.want {
+            wrong = username != named;
+            if !wrong {
+                *wanted = Some(account);
+                let contact = directory::Contact { username: username.clone(), verified: true };
+                moved = self.learn(account, contact);
+            }
+        }
+        self.store_intent(ticket, intent);
+        if wrong {
+            return Err(WrongReply);
+        }
+        if moved {
+            let why = "the name leads to another account than before";
+            self.fail_intent(ticket, Failed::Untrusted(why));
+        }
+        Ok(())
+    }
+
+    /// Key packages of an account to invite: those that hold are kept with the intent, until it has come true.
+    pub(super) fn on_claimed(&mut self, ticket: Ticket, claimed: Vec<ClaimedKeyPackage>) {
+        let Some(mut intent) = self.intents.remove(&ticket) else { return };
+        let Want::Add { account: Some(account), packages, .. } = &mut intent.want else { return };
+        let account = *account;
+        let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
+        let mut sound = Vec::new();
+        let mut why = String::new();
+        let mut forged = false;
+        for ClaimedKeyPackage { device, package, .. } in claimed {
+            let checked = match &package {
+                None => Err("it has no key package".to_owned()),
+                Some(bytes) => check(self.config.backend, bytes, self.now.wall)
+                    .map_err(|error| {
+                        // The server checks what it takes; what does not hold now, it made up.
+                        forged |= error != MlsError::Expired;
+                        error.to_string()
+                    })
+                    .and_then(|checked| {
+                        let of = Sender { account, device };
+                        if checked.record.sender() != of {
+                            forged = true;
+                            Err("its key package is of another device".to_owned())
+                        } else if Some(checked.suite) != suite {
+                            Err("its key package is of another cipher suite".to_owned())
+                        } else {
+                            Ok(())
+                        }
+                    }),
+            };
+            match (checked, package) {
+                (Ok(()), Some(bytes)) => sound.push(bytes.to_vec()),
+                (Err(reason), _) => why = format!("device {device}: {reason}"),
+                (Ok(()), None) => {}
+            }
+        }
+        if forged {
+            let why = "a key package that the account's own device did not make";
+            self.intents.insert(ticket, intent);
+            return self.fail_intent(ticket, Failed::Untrusted(why));
+        }
+        if sound.is_empty() {
+            let why = if why.is_empty() { "it has no device".into() } else { why };
+            self.intents.insert(ticket, intent);
+            return self.fail_intent(ticket, Failed::NotAdded { account, why });
+        }
+        *packages = Some(sound);
+        self.store_intent(ticket, intent);
+    }
+
+    /// The server refused what an intent asked.
+    pub(super) fn on_intent_refused(&mut self, ticket: Ticket, failure: &Failure) {
+        let Some(intent) = self.intents.get(&ticket) else { return };
+        let founding = matches!(intent.want, Want::Found { .. });
+        let channel = intent.channel;
+        match failure.code {
+            // The answer to a first try was lost: nobody else can have drawn this id.
+            ErrorCode::ChannelExists if founding => self.on_founded(ticket),
+            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
+                self.hold(channel, failure.retry_after_ms);
+            }
+            _ => {
+                self.fail_intent(ticket, Failed::from(failure));
+                if founding {
+                    self.founding.remove(&channel);
+                    self.forget_channel(channel);
+                }
+            }
+        }
+    }
+
+    /// Does nothing in a channel for a while.
+    pub(super) fn hold(&mut self, id: ChannelId, retry_after_ms: u32) {
+        let at = self.now.mono + pause(retry_after_ms);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.hold_until = channel.hold_until.max(Some(at));
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Received messages on their way to the application: stored first, told while it keeps up, told again after a
+//! restart, forgotten when it has read them.
+
+use super::Client;
+use super::directory::{self, StoredMessage};
+use super::event::{Event, Message};
+use crate::id::ChannelId;
+use crate::limits::{FETCH_ENTRIES, UNREAD_EVENTS};
+
+impl Client {
+    /// Stores a message; tells it at once if the application keeps up.
+    pub(super) fn deliver(&mut self, id: ChannelId, seq: u64, stored: StoredMessage) {
+        self.gate.stage(directory::put(directory::message_key(id, seq), &stored));
+        let busy = self.told >= UNREAD_EVENTS;
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.row.unread += 1;
+        channel.row_dirty = true;
+        if channel.spilled_after.is_none() && busy {
+            channel.spilled_after = Some(seq - 1);
+        }
+        if channel.spilled_after.is_none() {
+            self.stage_channel(id);
+            self.tell(id, seq, stored);
+        }
+    }
+
+    fn tell(&mut self, id: ChannelId, seq: u64, stored: StoredMessage) {
+        if let Some(channel) = self.channels.get_mut(&id)
+            && channel.told.insert(seq)
+        {
+            self.told += 1;
+            let username = self
+                .contacts
+                .get(&stored.sender.account)
+                .filter(|contact| contact.verified)
+                .map(|contact| contact.username.clone());
+            self.event(Event::Message(Message {
+                channel: id,
+                seq,
+                message: stored.message,
+                sender: stored.sender,
+                username,
+                time: stored.time,
+                epoch: stored.epoch,
+                body: stored.body,
+            }));
+        }
+    }
+
+    /// Reads on in the stored messages of a channel that were not told yet.
+    pub(super) fn refill(&mut self, id: ChannelId) {
+        if self.told >= UNREAD_EVENTS / 2 {
+            return;
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Some(after) = channel.spilled_after else { return };
+        if channel.spill_load {
+            return;
+        }
+        channel.spill_load = true;
+        self.load(
+            super::Loading::Messages(id),
+            directory::message_prefix(id),
+            Some(directory::message_key(id, after)),
+            FETCH_ENTRIES,
+        );
+    }
+
+    /// Stored messages arrived.
+    pub(super) fn on_messages(&mut self, id: ChannelId, records: crate::store::batch::Records) {
+        let (full, empty) = (records.len() == FETCH_ENTRIES, records.is_empty());
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.spill_load = false;
+        let mut last = channel.spilled_after.unwrap_or(0);
+        for (key, value) in records {
+            let Some(seq) = key.last_chunk::<8>().map(|seq| u64::from_be_bytes(*seq)) else {
+                continue;
+            };
+            last = seq;
+            if let Ok(stored) = crate::store::record::decode::<StoredMessage>(&key, &value) {
+                self.tell(id, seq, stored);
+            }
+        }
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.spilled_after = full.then_some(last);
+            let told = u32::try_from(channel.told.len()).unwrap_or(u32::MAX);
+            if !full && told < channel.row.unread {
+                if empty {
+                    // There is no such record: damaged, or miscounted.
+                    channel.row.unread = told;
+                    channel.row_dirty = true;
+                } else {
+                    // A message stored while the page was under way lies behind it: look again.
+                    channel.spilled_after = Some(last);
+                }
+            }
+        }
+        self.dirty.insert(id);
+    }
+}
