@@ -5,17 +5,16 @@ use zeroize::Zeroizing;
 use super::channel::Slot;
 use super::content::Metadata;
 use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
-use super::event::{Failed, GroupMember, GroupSummary, Outcome};
+use super::event::{Failed, GroupMember, Outcome};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
 use super::{Channel, Client, Event};
 use crate::auth::client::Password;
-use crate::crypto::safety_number::SafetyNumber;
 use crate::env::Now;
 use crate::error::Refused;
-use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId, Sender, ServerId};
+use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId};
 use crate::io::Ticket;
-use crate::limits::{CALLS_IN_FLIGHT, CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
+use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
 use crate::mls::Context;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Group, NewGroup};
@@ -435,73 +434,6 @@ impl Client {
         }
     }
 
-    // ---- what is known here -------------------------------------------------------------------
-
-    /// This device's account, if it has one: its name, its ids, and its server.
-    pub fn whoami(&self) -> Option<(Username, Sender, ServerId)> {
-        let identity = self.identity.as_ref()?;
-        Some((identity.username.clone(), self.me()?, identity.server))
-    }
-
-    /// Whether commands that need an account and a session would be taken.
-    ///
-    /// # Errors
-    /// `NoAccount`, `LoggedOut`.
-    pub fn may_connect(&self) -> Result<(), Refused> {
-        self.need_session()
-    }
-
-    /// The groups of this device, from the directory: cheap, nothing is loaded.
-    pub fn groups(&self) -> Vec<GroupSummary> {
-        let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
-        let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
-            channel: *id,
-            name: channel.row.name.clone(),
-            suite: channel.row.suite,
-            epoch: channel.row.epoch,
-            cursor: channel.row.cursor.seq(),
-            chain: channel.row.cursor.chain(),
-            member: channel.row.member && !channel.row.leaving,
-            authenticator: channel.row.authenticator.clone(),
-            members: channel.row.members,
-            unread: channel.row.unread,
-        };
-        groups.map(summary).collect()
-    }
-
-    /// What an account is called, as far as the directory confirmed it.
-    pub fn username(&self, account: AccountId) -> Option<&Username> {
-        let contact = self.contacts.get(&account)?;
-        contact.verified.then_some(&contact.username)
-    }
-
-    /// The safety number between this account and another: 60 digits.
-    pub fn safety_number(&self, other: AccountId) -> Option<String> {
-        let me = self.me()?;
-        Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
-    }
-
-    /// How many messages and changes of groups are stored here that the server has not accepted yet.
-    pub fn pending(&self) -> usize {
-        let unsent = self.outbox.values().filter(|item| item.accepted.is_none() && !item.silent);
-        unsent.count() + self.intents.len()
-    }
-
-    /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
-    /// the application has not acknowledged do not count.
-    pub fn is_idle(&self) -> bool {
-        let sent = self.outbox.values().all(|item| item.accepted.is_some());
-        self.synced
-            && sent
-            && self.channels.values().all(|channel| !channel.followed() || channel.is_through())
-            && self.gate.is_idle()
-            && self.intents.is_empty()
-            && self.auth.is_none()
-            && self.greeting.is_none()
-            && self.wanted_packages.is_none()
-            && self.asks.is_empty()
-    }
-
     // ---- checks -------------------------------------------------------------------------------
 
     fn begin(&mut self, now: Now) -> Result<(), Refused> {
@@ -528,61 +460,6 @@ impl Client {
             None => Err(Refused::UnknownChannel),
             Some(known) if !known.row.member || known.row.leaving => Err(Refused::NotMember),
             Some(_) => Ok(()),
-        }
-    }
-
-    /// Takes note of an account's name; a name that moved to another account is told. Returns whether it did.
-    pub(super) fn learn(&mut self, account: AccountId, contact: directory::Contact) -> bool {
-        let mut moved = false;
-        if contact.verified {
-            let before = self.contacts.iter().find(|(other, known)| {
-                **other != account && known.verified && known.username == contact.username
-            });
-            if let Some((before, _)) = before {
-                let before = *before;
-                let username = contact.username.clone();
-                self.contacts.remove(&before);
-                self.gate.stage(Op::Delete(directory::key(directory::CONTACT, &[&before.0])));
-                self.event(Event::AccountChanged { username, before, now: account });
-                moved = true;
-            }
-        }
-        if self.contacts.get(&account) != Some(&contact) {
-            let key = directory::key(directory::CONTACT, &[&account.0]);
-            self.gate.stage(directory::put(key, &contact));
-            self.contacts.insert(account, contact);
-        }
-        moved
-    }
-
-    /// A member says what an account is called: the directory is asked before it is believed.
-    pub(super) fn hear_name(&mut self, account: AccountId, username: Username) {
-        // A claim that the directory did not confirm gives way to another one.
-        let known = self.contacts.get(&account);
-        if known.is_some_and(|known| known.verified || known.username == username) {
-            return;
-        }
-        if self.calls() >= CALLS_IN_FLIGHT / 2 {
-            // It will be heard again.
-            return;
-        }
-        let contact = directory::Contact { username: username.clone(), verified: false };
-        self.learn(account, contact);
-        self.call(
-            super::net::Call::Confirm(account),
-            crate::wire::message::Request::AccountLookup { username },
-        );
-    }
-
-    /// The directory's word on a name that a member claimed.
-    pub(super) fn on_confirmed(
-        &mut self,
-        claimed: AccountId,
-        username: Username,
-        account: AccountId,
-    ) {
-        if claimed == account {
-            self.learn(account, directory::Contact { username, verified: true });
         }
     }
 }

@@ -2,14 +2,16 @@
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
 //! Inside, every connection goes through the table of `session`; every channel's log is read in order
-//! (`inbound`); every change of a group is an intent that stays until it has come true (`change`); every
-//! submission stays in the outbox until the server has it and the log has shown it (`outbox`). All state
+//! (`inbound`, welcomes by `join`, messages on to the application by `unread`); every change of a group is an intent
+//! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
+//! server has it and the log has shown it (`outbox`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod change;
 mod channel;
 mod command;
 mod commit;
+mod contacts;
 mod content;
 mod deadline;
 mod directory;
@@ -25,6 +27,7 @@ mod prepare;
 mod restore;
 mod session;
 mod unread;
+mod view;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

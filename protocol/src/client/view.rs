@@ -1,0 +1,75 @@
+//! What a device knows without asking anybody.
+
+use super::event::GroupSummary;
+use super::{Channel, Client};
+use crate::crypto::safety_number::SafetyNumber;
+use crate::error::Refused;
+use crate::id::{AccountId, ChannelId, Sender, ServerId};
+use crate::wire::message::Username;
+
+impl Client {
+    /// This device's account, if it has one: its name, its ids, and its server.
+    pub fn whoami(&self) -> Option<(Username, Sender, ServerId)> {
+        let identity = self.identity.as_ref()?;
+        Some((identity.username.clone(), self.me()?, identity.server))
+    }
+
+    /// Whether commands that need an account and a session would be taken.
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`.
+    pub fn may_connect(&self) -> Result<(), Refused> {
+        self.need_session()
+    }
+
+    /// The groups of this device, from the directory: cheap, nothing is loaded.
+    pub fn groups(&self) -> Vec<GroupSummary> {
+        let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
+        let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
+            channel: *id,
+            name: channel.row.name.clone(),
+            suite: channel.row.suite,
+            epoch: channel.row.epoch,
+            cursor: channel.row.cursor.seq(),
+            chain: channel.row.cursor.chain(),
+            member: channel.row.member && !channel.row.leaving,
+            authenticator: channel.row.authenticator.clone(),
+            members: channel.row.members,
+            unread: channel.row.unread,
+        };
+        groups.map(summary).collect()
+    }
+
+    /// What an account is called, as far as the directory confirmed it.
+    pub fn username(&self, account: AccountId) -> Option<&Username> {
+        let contact = self.contacts.get(&account)?;
+        contact.verified.then_some(&contact.username)
+    }
+
+    /// The safety number between this account and another: 60 digits.
+    pub fn safety_number(&self, other: AccountId) -> Option<String> {
+        let me = self.me()?;
+        Some(SafetyNumber::of(self.config.backend, me.account, other).to_string())
+    }
+
+    /// How many messages and changes of groups are stored here that the server has not accepted yet.
+    pub fn pending(&self) -> usize {
+        let unsent = self.outbox.values().filter(|item| item.accepted.is_none() && !item.silent);
+        unsent.count() + self.intents.len()
+    }
+
+    /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
+    /// the application has not acknowledged do not count.
+    pub fn is_idle(&self) -> bool {
+        let sent = self.outbox.values().all(|item| item.accepted.is_some());
+        self.synced
+            && sent
+            && self.channels.values().all(|channel| !channel.followed() || channel.is_through())
+            && self.gate.is_idle()
+            && self.intents.is_empty()
+            && self.auth.is_none()
+            && self.greeting.is_none()
+            && self.wanted_packages.is_none()
+            && self.asks.is_empty()
+    }
+}
