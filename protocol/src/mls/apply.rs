@@ -41,7 +41,7 @@ impl Group {
     }
 
     /// What the outside tells before anything is decrypted. Handshakes are PublicMessages, so that the server, which
-    /// judges them too, sees the same as the members (DESIGN §4).
+    /// judges them too, sees the same as the members.
     fn check_outside(&self, peeked: &Peeked) -> Result<(), MlsError> {
         let content = peeked.kind == EntryKind::Application;
         if peeked.group != self.id() {

@@ -1,6 +1,6 @@
 //! A group as the server sees it: everything but its secrets.
 //!
-//! The server follows each group so that it accepts only what honest members will accept (DESIGN §4). Everything is
+//! The server follows each group so that it accepts only what honest members will accept (docs/adr/0006). Everything is
 //! checked before anything changes: after an error the state is as it was. What takes the group's secrets stays for
 //! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
@@ -360,7 +360,7 @@ impl PublicState {
         Ok(record.sender())
     }
 
-    /// What is queued to go has to go (DESIGN §4). A committer cannot remove itself (RFC 9420 §12.2): one that wants to
+    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
     /// leave may still commit others' wishes, one that others want removed may not commit at all. Adds are not
     /// insisted on: their key packages may have expired.
     fn check_queued(&self, verdict: &Verdict) -> Result<(), MlsError> {

@@ -1,4 +1,4 @@
-//! What may be in a group and who may change it (DESIGN §4, §5): one set of rules, by which the server judges a
+//! What may be in a group and who may change it: one set of rules, by which the server judges a
 //! commit before it accepts it and every member judges it again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -326,7 +326,7 @@ impl Before<'_> {
         }
     }
 
-    /// An external commit has to take the place of a leaf of the same device (DESIGN §4, rejoin).
+    /// An external commit has to take the place of a leaf of the same device: a rejoin.
     fn rejoined(&self, commit: &StagedCommit) -> Result<(LeafNodeIndex, DeviceRecord), MlsError> {
         let leaf = commit.update_path_leaf_node();
         let mut removes = commit.remove_proposals();

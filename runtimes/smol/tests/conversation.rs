@@ -370,7 +370,7 @@ fn a_call_in_flight_finishes_before_a_drained_server_closes() {
     });
 }
 
-/// REGRESSIONS 5: panics of QUIC stacks on frames, parameters and Retry (quinn CVE-2023-42805, CVE-2026-31812,
+/// Panics elsewhere: of QUIC stacks on frames, parameters and Retry (quinn CVE-2023-42805, CVE-2026-31812,
 /// CVE-2024-45311). Hostile datagrams at the running server, which then serves as before.
 #[test]
 fn regression_05_hostile_datagrams_do_not_stop_the_server() {

@@ -82,7 +82,7 @@ fn a_recipient_cannot_pass_it_on_as_the_senders() {
     assert_eq!(read(&carol, &forwarded), Err(CryptoError));
 }
 
-/// The plaintext and aad of an envelope, by DESIGN's formula step by step.
+/// The plaintext and aad of an envelope, by its formula step by step.
 fn opened(to: &Device, envelope: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let (ephemeral, ciphertext) = (&envelope[1..33], &envelope[33..33 + 1088]);
     let x25519 = portable().x25519(&to.secrets.x25519, ephemeral.try_into().unwrap()).unwrap();

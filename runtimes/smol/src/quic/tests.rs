@@ -137,7 +137,7 @@ fn showing(certificate: CertificateDer<'static>, key: &KeyPair) -> Arc<rustls::S
     Arc::new(config)
 }
 
-/// REGRESSIONS 8: panics on hostile certificates (webpki RUSTSEC-2026-0098, -0099, -0104). Certificates cut off, bent
+/// Panics elsewhere on hostile certificates (webpki RUSTSEC-2026-0098, -0099, -0104). Certificates cut off, bent
 /// or made of anything, at a client with a pin and at one with an authority.
 #[test]
 fn regression_08_hostile_certificates_are_untrusted() {

@@ -87,7 +87,7 @@ fn proposals_that_no_commit_may_have() {
         (&[reference.clone(), remove_carol.clone()], twice),
         (&[remove_bob.clone(), remove_bob.clone()], ""),
         (&[reference.clone(), remove_alice], ""),
-        // A group that is to become another one, of another suite: that is a new generation (DESIGN §4).
+        // A group that is to become another one, of another suite: that is a new generation.
         (&[reference.clone(), inline(5, &reinit)], "not allowed"),
         (&[reference.clone(), inline(4, &psk)], "not allowed"),
         (&[reference.clone(), inline(6, &[1, 0])], ""),
