@@ -10,7 +10,13 @@ use aws_lc_rs::{digest, hmac};
 use libcrux_ml_kem::mlkem768;
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Aead, CryptoError, Primitives, strict};
+use super::{Aead, CryptoError, Primitives, Signer, strict};
+
+impl Signer for Ed25519KeyPair {
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        fixed(Ed25519KeyPair::sign(self, message).as_ref())
+    }
+}
 
 /// See [`super::fast`].
 #[derive(Debug)]
@@ -95,7 +101,11 @@ impl Primitives for Fast {
     }
 
     fn ed25519_sign(&self, seed: &[u8; 32], message: &[u8]) -> [u8; 64] {
-        fixed(key_pair(seed).sign(message).as_ref())
+        Signer::sign(&key_pair(seed), message)
+    }
+
+    fn ed25519_signer(&self, seed: &[u8; 32]) -> Box<dyn Signer> {
+        Box::new(key_pair(seed))
     }
 
     fn ed25519_verify(

@@ -85,6 +85,8 @@ pub trait Primitives: fmt::Debug + Send + Sync {
     fn ed25519_public(&self, seed: &[u8; 32]) -> [u8; 32];
     /// Ed25519 signature.
     fn ed25519_sign(&self, seed: &[u8; 32], message: &[u8]) -> [u8; 64];
+    /// The key of a seed, expanded once for signing often: the same signatures at half the price.
+    fn ed25519_signer(&self, seed: &[u8; 32]) -> Box<dyn Signer>;
     /// Checks an Ed25519 signature; non-canonical and small-order inputs fail.
     fn ed25519_verify(
         &self,
@@ -107,6 +109,12 @@ pub trait Primitives: fmt::Debug + Send + Sync {
         seed: &[u8; 64],
         ciphertext: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, CryptoError>;
+}
+
+/// An expanded Ed25519 key. It is a secret and erases itself.
+pub trait Signer: Send + Sync {
+    /// What [`Primitives::ed25519_sign`] gives for its seed.
+    fn sign(&self, message: &[u8]) -> [u8; 64];
 }
 
 /// A backend: chosen once, passed along.

@@ -4,7 +4,7 @@ use aes_gcm::aead::array::typenum::U12;
 use aes_gcm::aead::{AeadCore, KeyInit, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use chacha20poly1305::ChaCha20Poly1305;
-use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use hmac::{Hmac, Mac as _};
 use ml_kem::kem::Decapsulate as _;
 use ml_kem::ml_kem_768::{Ciphertext, DecapsulationKey, EncapsulationKey};
@@ -13,7 +13,13 @@ use sha2::{Digest as _, Sha256, Sha512};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Aead, CryptoError, Primitives, strict};
+use super::{Aead, CryptoError, Primitives, Signer, strict};
+
+impl Signer for SigningKey {
+    fn sign(&self, message: &[u8]) -> [u8; 64] {
+        ed25519_dalek::Signer::sign(self, message).to_bytes()
+    }
+}
 
 /// See [`super::portable`].
 #[derive(Debug)]
@@ -103,7 +109,11 @@ impl Primitives for Portable {
     }
 
     fn ed25519_sign(&self, seed: &[u8; 32], message: &[u8]) -> [u8; 64] {
-        SigningKey::from_bytes(seed).sign(message).to_bytes()
+        SigningKey::from_bytes(seed).sign(message)
+    }
+
+    fn ed25519_signer(&self, seed: &[u8; 32]) -> Box<dyn Signer> {
+        Box::new(SigningKey::from_bytes(seed))
     }
 
     fn ed25519_verify(

@@ -131,6 +131,7 @@ proptest! {
     fn ed25519_agrees_on_signatures(seed in any::<[u8; 32]>(), text in bytes(100), place in 0..64usize, bit in 0..8u8) {
         let public = agree(|backend| backend.ed25519_public(&seed));
         let signature = agree(|backend| backend.ed25519_sign(&seed, &text));
+        prop_assert_eq!(agree(|backend| backend.ed25519_signer(&seed).sign(&text)), signature);
         prop_assert!(agree(|backend| backend.ed25519_verify(&public, &text, &signature)).is_ok());
         let mut changed = signature;
         changed[place] ^= 1 << bit;

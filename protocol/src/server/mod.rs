@@ -39,8 +39,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::server::OpaqueServer;
 use crate::auth::token::TokenKey;
-use crate::crypto::Backend;
-use crate::crypto::identity::DeviceKey;
+use crate::crypto::{Backend, Signer};
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, ErrorCode, Fatal};
 use crate::id::{AccountId, ChannelId, Sender, ServerId};
@@ -111,7 +110,9 @@ impl Config {
 pub struct Server {
     config: Config,
     opaque: OpaqueServer,
-    proof_key: DeviceKey,
+    /// Signs every delivery proof.
+    proof_key: Box<dyn Signer>,
+    id: ServerId,
     token_key: TokenKey,
     refresh_key: Zeroizing<[u8; 32]>,
     entropy: Entropy,
@@ -159,7 +160,8 @@ impl Server {
         timers.set(now.mono + SWEEP_EVERY, Timer::Sweep);
         Self {
             opaque: opaque_setup,
-            proof_key: DeviceKey::from_seed(config.backend, proof_key),
+            proof_key: config.backend.ed25519_signer(&proof_key),
+            id: ServerId(config.backend.ed25519_public(&proof_key)),
             refresh_key: config.backend.hmac_sha256(&*token_key, &[b"qpc-refresh-successor-v1"]),
             token_key: TokenKey::new(config.backend, token_key),
             admission: Admission::new(&config),
@@ -282,7 +284,7 @@ impl Server {
 
     /// The server's id.
     pub fn id(&self) -> ServerId {
-        ServerId(self.proof_key.public())
+        self.id
     }
 
     /// Connections held now.

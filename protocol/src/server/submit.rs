@@ -112,7 +112,7 @@ impl Server {
         time: UnixMillis,
     ) {
         let statement = proof_statement(channel, seq, chain, message, payload, time);
-        let proof = self.proof_key.sign(self.config.backend, &statement);
+        let proof = self.proof_key.sign(&statement);
         self.reply(call, Reply::Accepted(Accepted { seq, chain, time, proof }));
     }
 }

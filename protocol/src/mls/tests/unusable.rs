@@ -93,6 +93,10 @@ impl Primitives for Spoiling {
         portable().ed25519_sign(seed, message)
     }
 
+    fn ed25519_signer(&self, seed: &[u8; 32]) -> Box<dyn crate::crypto::Signer> {
+        portable().ed25519_signer(seed)
+    }
+
     fn ed25519_verify(
         &self,
         public: &[u8; 32],
