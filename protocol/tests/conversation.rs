@@ -446,3 +446,62 @@ fn delivery_proofs_are_kept_by_the_sender_and_hold() {
     let outcome = world.done(bob, |client, now| client.proofs(now, channel, 0, 100));
     assert_eq!(outcome, Outcome::Proofs(Vec::new()));
 }
+
+/// A copy of a device's state never encrypts with keys that the original used up, however few batches lie between.
+#[test]
+fn a_copy_of_a_device_encrypts_nothing_once_it_sees_what_it_missed() {
+    let mut world = World::new(Rules::new(90));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    send(&mut world, bob, channel, "before");
+    world.settle();
+    let copy = world.devices[bob].disk.clone();
+    // While somebody has not read it, the log still holds what the original sent.
+    world.crash(alice);
+    send(&mut world, bob, channel, "one");
+    world.settle();
+    world.crash(bob);
+    world.devices[bob].disk = copy;
+    world.start(bob);
+    let restored = |event: &Event| matches!(event, Event::Restored { .. });
+    world.until(|world| world.devices[bob].log.iter().any(restored));
+    // For good: the next start knows it too.
+    for _ in 0..2 {
+        world.command(bob, |client, now| client.send(now, channel, b"two"));
+        world.command(bob, |client, now| client.update(now, channel));
+        world.pass(std::time::Duration::from_secs(10));
+        world.crash(bob);
+        world.start(bob);
+        world.pass(std::time::Duration::from_secs(10));
+    }
+    world.devices[alice].log.clear();
+    world.start(alice);
+    world.pass(std::time::Duration::from_secs(10));
+    assert_eq!(world.bodies(alice), ["before", "one"]);
+    assert_eq!(world.group(alice, channel).epoch, 1);
+    quiet(&world, &[alice]);
+}
+
+/// A name that was heard and not confirmed before the device went off is asked for again.
+#[test]
+fn a_name_is_confirmed_after_a_restart() {
+    let mut world = World::new(Rules::new(91));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let channel = group_of(&mut world, alice, &["bob"], Suite::Hybrid);
+    let account = world.client(alice).whoami().unwrap().1.account;
+    for batch in 0..4 {
+        send(&mut world, alice, channel, "who am I?");
+        world.crash(bob);
+        world.start(bob);
+        world.devices[bob].crash_in = Some(batch);
+        world.pass(std::time::Duration::from_secs(1));
+        if world.devices[bob].client.is_none() {
+            world.start(bob);
+        }
+    }
+    send(&mut world, alice, channel, "and now?");
+    world.settle();
+    assert_eq!(world.client(bob).username(account).map(|name| name.as_str()), Some("alice"));
+}

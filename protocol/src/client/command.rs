@@ -408,7 +408,7 @@ impl Client {
             .into_iter()
             .map(|mut member| {
                 let contact = self.contacts.get(&member.sender.account);
-                member.username = contact.filter(|c| c.verified).map(|c| c.username.clone());
+                member.username = contact.map(|contact| contact.username.clone());
                 member
             })
             .collect();

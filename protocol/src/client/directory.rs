@@ -6,6 +6,7 @@
 //! | `d/identity` | [`Identity`] |
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/packages` | [`PackagePlan`] |
+//! | `d/restored` | empty: this state is older than what the device once was |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
 //! | `d/i/` ticket | [`Intent`] |
@@ -39,6 +40,7 @@ pub const DIRECTORY: &[u8] = b"d/";
 
 pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
+pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
@@ -129,12 +131,10 @@ pub(super) struct PackagePlan {
     pub last_resort_issued: UnixMillis,
 }
 
-/// What an account is called.
+/// What an account is called, as the directory confirmed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Contact {
     pub username: Username,
-    /// The directory said so too; else it is only that member's own or another member's claim.
-    pub verified: bool,
 }
 
 /// A channel of this device.

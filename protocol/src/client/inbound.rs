@@ -243,6 +243,12 @@ impl Client {
         {
             return;
         }
+        let remembered =
+            self.outbox.values().any(|item| item.channel == id && item.message == entry.message);
+        if *error == MlsError::OwnMessage && !remembered {
+            // Made by this device and not remembered: its state is an older one, whose keys are used up.
+            self.note_restored(1);
+        }
         if *error == MlsError::FutureEpoch
             && let Some(channel) = self.channels.get_mut(&id)
         {

@@ -469,7 +469,7 @@ impl Client {
                 if asked != username {
                     return Err(super::WrongReply);
                 }
-                let contact = super::Contact { username: username.clone(), verified: true };
+                let contact = super::Contact { username: username.clone() };
                 self.learn(account, contact);
                 let Some(me) = self.me() else { return Ok(()) };
                 let safety = SafetyNumber::of(self.config.backend, me.account, account);

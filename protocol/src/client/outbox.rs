@@ -152,7 +152,7 @@ impl Client {
     ) -> Option<Content> {
         let row = &self.channels.get(&id)?.row;
         let body = if metadata {
-            let names = self.contacts.iter().filter(|(_, contact)| contact.verified);
+            let names = self.contacts.iter();
             let names = names.map(|(account, contact)| (*account, contact.username.clone()));
             ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
         } else {

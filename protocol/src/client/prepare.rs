@@ -82,7 +82,7 @@ impl Client {
             wrong = username != named;
             if !wrong {
                 *wanted = Some(account);
-                let contact = directory::Contact { username: username.clone(), verified: true };
+                let contact = directory::Contact { username: username.clone() };
                 moved = self.learn(account, contact);
             }
         }

@@ -25,6 +25,7 @@ struct Directory {
     identity: Option<Identity>,
     tokens: Option<Tokens>,
     plan: PackagePlan,
+    restored: bool,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
     intents: BTreeMap<Ticket, Intent>,
@@ -50,6 +51,8 @@ impl Directory {
             self.identity = Some(identity);
         } else if key == directory::TOKENS {
             self.tokens = Some(decode(key, value)?);
+        } else if key == directory::RESTORED {
+            self.restored = true;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
@@ -85,8 +88,17 @@ impl Client {
         entropy: Entropy,
         now: Now,
     ) -> Result<Self, RestoreError> {
-        let Directory { version, identity, tokens, plan, contacts, channels, intents, outbox } =
-            Directory::read(&directory)?;
+        let Directory {
+            version,
+            identity,
+            tokens,
+            plan,
+            restored,
+            contacts,
+            channels,
+            intents,
+            outbox,
+        } = Directory::read(&directory)?;
         let founding = intents.values().filter(|intent| matches!(intent.want, Want::Found { .. }));
         let founding: BTreeSet<_> = founding.map(|intent| intent.channel).collect();
         let known = identity.as_ref().is_some_and(|identity| !identity.ended);
@@ -136,7 +148,7 @@ impl Client {
             told: 0,
             uses: 0,
             synced: false,
-            restored: false,
+            restored,
         })
     }
 

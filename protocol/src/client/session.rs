@@ -28,11 +28,11 @@ use crate::auth::opaque::ExportKey;
 use crate::auth::token;
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
-use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, DeviceId, Digest, Sender, ServerId};
 use crate::io::Ticket;
 use crate::job::Job;
+use crate::store::batch::Op;
 use crate::wire::message::{Failure, Reply, Request, Tokens, Username};
 
 /// The password cannot be used with OPAQUE: it hashes to the neutral element, which nobody ever sees.
@@ -160,14 +160,12 @@ impl Client {
     }
 
     /// The session is open.
-    pub(super) fn on_session(&mut self, seen_version: u64, token_expires: UnixMillis) {
-        let _ = token_expires;
+    pub(super) fn on_session(&mut self, seen_version: u64) {
         self.set_phase(Phase::Online);
         self.net.backoff.opened(self.now.mono);
         let ours = self.gate.version();
-        if seen_version > ours && !self.restored {
-            self.restored = true;
-            self.event(Event::Restored { behind: seen_version - ours });
+        if seen_version > ours {
+            self.note_restored(seen_version - ours);
         }
         if let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) {
             self.event(Event::Online { conn });
@@ -187,6 +185,15 @@ impl Client {
         self.open_pushes();
         self.begin_sync();
         self.ask_waiting();
+    }
+
+    /// This device's state is older than what it once was: for good, nothing is encrypted on it.
+    pub(super) fn note_restored(&mut self, behind: u64) {
+        if !self.restored {
+            self.restored = true;
+            self.gate.stage(Op::Put(directory::RESTORED.to_vec(), Vec::new()));
+            self.event(Event::Restored { behind });
+        }
     }
 
     // ---- registration and login ---------------------------------------------------------------
@@ -367,7 +374,7 @@ impl Client {
                 }
             }
         };
-        let contact = directory::Contact { username, verified: true };
+        let contact = directory::Contact { username };
         self.learn(account, contact);
         self.store_identity(identity);
         self.gate.stage(directory::put(directory::TOKENS.to_vec(), &tokens));
@@ -455,7 +462,7 @@ impl Client {
             channel.disconnected();
         }
         self.synced = false;
-        self.gate.stage(crate::store::batch::Op::Delete(directory::TOKENS.to_vec()));
+        self.gate.stage(Op::Delete(directory::TOKENS.to_vec()));
         self.set_phase(Phase::Anonymous);
     }
 
@@ -499,9 +506,7 @@ impl Client {
             }
             (Call::DeviceRegister, Reply::Done) => self.on_device_registered(),
             (Call::Refresh, Reply::Tokens(tokens)) => self.on_tokens(tokens),
-            (Call::Resume, Reply::Session { state_version, token_expires, .. }) => {
-                self.on_session(state_version, token_expires);
-            }
+            (Call::Resume, Reply::Session { state_version, .. }) => self.on_session(state_version),
             _ => return Err(WrongReply),
         }
         Ok(())

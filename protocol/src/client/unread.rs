@@ -29,11 +29,8 @@ impl Client {
             && channel.told.insert(seq)
         {
             self.told += 1;
-            let username = self
-                .contacts
-                .get(&stored.sender.account)
-                .filter(|contact| contact.verified)
-                .map(|contact| contact.username.clone());
+            let username =
+                self.contacts.get(&stored.sender.account).map(|contact| contact.username.clone());
             self.event(Event::Message(Message {
                 channel: id,
                 seq,

@@ -42,8 +42,7 @@ impl Client {
 
     /// What an account is called, as far as the directory confirmed it.
     pub fn username(&self, account: AccountId) -> Option<&Username> {
-        let contact = self.contacts.get(&account)?;
-        contact.verified.then_some(&contact.username)
+        self.contacts.get(&account).map(|contact| &contact.username)
     }
 
     /// The safety number between this account and another: 60 digits.
@@ -71,5 +70,6 @@ impl Client {
             && self.greeting.is_none()
             && self.wanted_packages.is_none()
             && self.asks.is_empty()
+            && !self.is_confirming()
     }
 }

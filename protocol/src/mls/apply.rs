@@ -88,7 +88,7 @@ impl Group {
             ProcessedMessageContent::OwnPendingCommit => {
                 Err(MlsError::Pending("the own commit, to be merged"))
             }
-            ProcessedMessageContent::OwnPrivateMessage => Err(invalid("an own message")),
+            ProcessedMessageContent::OwnPrivateMessage => Err(MlsError::OwnMessage),
             ProcessedMessageContent::ExternalJoinProposalMessage(_) => {
                 Err(invalid("a proposal from outside"))
             }

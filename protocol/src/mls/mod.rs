@@ -69,6 +69,9 @@ pub enum MlsError {
     /// A ciphertext that does not open under this epoch's keys, or was opened before.
     #[error("message does not decrypt")]
     Decrypt,
+    /// A ciphertext of this device itself: whoever made it is to remember it.
+    #[error("a message of this device itself")]
+    OwnMessage,
     /// This device is no member any more.
     #[error("no longer a member")]
     NotMember,
