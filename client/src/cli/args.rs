@@ -26,7 +26,7 @@ standard error (\"type\": \"warning\", \"note\" or \"error\"; errors with \"code
 QPC_LOG=debug logs to standard error; no secret is ever logged.
 
 Older names: register-user, create-group, invite, join (receives invitations and lists groups), fetch-key (= verify),
-check-key (= keys status), refresh-keypackage (= keys refresh), demo-group (= demo).
+check-key (= keys status), refresh-keypackage and register-state (= keys refresh), demo-group (= demo).
 
 Exit codes:
   0    done
@@ -224,7 +224,7 @@ JSON: {\"type\":\"step\",\"number\",\"title\",\"proved\",\"millis\"} per step, t
     #[command(hide = true)]
     CheckKey,
     /// As `keys refresh`.
-    #[command(hide = true)]
+    #[command(hide = true, alias = "register-state")]
     RefreshKeypackage,
 }
 
@@ -382,6 +382,7 @@ mod tests {
             ("fetch-key bob", "verify"),
             ("check-key", "keys"),
             ("refresh-keypackage", "keys"),
+            ("register-state", "keys"),
             ("demo-group", "demo"),
             ("whoami", "whoami"),
         ] {

@@ -160,6 +160,13 @@ pub(super) async fn remove(
         session.synced().await?;
         let group = find_group(session, &group).await?.channel;
         let account = member_account(session, group, &username).await?;
+        let own = session.ask(|client, _| client.whoami().map(|(_, me, _)| me.account)).await?;
+        if own == Some(account) {
+            return Err(Problem::new(
+                Local::Invalid,
+                "that is your own account: `qpc group leave` takes this device out, `qpc devices revoke` another one",
+            ));
+        }
         let outcome = session
             .lasting("the removal", move |client, now| client.remove(now, group, account))
             .await?;
