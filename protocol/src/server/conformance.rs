@@ -2,7 +2,7 @@
 //!
 //! A backend implements [`Backend`] and calls [`server_store_conformance!`](crate::server_store_conformance) in its
 //! tests: one test per case. [`compare`] drives it with random operations beside the reference,
-//! [`MemoryStore`](crate::server::memory::MemoryStore), and compares every reply; the operations are decoded from
+//! [`MemoryStore`], and compares every reply; the operations are decoded from
 //! bytes, so that a property test and a fuzzer share them.
 //!
 //! A case panics where a backend is wrong.
