@@ -470,14 +470,14 @@ fn a_copy_of_a_device_encrypts_nothing_once_it_sees_what_it_missed() {
     for _ in 0..2 {
         world.command(bob, |client, now| client.send(now, channel, b"two"));
         world.command(bob, |client, now| client.update(now, channel));
-        world.pass(std::time::Duration::from_secs(10));
+        world.pass(Duration::from_secs(10));
         world.crash(bob);
         world.start(bob);
-        world.pass(std::time::Duration::from_secs(10));
+        world.pass(Duration::from_secs(10));
     }
     world.devices[alice].log.clear();
     world.start(alice);
-    world.pass(std::time::Duration::from_secs(10));
+    world.pass(Duration::from_secs(10));
     assert_eq!(world.bodies(alice), ["before", "one"]);
     assert_eq!(world.group(alice, channel).epoch, 1);
     quiet(&world, &[alice]);
@@ -496,7 +496,7 @@ fn a_name_is_confirmed_after_a_restart() {
         world.crash(bob);
         world.start(bob);
         world.devices[bob].crash_in = Some(batch);
-        world.pass(std::time::Duration::from_secs(1));
+        world.pass(Duration::from_secs(1));
         if world.devices[bob].client.is_none() {
             world.start(bob);
         }
