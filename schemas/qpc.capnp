@@ -25,6 +25,88 @@
 #   Reply    `keyProof`
 # None of it needs a field of today to change.
 
+# ---- errors and closes ------------------------------------------------------------------------------------------
+#
+# Codes of a `Failure`; the names are what programs show:
+#
+#    1  BadRequest          the request breaks a bound or a rule of the protocol
+#    2  Unsupported         the server does not offer this
+#    3  Unavailable         the server cannot do this now; try again later
+#    4  Busy                the server has too much under way; try again later
+#    5  RateLimited         too many requests; try again later
+#    6  ShuttingDown        the server is shutting down; reconnect
+#   10  NotLoggedIn         this call needs a session
+#   11  LoginFailed         unknown username or wrong password
+#   12  TokenInvalid        the token is unknown or belongs to another device
+#   13  TokenExpired        the token has expired
+#   14  ProofInvalid        the session proof does not verify
+#   15  UsernameTaken       this username is taken
+#   16  UsernameInvalid     this is no valid username
+#   17  AccountUnknown      no such account
+#   18  AccountExists       this account key is registered already
+#   20  DeviceUnknown       no such device
+#   21  DeviceRevoked       this device was revoked
+#   22  DeviceLimit         the account has as many devices as it may
+#   23  RecordInvalid       the device record is not signed by its account, or contradicts the session
+#   24  RecordStale         a newer record of this device is known
+#   30  KeyPackageInvalid   the key package is malformed, expired, or not of this device
+#   31  KeyPackageQuota     the device has as many key packages as it may
+#   32  SuiteNotAllowed     this cipher suite is not allowed here
+#   33  NoKeyPackage        the account has no key package to claim
+#   40  ChannelUnknown      no such channel
+#   41  ChannelExists       this channel exists already
+#   42  NotMember           not a member of this channel
+#   43  NotAllowed          the member's role does not allow this
+#   44  StaleEpoch          the message is from an epoch too old to be accepted
+#   45  FutureEpoch         the message is from an epoch that does not exist yet
+#   46  EpochConflict       another commit was accepted for this epoch
+#   47  GenerationMismatch  the channel is in another generation
+#   48  CommitInvalid       the commit, welcome or group info does not hold
+#   49  MessageIdReused     this message id was used for other bytes
+#   50  PayloadTooLarge     the payload is too large
+#   51  CursorInvalid       the cursor is beyond the end of the log
+#   60  BlobUnknown         no such blob
+#   61  BlobMismatch        the bytes do not match the blob's hash
+#   62  BlobTooLarge        the blob is too large
+#
+# Codes with which a link or connection is closed (QUIC application error codes):
+#
+#    0  DONE                done, nothing wrong
+#    1  VERSION             unknown wire version
+#    2  TOO_LARGE           frame too large
+#    3  MALFORMED           malformed frame
+#    4  UNEXPECTED          a well-formed frame at the wrong time
+#    5  TOO_SLOW            no session in time
+#    6  OVER_LIMIT          over a limit
+#    7  SHUTDOWN            the server is shutting down; come back
+#    8  FULL                the server holds as many connections as it may
+#    9  SESSION_ENDED       logged out, revoked, or the account deleted
+#   10  INTERNAL            the closing side's own store failed
+#
+# ---- what is signed and hashed -----------------------------------------------------------------------------------
+#
+# Byte strings put one after another, numbers big endian, lengths in bytes in parentheses; texts in quotes are ASCII.
+# `binding` is the connection's: kind (1): 1 TLS exporter `EXPORTER-qpc-v1`, 2 Noise hash, 3 none; value (32).
+#
+#   device record       "qpc-device-record-v1" version (1) = 1, account (32), device (16), device key (32), sequence (4),
+#                       not before (8); by the account key
+#   revocation          "qpc-device-revocation-v1" account (32), device (16), at (8); by the account key
+#   envelope keys       "qpc-envelope-keys-v1" account (32), device (16), sequence (4), not before (8), X25519 (32),
+#                       ML-KEM-768 (1184); by the device key
+#   registration        "qpc-register-v1" nonce (32), server (32), account (32), username; by the account key
+#   session             "qpc-session-v1" nonce (32), binding (1 + 32), server (32), account (32), device (16),
+#                       SHA-256(token) (32); by the device key. In a login: the account is zeros, the token is KE3
+#   OPAQUE's context    "qpc-opaque-v1" nonce (32), binding (1 + 32), server (32)
+#   deletion            "qpc-delete-v1" nonce (32), server (32), account (32), device (16); by the account key
+#   delivery            "qpc-delivery-v1" channel (16), seq (8), chain (32), message (16), SHA-256(payload) (32),
+#                       time (8); by the server's proof key
+#   chain               chain[0] = SHA-256("qpc-log-v1" channel (16)); chain[seq] = SHA-256(chain[seq - 1] (32), seq (8),
+#                       kind (1), generation (4), epoch (8), account (32), device (16), message (16), time (8), origin,
+#                       SHA-256(payload) (32)). kind: 1 application, 2 proposal, 3 commit, 4 welcome, 5 note. origin: one
+#                       zero byte, or a one and channel (16), seq (8), chain (32), tree (32)
+#   inbox's channel     SHA-256("qpc-inbox-v1" account (32), device (16)), its first 16 bytes
+#   MLS group id        SHA-256("qpc-group-v1" channel (16), generation (4))
+
 struct Frame {
   version @0 :UInt16;          # 1
   call @1 :UInt32;             # pairs a reply or failure with its request; unique among the link's calls in
