@@ -19,7 +19,7 @@ use core::time::Duration;
 
 use crate::client::event::Event;
 use crate::error::{CloseCode, StoreFault};
-use crate::id::{ChannelId, Digest};
+use crate::id::ChannelId;
 use crate::job::{Job, JobOutput};
 use crate::server::audit::AuditEvent;
 use crate::server::op::{StoreOp, StoreReply};
@@ -279,11 +279,6 @@ pub enum WakeReason {
     Sweep,
     /// A drain ends.
     Drain,
-}
-
-/// SHA-256 of a payload: what duplicates are told apart by.
-pub fn payload_hash(payload: &[u8]) -> Digest {
-    Digest::of(&[payload])
 }
 
 #[cfg(test)]
