@@ -45,13 +45,13 @@
 #   17  AccountUnknown      no such account
 #   18  AccountExists       this account key is registered already
 #   20  DeviceUnknown       no such device
-#   21  DeviceRevoked       this device was revoked
+#   21  SuiteNotAllowed     this cipher suite is not allowed here
 #   22  DeviceLimit         the account has as many devices as it may
 #   23  RecordInvalid       the device record is not signed by its account, or contradicts the session
 #   24  RecordStale         a newer record of this device is known
+#   25  DeviceRevoked       this device was revoked
 #   30  KeyPackageInvalid   the key package is malformed, expired, or not of this device
 #   31  KeyPackageQuota     the device has as many key packages as it may
-#   32  SuiteNotAllowed     this cipher suite is not allowed here
 #   33  NoKeyPackage        the account has no key package to claim
 #   40  ChannelUnknown      no such channel
 #   41  ChannelExists       this channel exists already
@@ -102,8 +102,12 @@
 #                       time (8); by the server's proof key
 #   chain               chain[0] = SHA-256("qpc-log-v1" channel (16)); chain[seq] = SHA-256(chain[seq - 1] (32), seq (8),
 #                       kind (1), generation (4), epoch (8), account (32), device (16), message (16), time (8), origin,
-#                       SHA-256(payload) (32)). kind: 1 application, 2 proposal, 3 commit, 4 welcome, 5 note. origin: one
-#                       zero byte, or a one and channel (16), seq (8), chain (32), tree (32)
+#                       SHA-256(payload) (32)). kind: 1 application, 2 proposal, 3 commit, 4 welcome, 5 note, 6 device,
+#                       7 revocation, 8 reset. origin: one zero byte, or a one and channel (16), seq (8), chain (32),
+#                       tree (32)
+#   channel             its kind in the two highest bits of its first byte: 0 group, 1 direct, 2 inbox
+#   group's channel     16 random bytes
+#   direct channel      SHA-256("qpc-direct-v1" lower account (32), higher account (32)), its first 16 bytes
 #   inbox's channel     SHA-256("qpc-inbox-v1" account (32), device (16)), its first 16 bytes
 #   MLS group id        SHA-256("qpc-group-v1" channel (16), generation (4))
 
@@ -184,6 +188,7 @@ struct Request {
     keyPackageFetch :group {
       account @26 :Data;       # 32 bytes
       suite @27 :UInt16;       # MLS cipher suite: 0x0001 or 0x004F
+      device @49 :Data;        # of this device only, 16 bytes; absent: of all
     }
 
     channelCreate @28 :ChannelCreate;
@@ -252,13 +257,14 @@ struct Resume {
 struct ChannelCreate {
   channel @0 :Data;            # 16 bytes
   kind @1 :ChannelKind;
-  generation @2 :UInt32;       # of the group; counts up with every reset
+  generation @2 :UInt32;       # 1 founds the channel; one above the present one resets it
   groupInfo @3 :Data;          # MLSMessage(GroupInfo) without a ratchet tree, 1 to 5,177,344 bytes
   tree @4 :Data;               # its ratchet tree, 1 to 5,177,344 bytes
+  with @5 :Data;               # the other account of a direct channel, 32 bytes; absent in others
 }
 
 enum ChannelKind {
-  group @0;                    # random id
+  group @0;                    # of those who were invited
   direct @1;                   # of two accounts, its id derived from them
   inbox @2;                    # of a device; never created by a call
 }
@@ -429,6 +435,9 @@ enum EntryKind {
   commit @2;                   # PublicMessage with a commit
   welcome @3;                  # Welcome, in an inbox
   note @4;                     # hybrid envelope from another device, in an inbox
+  device @5;                   # DeviceRecord of a device of the own account, in an inbox: it is new, or has a new key
+  revocation @6;               # Revocation of a member device
+  reset @7;                    # the channel's group ends here; a new generation begins. SHA-256 of its GroupInfo
 }
 
 struct Origin {

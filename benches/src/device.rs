@@ -99,6 +99,7 @@ impl Device {
             generation: 1,
             group_info: founding.group_info.into(),
             tree: founding.tree.into(),
+            with: None,
         };
         expect_done(caller.call(create)?)?;
         Ok(Self { local, group, channel, entropy })

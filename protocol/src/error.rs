@@ -222,14 +222,14 @@ error_codes! {
     AccountExists = 18, "this account key is registered already";
 
     DeviceUnknown = 20, "no such device";
-    DeviceRevoked = 21, "this device was revoked";
+    SuiteNotAllowed = 21, "this cipher suite is not allowed here";
     DeviceLimit = 22, "the account has as many devices as it may";
     RecordInvalid = 23, "the device record is not signed by its account, or contradicts the session";
     RecordStale = 24, "a newer record of this device is known";
+    DeviceRevoked = 25, "this device was revoked";
 
     KeyPackageInvalid = 30, "the key package is malformed, expired, or not of this device";
     KeyPackageQuota = 31, "the device has as many key packages as it may";
-    SuiteNotAllowed = 32, "this cipher suite is not allowed here";
     NoKeyPackage = 33, "the account has no key package to claim";
 
     ChannelUnknown = 40, "no such channel";

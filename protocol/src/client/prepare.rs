@@ -38,8 +38,9 @@ impl Client {
             Want::Found { group_info, tree } => {
                 let (group_info, tree) = (group_info.clone().into(), tree.clone().into());
                 let kind = ChannelKind::Group;
+                let (generation, with) = (1, None);
                 let request =
-                    Request::ChannelCreate { channel, kind, generation: 1, group_info, tree };
+                    Request::ChannelCreate { channel, kind, generation, group_info, tree, with };
                 (Call::Found(ticket), request)
             }
             Want::Add { username, account: None, .. } => {
@@ -49,7 +50,8 @@ impl Client {
                 let Some(row) = self.channels.get(&channel).map(|channel| &channel.row) else {
                     return;
                 };
-                let request = Request::KeyPackageFetch { account: *account, suite: row.suite };
+                let request =
+                    Request::KeyPackageFetch { account: *account, suite: row.suite, device: None };
                 (Call::Claim(ticket), request)
             }
             _ => return,

@@ -132,10 +132,10 @@ impl Server {
             Request::KeyPackageStatus => {
                 self.store(Step::KeyPackages(call), StoreOp::CountKeyPackages { sender, at });
             }
-            Request::KeyPackageFetch { account, suite } => {
-                self.key_package_fetch(call, account, suite);
+            Request::KeyPackageFetch { account, suite, device } => {
+                self.key_package_fetch(call, account, suite, device);
             }
-            Request::ChannelCreate { channel, kind, generation, group_info, tree } => {
+            Request::ChannelCreate { channel, kind, generation, group_info, tree, with: _ } => {
                 self.channel_create(call, peer, channel, kind, generation, group_info, tree);
             }
             Request::ChannelInfo { channel } => {

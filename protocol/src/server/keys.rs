@@ -7,7 +7,7 @@ use super::connection::{Call, Peer};
 use super::job::ServerJob;
 use super::stored::{Step, Task};
 use crate::error::ErrorCode;
-use crate::id::{AccountId, Sender};
+use crate::id::{AccountId, DeviceId, Sender};
 use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::key_package::CheckedKeyPackage;
@@ -93,11 +93,17 @@ impl Server {
         self.plain(call, reply);
     }
 
-    pub(super) fn key_package_fetch(&mut self, call: Call, account: AccountId, suite: Suite) {
+    pub(super) fn key_package_fetch(
+        &mut self,
+        call: Call,
+        account: AccountId,
+        suite: Suite,
+        device: Option<DeviceId>,
+    ) {
         if !self.config.suites.contains(&suite) {
             return self.fail(call, ErrorCode::SuiteNotAllowed);
         }
-        let op = StoreOp::ClaimKeyPackages { account, suite, at: self.now.wall };
+        let op = StoreOp::ClaimKeyPackages { account, suite, device, at: self.now.wall };
         self.store(Step::KeyPackageClaim(call, account), op);
     }
 

@@ -86,8 +86,8 @@ impl MemoryStore {
                 self.put_key_packages(*sender, packages, last_resort.as_ref(), *most, *at)
             }
             Op::CountKeyPackages { sender, at } => Ok(self.count_key_packages(*sender, *at)),
-            Op::ClaimKeyPackages { account, suite, at } => {
-                self.claim_key_packages(*account, *suite, *at)
+            Op::ClaimKeyPackages { account, suite, device, at } => {
+                self.claim_key_packages(*account, *suite, *device, *at)
             }
             Op::CreateChannel { channel, kind, generation, creator, group, group_info, at: _ } => {
                 let new = channels::New { kind: *kind, generation: *generation, group, group_info };

@@ -22,7 +22,7 @@ use bytes::Bytes;
 use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::wire::message::{
@@ -81,9 +81,9 @@ pub enum StoreOp {
     },
     /// Unexpired ones at `at`. → `KeyPackages`.
     CountKeyPackages { sender: Sender, at: UnixMillis },
-    /// For each active device of the account: the oldest unexpired package of the suite, removed; else the
+    /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else the
     /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
-    ClaimKeyPackages { account: AccountId, suite: Suite, at: UnixMillis },
+    ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
 
     /// Creates a channel with its first member. → `Done`, or `ChannelExists`, `DeviceUnknown`, `DeviceRevoked`.
     CreateChannel {

@@ -82,11 +82,11 @@ fn requests() -> Kinds<Request> {
         keyPackageUpload: (vec(bytes(1, 90), 0..5), option(bytes(1, 90))) =>
             |(packages, last_resort)| R::KeyPackageUpload { packages, last_resort },
         keyPackageStatus: Just(()) => |()| R::KeyPackageStatus,
-        keyPackageFetch: (account(), suite()) =>
-            |(account, suite)| R::KeyPackageFetch { account, suite },
-        channelCreate: (channel(), kind(), any::<u32>(), payload(), payload()) =>
-            |(channel, kind, generation, group_info, tree)|
-            R::ChannelCreate { channel, kind, generation, group_info, tree },
+        keyPackageFetch: (account(), suite(), option(device())) =>
+            |(account, suite, device)| R::KeyPackageFetch { account, suite, device },
+        channelCreate: (channel(), kind(), any::<u32>(), payload(), payload(), option(account())) =>
+            |(channel, kind, generation, group_info, tree, with)|
+            R::ChannelCreate { channel, kind, generation, group_info, tree, with },
         channelInfo: channel() => |channel| R::ChannelInfo { channel },
         channelList: option(channel()) => |after| R::ChannelList { after },
         submit: submit() => |submit| R::Submit(submit),
@@ -376,7 +376,7 @@ fn entries() -> impl Strategy<Value = Entries> {
 }
 
 fn entry() -> impl Strategy<Value = Entry> {
-    let kind = (1..=5u8).prop_filter_map("a kind", EntryKind::from_number);
+    let kind = (1..=8u8).prop_filter_map("a kind", EntryKind::from_number);
     let place = (any::<u64>(), any::<u32>(), any::<u64>(), time());
     (place, kind, sender(), message(), option(origin()), part()).prop_map(
         |((seq, generation, epoch, time), kind, sender, message, origin, payload)| Entry {

@@ -168,15 +168,16 @@ pub enum Request {
     KeyPackageUpload { packages: Vec<Bytes>, last_resort: Option<Bytes> },
     /// How many key packages of this device are left.
     KeyPackageStatus,
-    /// One key package of every active device of an account, consumed.
-    KeyPackageFetch { account: AccountId, suite: Suite },
-    /// Creates a channel with its first group.
+    /// One key package of every active device of an account, or of the one device, consumed.
+    KeyPackageFetch { account: AccountId, suite: Suite, device: Option<DeviceId> },
+    /// Creates a channel with its first group; `with` is the other account of a direct channel.
     ChannelCreate {
         channel: ChannelId,
         kind: ChannelKind,
         generation: u32,
         group_info: Bytes,
         tree: Bytes,
+        with: Option<AccountId>,
     },
     /// What a member may know of a channel.
     ChannelInfo { channel: ChannelId },
@@ -428,6 +429,12 @@ pub enum EntryKind {
     Welcome,
     /// A hybrid envelope from another device, in an inbox.
     Note,
+    /// The record of a device of the own account, in an inbox: it is new, or has a new key.
+    Device,
+    /// The revocation of a member device.
+    Revocation,
+    /// The channel's group ends here: another generation begins.
+    Reset,
 }
 
 impl EntryKind {
@@ -439,6 +446,9 @@ impl EntryKind {
             Self::Commit => 3,
             Self::Welcome => 4,
             Self::Note => 5,
+            Self::Device => 6,
+            Self::Revocation => 7,
+            Self::Reset => 8,
         }
     }
 
@@ -450,6 +460,9 @@ impl EntryKind {
             3 => Self::Commit,
             4 => Self::Welcome,
             5 => Self::Note,
+            6 => Self::Device,
+            7 => Self::Revocation,
+            8 => Self::Reset,
             _ => return None,
         })
     }

@@ -79,7 +79,8 @@ fn request(request: &Request) -> usize {
                 + SIGNATURE
         }
         Request::Refresh { token, .. } => data(token.0.len()) + SENDER + SIGNATURE,
-        Request::DeviceList { .. } | Request::KeyPackageFetch { .. } => ACCOUNT,
+        Request::DeviceList { .. } => ACCOUNT,
+        Request::KeyPackageFetch { device, .. } => ACCOUNT + device.map_or(0, |_| DEVICE),
         Request::DeviceRevoke { .. } => data(Revocation::LEN),
         Request::AccountLookup { username } => text(username.as_str()),
         Request::AccountDelete { .. } => SIGNATURE,
@@ -87,11 +88,12 @@ fn request(request: &Request) -> usize {
             packages.iter().map(|package| 1 + data(package.len())).sum::<usize>()
                 + last_resort.as_ref().map_or(0, |package| data(package.len()))
         }
-        Request::ChannelCreate { group_info, tree, .. } => {
+        Request::ChannelCreate { group_info, tree, with, .. } => {
             structure::<schema::channel_create::Builder<'static>>()
                 + CHANNEL
                 + data(group_info.len())
                 + data(tree.len())
+                + with.map_or(0, |_| ACCOUNT)
         }
         Request::ChannelList { after } => after.map_or(0, |_| CHANNEL),
         Request::Submit(submit) => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use qpc_protocol::env::UnixMillis;
 use qpc_protocol::error::ErrorCode;
-use qpc_protocol::id::{AccountId, Sender};
+use qpc_protocol::id::{AccountId, DeviceId, Sender};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{KeyPackageRow, StoreReply};
 use qpc_protocol::wire::message::ClaimedKeyPackage;
@@ -68,12 +68,13 @@ impl SqliteStore {
         &mut self,
         account: AccountId,
         suite: Suite,
+        only: Option<DeviceId>,
         at: UnixMillis,
     ) -> Answer {
         self.known_account(account)?;
         let mut claimed = Vec::new();
         for (no, device, revoked) in self.devices_of(account)? {
-            if revoked {
+            if revoked || only.is_some_and(|only| only != device) {
                 continue;
             }
             let (package, last_resort) = match self.claim(no, suite, at)? {

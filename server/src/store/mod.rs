@@ -141,8 +141,8 @@ impl SqliteStore {
                 self.put_key_packages(*sender, packages, last_resort.as_ref(), *most, *at)
             }
             Op::CountKeyPackages { sender, at } => self.count_key_packages(*sender, *at),
-            Op::ClaimKeyPackages { account, suite, at } => {
-                self.claim_key_packages(*account, *suite, *at)
+            Op::ClaimKeyPackages { account, suite, device, at } => {
+                self.claim_key_packages(*account, *suite, *device, *at)
             }
             Op::CreateChannel { channel, kind, generation, creator, group, group_info, at: _ } => {
                 let new = channels::New { kind: *kind, generation: *generation, group, group_info };

@@ -58,7 +58,12 @@ pub fn deleted_accounts_are_gone_but_stay_taken(store: &mut dyn Backend) {
     bed.refused(find_refresh(gone, 1, NOW), ErrorCode::TokenInvalid);
     bed.refused(find_refresh(sender(2, 9), 2, NOW), ErrorCode::TokenInvalid);
     bed.refused(
-        StoreOp::ClaimKeyPackages { account: account(2), suite: Suite::Hybrid, at: NOW },
+        StoreOp::ClaimKeyPackages {
+            account: account(2),
+            suite: Suite::Hybrid,
+            device: None,
+            at: NOW,
+        },
         ErrorCode::AccountUnknown,
     );
     bed.refused(fetch(ChannelId::inbox(gone), gone, 0), ErrorCode::ChannelUnknown);

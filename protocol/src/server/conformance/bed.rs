@@ -279,7 +279,7 @@ impl Bed<'_> {
     /// The first byte of each device's claimed package, and whether it is the last resort.
     #[track_caller]
     pub(super) fn claim(&mut self, n: u8, suite: Suite, at: UnixMillis) -> Vec<(Option<u8>, bool)> {
-        match self.run(StoreOp::ClaimKeyPackages { account: account(n), suite, at }) {
+        match self.run(StoreOp::ClaimKeyPackages { account: account(n), suite, device: None, at }) {
             StoreReply::Claimed(claimed) => claimed
                 .into_iter()
                 .map(|ClaimedKeyPackage { package, last_resort, .. }| {

@@ -5,6 +5,7 @@ use super::bed::{Bed, LIFE, NOW, later, package, put_packages, revocation, sende
 use crate::error::ErrorCode;
 use crate::mls::suite::Suite;
 use crate::server::op::{KeyPackageRow, StoreOp, StoreReply};
+use crate::wire::message::ClaimedKeyPackage;
 
 fn put(packages: Vec<KeyPackageRow>, last_resort: Option<KeyPackageRow>, most: u32) -> StoreOp {
     StoreOp::PutKeyPackages { sender: sender(1, 1), packages, last_resort, most, at: NOW }
@@ -45,7 +46,12 @@ pub fn key_packages_are_added_all_or_nothing(store: &mut dyn Backend) {
 pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.refused(
-        StoreOp::ClaimKeyPackages { account: sender(1, 1).account, suite: Suite::Hybrid, at: NOW },
+        StoreOp::ClaimKeyPackages {
+            account: sender(1, 1).account,
+            suite: Suite::Hybrid,
+            device: None,
+            at: NOW,
+        },
         ErrorCode::AccountUnknown,
     );
     bed.people(1, 3);
@@ -66,6 +72,16 @@ pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
         [(Some(12), false), (Some(40), false), (None, false)]
     );
     bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
+    let one = |device| StoreOp::ClaimKeyPackages {
+        account: sender(1, 1).account,
+        suite: Suite::Hybrid,
+        device: Some(device),
+        at,
+    };
+    assert_eq!(bed.run(one(sender(1, 2).device)), StoreReply::Claimed(Vec::new()));
+    let of_the_third =
+        ClaimedKeyPackage { device: sender(1, 3).device, package: None, last_resort: false };
+    assert_eq!(bed.run(one(sender(1, 3).device)), StoreReply::Claimed(vec![of_the_third]));
     assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(11), false), (None, false)]);
     assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(99), true), (None, false)]);
     assert_eq!(bed.claim(1, Suite::Hybrid, at), [(Some(99), true), (None, false)]);

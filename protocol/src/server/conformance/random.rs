@@ -295,6 +295,7 @@ impl Decoder<'_> {
             _ => StoreOp::ClaimKeyPackages {
                 account: account(self.account()),
                 suite: Suite::ALL[usize::from(self.below(2))],
+                device: if self.flag() { Some(self.sender().device) } else { None },
                 at: self.now(),
             },
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Answer, MemoryStore};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::{AccountId, Digest, Sender};
+use crate::id::{AccountId, DeviceId, Digest, Sender};
 use crate::mls::suite::Suite;
 use crate::server::op::{KeyPackageRow, StoreReply};
 use crate::wire::message::ClaimedKeyPackage;
@@ -86,12 +86,13 @@ impl MemoryStore {
         &mut self,
         account: AccountId,
         suite: Suite,
+        device: Option<DeviceId>,
         at: UnixMillis,
     ) -> Answer {
         self.known_account(account)?;
         let mut claimed = Vec::new();
         for sender in self.devices_of(account) {
-            if !self.is_active(sender) {
+            if !self.is_active(sender) || device.is_some_and(|only| only != sender.device) {
                 continue;
             }
             let found = self.keys.get_mut(&sender).and_then(|keys| keys.claim(suite, at));

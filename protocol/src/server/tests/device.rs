@@ -259,7 +259,7 @@ impl Device {
     }
 
     pub(super) fn claim(&self, world: &mut World, account: AccountId) -> Vec<Bytes> {
-        let request = Request::KeyPackageFetch { account, suite: Suite::Classical };
+        let request = Request::KeyPackageFetch { account, suite: Suite::Classical, device: None };
         match world.call(self.link, request).unwrap() {
             Reply::ClaimedKeyPackages(claimed) => {
                 claimed.into_iter().filter_map(|claim| claim.package).collect()
@@ -298,6 +298,7 @@ impl Device {
             generation: 1,
             group_info: founding.group_info.into(),
             tree: founding.tree.into(),
+            with: None,
         }
     }
 

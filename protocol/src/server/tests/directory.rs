@@ -439,7 +439,7 @@ fn key_packages_are_checked_counted_and_claimed_once() {
     for expected in [&one, &two, &last, &last] {
         assert_eq!(alice.claim(&mut world, bob.id()), std::slice::from_ref(expected));
     }
-    let fetch = |account, suite| Request::KeyPackageFetch { account, suite };
+    let fetch = |account, suite| Request::KeyPackageFetch { account, suite, device: None };
     let other = fetch(bob.id(), Suite::Hybrid);
     assert_eq!(world.fails(alice.link, other), ErrorCode::NoKeyPackage);
     let nobody = fetch(AccountId([1; 32]), Suite::Hybrid);
@@ -457,7 +457,8 @@ fn suites_that_a_server_does_not_allow_are_refused() {
     let packages = vec![alice.key_package(&world, false)];
     let request = Request::KeyPackageUpload { packages, last_resort: None };
     assert_eq!(world.fails(alice.link, request), ErrorCode::SuiteNotAllowed);
-    let request = Request::KeyPackageFetch { account: alice.id(), suite: Suite::Classical };
+    let request =
+        Request::KeyPackageFetch { account: alice.id(), suite: Suite::Classical, device: None };
     assert_eq!(world.fails(alice.link, request), ErrorCode::SuiteNotAllowed);
     let channel = crate::id::ChannelId([1; 16]);
     let kind = crate::wire::message::ChannelKind::Group;

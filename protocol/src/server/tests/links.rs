@@ -202,7 +202,7 @@ fn calls_need_a_session() {
         Request::AccountDelete { proof: [0; 64] },
         Request::KeyPackageUpload { packages: vec![], last_resort: None },
         Request::KeyPackageStatus,
-        Request::KeyPackageFetch { account, suite: crate::mls::suite::Suite::Hybrid },
+        Request::KeyPackageFetch { account, suite: crate::mls::suite::Suite::Hybrid, device: None },
         Request::ChannelInfo { channel },
         Request::ChannelList { after: None },
         Request::Fetch { channel, after: 0, limit: 1, wait_ms: 0 },

@@ -53,6 +53,7 @@ fn request(dice: &mut Dice, world: &World, device: &mut Device, known: &[Request
         9 => Request::KeyPackageFetch {
             account: device.id(),
             suite: crate::mls::suite::Suite::Classical,
+            device: None,
         },
         10 => Request::ChannelInfo { channel },
         11 => Request::ChannelList { after: None },

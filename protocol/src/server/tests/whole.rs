@@ -133,6 +133,7 @@ fn a_failing_store_is_told_call_by_call_and_survived() {
             Request::KeyPackageFetch {
                 account: alice.id(),
                 suite: crate::mls::suite::Suite::Classical,
+                device: None,
             },
             carol.found_request(world, channel, ChannelKind::Group),
             Request::ChannelInfo { channel: CHANNEL },

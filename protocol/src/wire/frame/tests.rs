@@ -192,6 +192,7 @@ fn memory_follows_the_bytes_that_arrived_and_is_given_back() {
             generation: 1,
             group_info: vec![2; 1].into(),
             tree: vec![3; limits::PAYLOAD_BYTES].into(),
+            with: None,
         }),
     };
     let bytes = encoded(&largest);

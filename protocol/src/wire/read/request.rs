@@ -144,6 +144,7 @@ fn key_package_fetch(from: schema::request::key_package_fetch::Reader<'_>) -> Re
     Ok(Request::KeyPackageFetch {
         account: account(from.get_account())?,
         suite: Suite::from_number(from.get_suite()).ok_or(malformed("unknown suite"))?,
+        device: from.has_device().then(|| device(from.get_device())).transpose()?,
     })
 }
 
@@ -154,6 +155,7 @@ fn channel_create(from: schema::channel_create::Reader<'_>) -> Read {
         generation: from.get_generation(),
         group_info: payload(from.get_group_info(), "group info")?,
         tree: payload(from.get_tree(), "tree")?,
+        with: from.has_with().then(|| account(from.get_with())).transpose()?,
     })
 }
 

@@ -71,19 +71,27 @@ pub(super) fn request(request: &Request, mut to: schema::request::Builder<'_>) {
             }
         }
         Request::KeyPackageStatus => to.set_key_package_status(()),
-        Request::KeyPackageFetch { account, suite } => set!(
-            to.init_key_package_fetch(),
-            set_account: &account.0,
-            set_suite: suite.number(),
-        ),
-        Request::ChannelCreate { channel, kind, generation, group_info, tree } => set!(
-            to.init_channel_create(),
-            set_channel: &channel.0,
-            set_kind: channel_kind(*kind),
-            set_generation: *generation,
-            set_group_info: group_info,
-            set_tree: tree,
-        ),
+        Request::KeyPackageFetch { account, suite, device } => {
+            let mut to = to.init_key_package_fetch();
+            set!(to.reborrow(), set_account: &account.0, set_suite: suite.number());
+            if let Some(device) = device {
+                to.set_device(&device.0);
+            }
+        }
+        Request::ChannelCreate { channel, kind, generation, group_info, tree, with } => {
+            let mut to = to.init_channel_create();
+            set!(
+                to.reborrow(),
+                set_channel: &channel.0,
+                set_kind: channel_kind(*kind),
+                set_generation: *generation,
+                set_group_info: group_info,
+                set_tree: tree,
+            );
+            if let Some(with) = with {
+                to.set_with(&with.0);
+            }
+        }
         Request::ChannelInfo { channel } => to.set_channel_info(&channel.0),
         Request::ChannelList { after } => {
             to.set_channel_list(after.as_ref().map_or(&[], |after| &after.0));

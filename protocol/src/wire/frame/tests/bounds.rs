@@ -200,6 +200,7 @@ fn of_channels() {
             generation: 1,
             group_info: bytes(group_info),
             tree: bytes(tree),
+            with: None,
         })
     };
     bound("group info", &[1, most], &[0, most + 1], |len| create(len, 1));
