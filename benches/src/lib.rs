@@ -2,6 +2,7 @@
 //! and not ours, and a server's machine in memory.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod device;
 pub mod echo;
 pub mod machine;
