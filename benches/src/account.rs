@@ -28,7 +28,7 @@ pub(crate) const BACKEND: fn() -> Backend = fast;
 /// Logging in is not what is measured.
 const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
 /// Everybody's password.
-const PASSWORD: &str = "of a measurement";
+pub(crate) const PASSWORD: &str = "of a measurement";
 
 /// What a server said to a call.
 pub type Answer = Result<Reply, Failure>;

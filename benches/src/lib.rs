@@ -8,6 +8,8 @@ pub mod echo;
 pub mod machine;
 pub mod quic;
 pub mod send;
+pub mod timing;
+pub mod welch;
 pub mod window;
 
 /// What goes wrong while preparing a measurement.
