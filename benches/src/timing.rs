@@ -13,13 +13,28 @@ use serde_json::{Value, json};
 
 use crate::Error;
 use crate::account::{Account, Caller, PASSWORD, login_start};
-use crate::welch::Compared;
+use crate::welch::{self, Compared};
 use crate::window::Bounds;
 
 /// As long as the right one.
 const WRONG: &str = "of another person";
 /// Names of each sort.
 const NAMES: usize = 16;
+
+/// What counts as a difference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// |t| has to be above this.
+    pub threshold: f64,
+    /// And the medians this many nanoseconds apart.
+    pub least: f64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { threshold: welch::THRESHOLD, least: welch::LEAST }
+    }
+}
 
 /// One comparison.
 #[derive(Clone, Debug)]
@@ -30,14 +45,23 @@ pub struct Row {
     pub sides: [&'static str; 2],
     /// What came of it.
     pub compared: Compared,
-    /// An answer that came before this may tell something too, and the earliest there was.
+    /// Of a call with a floor time: that, and the earliest answer. Its answers say themselves what is known, and one is
+    /// longer than the other: a difference counts from ten times the least.
     pub floor: Option<(Duration, Duration)>,
 }
 
 impl Row {
-    /// Whether the two sides can be told apart: |t| above the threshold, or an answer before its floor time.
-    pub fn told_apart(&self, threshold: f64) -> bool {
-        self.compared.t.abs() > threshold || self.is_early()
+    /// Whether the two sides can be told apart: by a difference that counts, or by an answer before its floor time.
+    pub fn told_apart(&self, limits: Limits) -> bool {
+        self.differs(limits) || self.is_early()
+    }
+
+    fn differs(&self, limits: Limits) -> bool {
+        self.compared.t.abs() > limits.threshold && self.compared.difference() >= self.least(limits)
+    }
+
+    fn least(&self, limits: Limits) -> f64 {
+        limits.least * if self.floor.is_some() { 10.0 } else { 1.0 }
     }
 
     fn is_early(&self) -> bool {
@@ -45,21 +69,24 @@ impl Row {
     }
 
     /// The verdict in words.
-    pub fn verdict(&self, threshold: f64) -> String {
+    pub fn verdict(&self, limits: Limits) -> String {
         let Compared { t, error, .. } = self.compared;
+        let (difference, how) =
+            (self.compared.difference(), if t > 0.0 { "slower" } else { "faster" });
         if self.is_early() {
-            return "answered before the floor time".to_owned();
+            "answered before the floor time".to_owned()
+        } else if self.differs(limits) {
+            format!("told apart: {} is {how} by {difference:.0} ns", self.sides[0])
+        } else if t.abs() > limits.threshold {
+            let least = self.least(limits);
+            format!("not told apart: {how} by {difference:.0} ns, and {least:.0} would count")
+        } else {
+            format!("not told apart: {:.0} ns would have been found", error * limits.threshold)
         }
-        if self.told_apart(threshold) {
-            let how = if t > 0.0 { "slower" } else { "faster" };
-            let share = (self.compared.ratio() - 1.0).abs() * 100.0;
-            return format!("told apart: {} is {how}, the median by {share:.2} %", self.sides[0]);
-        }
-        format!("not told apart; {:.0} ns would have been", error * threshold)
     }
 
     /// With stable names; times in nanoseconds.
-    pub fn json(&self, threshold: f64) -> Value {
+    pub fn json(&self, limits: Limits) -> Value {
         let Compared { counts, medians, t, error } = self.compared;
         json!({
             "call": self.call,
@@ -71,10 +98,11 @@ impl Row {
             "right_p50_ns": medians[1],
             "median_ratio": self.compared.ratio(),
             "t": t,
-            "would_find_ns": error * threshold,
+            "would_find_ns": error * limits.threshold,
+            "least_ns": self.least(limits),
             "earliest_ns": self.floor.map(|(_, earliest)| earliest.as_nanos() as f64),
-            "told_apart": self.told_apart(threshold),
-            "verdict": self.verdict(threshold),
+            "told_apart": self.told_apart(limits),
+            "verdict": self.verdict(limits),
         })
     }
 }

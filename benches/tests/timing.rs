@@ -8,8 +8,7 @@ use std::time::Duration;
 use qpc_benches::Error;
 use qpc_benches::account::{Answer, Caller};
 use qpc_benches::machine::{BINDING, Floor, InMemory};
-use qpc_benches::timing::{self, Row};
-use qpc_benches::welch::THRESHOLD;
+use qpc_benches::timing::{self, Limits, Row};
 use qpc_benches::window::Bounds;
 use qpc_protocol::env::Entropy;
 use qpc_protocol::limits::LOOKUP_TIME;
@@ -61,7 +60,7 @@ fn the_report_is_whole_and_its_code_says_what_it_says() {
     assert_eq!((report["over"].as_str(), code), (Some("memory"), Some(0)));
     assert!(report["verdict"].as_str().unwrap().starts_with("not told apart"));
 
-    let (report, code) = timed(&["--count", "40", "--threshold", "0.000001"]);
+    let (report, code) = timed(&["--count", "40", "--threshold", "0.000001", "--least-ns", "0"]);
     whole(&report, 40);
     assert_eq!(code, Some(1));
     assert!(report["verdict"].as_str().unwrap().starts_with("told apart"));
@@ -123,7 +122,7 @@ fn planted(login: Duration, lookup: Duration) -> Vec<Row> {
 }
 
 fn told(rows: &[Row]) -> Vec<bool> {
-    rows.iter().map(|row| row.told_apart(THRESHOLD)).collect()
+    rows.iter().map(|row| row.told_apart(Limits::default())).collect()
 }
 
 #[test]
@@ -133,9 +132,14 @@ fn a_planted_difference_is_found_where_it_is() {
 
     let uneven = planted(Duration::from_micros(6), Duration::ZERO);
     assert_eq!(told(&uneven), [true, true, false, false, false], "{uneven:#?}");
-    assert!(uneven[0].verdict(THRESHOLD).contains("wrong password is faster"));
+    assert!(uneven[0].verdict(Limits::default()).contains("wrong password is faster"));
+
+    // As sure, but less than what counts.
+    let limits = Limits { least: 10_000.0, ..Limits::default() };
+    assert!(!uneven[0].told_apart(limits));
+    assert!(uneven[0].verdict(limits).ends_with("and 10000 would count"));
 
     let early = planted(Duration::ZERO, Duration::from_micros(110));
     assert_eq!(told(&early), [false, false, false, false, true], "{early:#?}");
-    assert_eq!(early[4].verdict(THRESHOLD), "answered before the floor time");
+    assert_eq!(early[4].verdict(Limits::default()), "answered before the floor time");
 }
