@@ -8,8 +8,8 @@ use std::time::Duration;
 /// |t| above which two samples count as different; customary in leakage assessment. Without a difference one comparison
 /// in about 150,000 gets there.
 pub const THRESHOLD: f64 = 4.5;
-/// The least difference of medians that counts, in nanoseconds: no smaller one has been shown to be found over a network
-/// (Van Goethem et al., "Timeless Timing Attacks", USENIX Security 2020).
+/// The least difference of medians that counts, in nanoseconds: the order that attacks over a network are reported to
+/// reach (Van Goethem et al., "Timeless Timing Attacks", USENIX Security 2020). A choice, not a proof.
 pub const LEAST: f64 = 100.0;
 /// What is slower than this share of both samples together is dropped: an interrupt, not the server.
 const KEPT: f64 = 0.9;
