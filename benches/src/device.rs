@@ -1,45 +1,27 @@
-//! A device that makes its calls one by one: registers, opens a session, founds a group, encrypts for it.
+//! A device with a session and a group of its own: encrypts for it, changes who is in it.
 
 use core::fmt;
 
-use qpc_protocol::auth::client::{Login, Password, Registration, seal_account_key};
-use qpc_protocol::auth::device::{opaque_context, registration_statement, session_statement};
-use qpc_protocol::auth::token;
-use qpc_protocol::client::Stretching;
-use qpc_protocol::crypto::hybrid::EnvelopeSecrets;
-use qpc_protocol::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
-use qpc_protocol::crypto::{Backend, fast};
-use qpc_protocol::env::{Entropy, UnixMillis};
-use qpc_protocol::id::{
-    AccountId, ChannelId, DeviceId, Digest, GroupId, MessageId, Sender, ServerId,
-};
+use qpc_protocol::env::UnixMillis;
+use qpc_protocol::id::{ChannelId, Digest, GroupId, MessageId};
 use qpc_protocol::io::Binding;
-use qpc_protocol::mls::Context;
 use qpc_protocol::mls::data::GroupData;
-use qpc_protocol::mls::group::{Group, LocalDevice, NewGroup};
+use qpc_protocol::mls::group::{Group, NewGroup, Plan};
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::mls::{Context, MlsError};
 use qpc_protocol::wire::message::{
-    ChannelKind, Reply, Request, Submit, SubmitKind, Tokens, Username,
+    ChannelKind, CommitBundle, Part, Reply, Request, Submit, SubmitKind,
 };
 
 use crate::Error;
-
-const BACKEND: fn() -> Backend = fast;
-/// Logging in is not what is measured.
-const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
-
-/// Makes a call and waits for its reply.
-pub trait Caller {
-    /// The reply; a failure is an error.
-    fn call(&mut self, request: Request) -> Result<Reply, Error>;
-}
+use crate::account::{Account, BACKEND, Caller};
 
 /// A device with an open session and a group of its own.
 pub struct Device {
-    local: LocalDevice,
+    account: Account,
     group: Group,
     channel: ChannelId,
-    entropy: Entropy,
+    wall: UnixMillis,
 }
 
 impl fmt::Debug for Device {
@@ -60,39 +42,30 @@ impl Device {
         binding: &Binding,
         caller: &mut impl Caller,
     ) -> Result<Self, Error> {
-        let mut entropy = Entropy::from_seed(seed);
-        let username = Username::prepare(name).ok_or("not a username")?;
-        let Reply::Hello { nonce, server, .. } = caller.call(Request::Hello)? else {
-            return Err("no hello".into());
-        };
-        let account_key = AccountKey::generate(BACKEND(), &mut entropy);
-        let login = LoginWith { username, nonce, server, binding };
-        login.register(&account_key, &mut entropy, caller)?;
-        let device = DeviceId(entropy.array());
-        let key = DeviceKey::generate(BACKEND(), &mut entropy);
-        let tokens = login.log_in(device, &key, &mut entropy, caller)?;
+        let mut account = Account::new(name, seed, wall, *binding, caller)?;
+        account.register(caller)?;
+        account.open(caller)?;
+        let (this, create) = Self::found(account, wall)?;
+        caller.done(create)?;
+        Ok(this)
+    }
 
-        let record = DeviceRecord::sign(BACKEND(), &account_key, device, key.public(), 1, wall);
-        let sender = record.sender();
-        let envelope = EnvelopeSecrets::generate(&mut entropy);
-        let envelope_keys = envelope.publish(BACKEND(), &key, sender, 1, wall);
-        let registered = Request::DeviceRegister { record: record.clone(), envelope_keys };
-        expect_done(caller.call(registered)?)?;
-        let signature = login.sign(&key, sender, token::hash(&tokens.access));
-        let resume = Request::Resume { token: tokens.access, sender, state_version: 1, signature };
-        let Reply::Session { .. } = caller.call(resume)? else { return Err("no session".into()) };
-
-        let local = LocalDevice { key, record };
-        let channel = ChannelId(entropy.array());
+    /// Founds a group, and the call that makes its channel.
+    ///
+    /// # Errors
+    /// None with a sound library.
+    pub fn found(mut account: Account, wall: UnixMillis) -> Result<(Self, Request), Error> {
+        let channel = ChannelId(account.entropy.array());
         let data = GroupData {
             version: 1,
-            admins: vec![sender.account],
+            admins: vec![account.id()],
             open: false,
             metadata: Digest::of(&[b"a name"]),
         };
         let new = NewGroup { id: GroupId::of(channel, 1), suite: Suite::Hybrid, data };
+        let mut entropy = account.entropy.fork();
         let cx = Context { backend: BACKEND(), entropy: &mut entropy, wall };
-        let (group, founding) = Group::create(cx, &local, &new)?;
+        let (group, founding) = Group::create(cx, account.local(), &new)?;
         let create = Request::ChannelCreate {
             channel,
             kind: ChannelKind::Group,
@@ -101,8 +74,7 @@ impl Device {
             tree: founding.tree.into(),
             with: None,
         };
-        expect_done(caller.call(create)?)?;
-        Ok(Self { local, group, channel, entropy })
+        Ok((Self { account, group, channel, wall }, create))
     }
 
     /// The group's channel.
@@ -111,8 +83,54 @@ impl Device {
     }
 
     /// This device's account.
-    pub fn account(&self) -> AccountId {
-        self.local.record.account
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// How many members the group has.
+    pub fn members(&self) -> usize {
+        self.group.members().len()
+    }
+
+    /// A commit bundle. The commit stays pending until [`Self::merge`].
+    ///
+    /// # Errors
+    /// What the group refuses; a commit that is pending already.
+    pub fn commit(&mut self, plan: &Plan) -> Result<Request, Error> {
+        let (epoch, message) = (self.group.epoch(), MessageId(self.account.entropy.array()));
+        let bundle = self.step(|group, cx, account| group.commit(cx, account.local(), plan))?;
+        Ok(Request::Commit(CommitBundle {
+            channel: self.channel,
+            generation: 1,
+            epoch,
+            message,
+            commit: Part::Inline(bundle.commit.into()),
+            welcome: bundle.welcome.map(|welcome| Part::Inline(welcome.into())),
+            group_info: bundle.group_info.into(),
+        }))
+    }
+
+    /// The pending commit, if there is one, was accepted.
+    ///
+    /// # Errors
+    /// None with a sound library.
+    pub fn merge(&mut self) -> Result<(), Error> {
+        if self.group.has_pending() {
+            self.step(|group, cx, _| group.merge_pending(cx))?;
+        }
+        Ok(())
+    }
+
+    /// Commits and merges.
+    ///
+    /// # Errors
+    /// What the group or the server refuses.
+    pub fn change(&mut self, plan: &Plan, caller: &mut impl Caller) -> Result<(), Error> {
+        let commit = self.commit(plan)?;
+        match caller.call(commit)? {
+            Reply::Accepted(_) => self.merge(),
+            _ => Err("no commit".into()),
+        }
     }
 
     /// A submission whose payload, a real ciphertext for the group, has `size` bytes.
@@ -150,95 +168,25 @@ impl Device {
             channel: self.channel,
             generation: 1,
             epoch: self.group.epoch(),
-            message: MessageId(self.entropy.array()),
+            message: MessageId(self.account.entropy.array()),
             kind: SubmitKind::Application,
             payload: payload.into(),
         }
     }
 
     fn encrypt(&mut self, content: &[u8]) -> Result<Vec<u8>, Error> {
-        let mut entropy = self.entropy.fork();
-        let cx = Context { backend: BACKEND(), entropy: &mut entropy, wall: UnixMillis(0) };
-        let payload = self.group.encrypt(cx, &self.local, content)?;
+        self.step(|group, cx, account| group.encrypt(cx, account.local(), content))
+    }
+
+    fn step<T>(
+        &mut self,
+        operation: impl FnOnce(&mut Group, Context<'_>, &Account) -> Result<T, MlsError>,
+    ) -> Result<T, Error> {
+        let mut entropy = self.account.entropy.fork();
+        let cx = Context { backend: BACKEND(), entropy: &mut entropy, wall: self.wall };
+        let result = operation(&mut self.group, cx, &self.account)?;
         // Nothing of it is kept: a measurement does not restart.
         drop(self.group.take_ops());
-        Ok(payload)
-    }
-}
-
-/// What the steps of a registration and a login share.
-struct LoginWith<'a> {
-    username: Username,
-    nonce: [u8; 32],
-    server: ServerId,
-    binding: &'a Binding,
-}
-
-impl LoginWith<'_> {
-    fn password() -> Result<Password, Error> {
-        Ok(Password::prepare("of a measurement").ok_or("not a password")?)
-    }
-
-    fn register(
-        &self,
-        key: &AccountKey,
-        entropy: &mut Entropy,
-        caller: &mut impl Caller,
-    ) -> Result<(), Error> {
-        let username = self.username.clone();
-        let (registration, request) = Registration::start(entropy, Self::password()?)?;
-        let Reply::RegisterStart { response } =
-            caller.call(Request::RegisterStart { username: username.clone(), request })?
-        else {
-            return Err("no registration".into());
-        };
-        let done = registration.finish(&response, &username, self.server, STRETCHING, entropy)?;
-        let sealed = seal_account_key(BACKEND(), &done.export_key, key)?;
-        let statement = registration_statement(&self.nonce, self.server, key.account(), &username);
-        expect_done(caller.call(Request::RegisterFinish {
-            username,
-            upload: done.upload,
-            account: key.account(),
-            sealed_account_key: sealed,
-            proof: key.sign(BACKEND(), &statement),
-        })?)
-    }
-
-    fn log_in(
-        &self,
-        device: DeviceId,
-        key: &DeviceKey,
-        entropy: &mut Entropy,
-        caller: &mut impl Caller,
-    ) -> Result<Tokens, Error> {
-        let username = self.username.clone();
-        let (login, ke1) = Login::start(entropy, Self::password()?)?;
-        let Reply::LoginStart { ke2 } =
-            caller.call(Request::LoginStart { username: username.clone(), ke1 })?
-        else {
-            return Err("no login".into());
-        };
-        let context = opaque_context(&self.nonce, self.binding, self.server);
-        let ke3 = login.finish(&ke2, &username, self.server, &context, STRETCHING)?.ke3;
-        let sender = Sender { account: AccountId([0; 32]), device };
-        let signature = self.sign(key, sender, Digest::of(&[&ke3]));
-        let finish = Request::LoginFinish { ke3, device, device_key: key.public(), signature };
-        match caller.call(finish)? {
-            Reply::LoginFinish { tokens, .. } => Ok(tokens),
-            _ => Err("no tokens".into()),
-        }
-    }
-
-    fn sign(&self, key: &DeviceKey, sender: Sender, token_hash: Digest) -> [u8; 64] {
-        let statement =
-            session_statement(&self.nonce, self.binding, self.server, sender, token_hash);
-        key.sign(BACKEND(), &statement)
-    }
-}
-
-fn expect_done(reply: Reply) -> Result<(), Error> {
-    match reply {
-        Reply::Done => Ok(()),
-        other => Err(format!("not done: {other:?}").into()),
+        Ok(result)
     }
 }

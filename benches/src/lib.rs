@@ -2,11 +2,14 @@
 //! and not ours, and a server's machine in memory.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod device;
 pub mod echo;
 pub mod machine;
 pub mod quic;
 pub mod send;
+pub mod timing;
+pub mod welch;
 pub mod window;
 
 /// What goes wrong while preparing a measurement.

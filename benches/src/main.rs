@@ -4,12 +4,17 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use qpc_benches::machine::{BINDING, Floor, InMemory};
+use qpc_benches::timing::Limits;
+use qpc_benches::welch::Compared;
 use qpc_benches::window::{Bounds, Measured};
-use qpc_benches::{Error, echo, send};
+use qpc_benches::{Error, echo, quic, send, timing, welch};
+use qpc_protocol::limits::{LOGINS_IN_ALL, LOOKUPS_PER_MINUTE};
 use serde_json::json;
 
 /// Puts load on a server and measures.
@@ -24,6 +29,8 @@ struct Cli {
 enum Mode {
     /// Durable submissions over QUIC into SQLCipher, and a bare quinn echo of the same bytes.
     Send(Send),
+    /// Whether the time of an answer tells which accounts exist.
+    Timing(Timing),
     /// The server of the measurement, a process of its own.
     #[command(hide = true)]
     Serve { arguments: Vec<OsString> },
@@ -54,9 +61,59 @@ struct Send {
     json: bool,
 }
 
+/// Logins of each of three kinds, so that a server admits them all at once, and some registrations.
+const QUIC_LOGINS: usize = (LOGINS_IN_ALL as usize - 200) / 3;
+/// Lookups of each of two kinds, so that a server admits them all within one minute.
+const QUIC_LOOKUPS: usize = (LOOKUPS_PER_MINUTE as usize - 4) / 2;
+
+const TIMING: &str = "\
+Logins are started for known users with the right and a wrong password and for unknown users, and finished with
+something made up; names are looked up that are known and unknown. All in random order; the slowest tenth is dropped, the
+rest is compared by Welch's t. Lookups are answered after 5 ms at the earliest, so they take the longest.
+
+Examples:
+  qpc-load timing                          the server's machine in memory, on one thread: the sharpest there is
+  qpc-load timing --quic                   a server of its own on the loopback: what a stranger sees
+  qpc-load timing --count 20000 --seconds 300 --json
+
+Exit codes:
+  0  nothing was told apart
+  1  something was: |t| above the threshold and the medians apart by what counts, or a lookup answered before its 5 ms
+  2  it could not be measured";
+
+/// Makes logins and lookups, and compares the times of their answers.
+#[derive(Debug, Args)]
+#[command(after_help = TIMING)]
+struct Timing {
+    /// Logins of each of the three kinds, and lookups of each of the two, at most. Over QUIC no more than a server admits
+    /// at once: 6,600 and 48.
+    #[arg(long, default_value_t = 2_000)]
+    count: usize,
+    /// Seconds for the logins, and as many again for the lookups, at most.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// |t| above which two kinds count as told apart.
+    #[arg(long, default_value_t = welch::THRESHOLD)]
+    threshold: f64,
+    /// Nanoseconds between the medians from which on a difference counts; ten times that for lookups, whose answers
+    /// differ in themselves.
+    #[arg(long, default_value_t = welch::LEAST)]
+    least_ns: f64,
+    /// Over QUIC, against a process of its own with a SQLCipher store, instead of the machine in memory.
+    #[arg(long)]
+    quic: bool,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().mode {
         Mode::Send(options) => measure(&options),
+        Mode::Timing(options) => match time(&options) {
+            Ok(true) => return ExitCode::from(1),
+            other => other.map(|_| ()),
+        },
         Mode::Serve { arguments } => {
             return qpc_server::main([OsString::from("qpc-server")].into_iter().chain(arguments));
         }
@@ -66,7 +123,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             drop(writeln!(std::io::stderr(), "qpc-load: {error}"));
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }
@@ -95,18 +152,79 @@ fn start(arguments: &[OsString]) -> Result<(Process, String), Error> {
     Ok((process, line.trim().to_owned()))
 }
 
+/// Starts a server with its data in that directory, and further flags.
+fn start_server(dir: &Path, flags: &[&str]) -> Result<(Process, SocketAddr), Error> {
+    let usual = ["serve", "--", "--listen", "127.0.0.1:0", "--log", "error", "--data-dir"];
+    let mut arguments: Vec<OsString> = usual.map(OsString::from).into();
+    arguments.push(dir.join("data").into());
+    arguments.extend(flags.iter().map(OsString::from));
+    let (server, line) = start(&arguments)?;
+    let address: qpc_smol::Address = line.parse()?;
+    Ok((server, SocketAddr::from(([127, 0, 0, 1], address.port))))
+}
+
+/// Whether anything was told apart.
+fn time(options: &Timing) -> Result<bool, Error> {
+    let time = Duration::from_secs(options.seconds);
+    let bounds = Bounds { count: options.count, time };
+    let rows = if options.quic {
+        let dir = tempfile::tempdir()?;
+        let unlimited = ["--logins-per-account", "1000000", "--logins-per-source", "1000000"];
+        let (_server, to) = start_server(dir.path(), &unlimited)?;
+        let mut calls =
+            smol::block_on(async { quic::Calls::open(quic::connect(to).await?).await })?;
+        let binding = calls.binding()?;
+        let most = |most: usize| Bounds { count: bounds.count.min(most), time };
+        let (logins, lookups) = (most(QUIC_LOGINS), most(QUIC_LOOKUPS));
+        timing::measure(&mut calls, send::wall()?, binding, logins, lookups)?
+    } else {
+        let mut server = InMemory::start(Floor::Wait)?;
+        let wall = server.wall();
+        timing::measure(&mut server, wall, BINDING, bounds, bounds)?
+    };
+    let limits = Limits { threshold: options.threshold, least: options.least_ns };
+    let told_apart = rows.iter().any(|row| row.told_apart(limits));
+    let verdict = if told_apart {
+        "told apart: the time of an answer says more than the answer"
+    } else {
+        "not told apart: known and unknown users are answered in the same time, as far as this can tell"
+    };
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        let all = json!({
+            "mode": "timing",
+            "over": if options.quic { "quic" } else { "memory" },
+            "threshold": limits.threshold,
+            "rows": rows.iter().map(|row| row.json(limits)).collect::<Vec<_>>(),
+            "told_apart": told_apart,
+            "verdict": verdict,
+        });
+        writeln!(out, "{all}")?;
+        return Ok(told_apart);
+    }
+    writeln!(out, "| call | left | right | of each | p50 µs | ratio | t | verdict |")?;
+    writeln!(out, "|---|---|---|---:|---:|---:|---:|---|")?;
+    for row in &rows {
+        let Compared { counts: [left, right], medians, t, .. } = row.compared;
+        let [call, of_left, of_right] = [row.call, row.sides[0], row.sides[1]];
+        let [p50, other] = medians.map(|nanos| nanos / 1_000.0);
+        let (ratio, words) = (row.compared.ratio(), row.verdict(limits));
+        writeln!(
+            out,
+            "| {call} | {of_left} | {of_right} | {left}, {right} | {p50:.1}, {other:.1} | {ratio:.4} | {t:.2} | {words} |"
+        )?;
+    }
+    writeln!(out, "\n{verdict}")?;
+    Ok(told_apart)
+}
+
 fn measure(options: &Send) -> Result<(), Error> {
     let bounds = Bounds { count: options.count, time: Duration::from_secs(options.seconds) };
     let dir = match &options.dir {
         Some(dir) => tempfile::tempdir_in(dir)?,
         None => tempfile::tempdir()?,
     };
-    let flags = ["serve", "--", "--listen", "127.0.0.1:0", "--log", "error", "--data-dir"];
-    let mut arguments: Vec<OsString> = flags.map(OsString::from).into();
-    arguments.push(dir.path().join("data").into());
-    let (server, line) = start(&arguments)?;
-    let address: qpc_smol::Address = line.parse()?;
-    let to = SocketAddr::from(([127, 0, 0, 1], address.port));
+    let (server, to) = start_server(dir.path(), &[])?;
     let sends = send::measure(to, options.size, &options.in_flight, bounds)?;
     drop(server);
 

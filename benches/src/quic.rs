@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use qpc_protocol::io::{Binding, BindingKind, LinkRole};
 use qpc_protocol::wire::frame::{Decoder, encode};
-use qpc_protocol::wire::message::{Body, Frame, Reply, Request};
+use qpc_protocol::wire::message::{Body, Frame, Request};
 use qpc_smol::{ALPN, EXPORTER_LABEL};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{EndpointConfig, SmolRuntime, TransportConfig, VarInt};
@@ -16,7 +17,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 
 use crate::Error;
-use crate::device::Caller;
+use crate::account::{Answer, Caller};
 
 /// Window of a stream in bytes, as in `qpc-smol`, on both sides of every measurement.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -134,20 +135,24 @@ impl Calls {
         (&mut self.send, &mut self.recv)
     }
 
-    async fn ask(&mut self, request: Request) -> Result<Reply, Error> {
+    async fn exchange(&mut self, request: Request) -> Result<(Answer, Duration), Error> {
         self.last += 1;
         let mut bytes = Vec::new();
         encode(&Frame { call: self.last, body: Body::Request(request) }, &mut bytes);
+        let begun = Instant::now();
         self.send.write_all(&bytes).await?;
         loop {
             let chunk = self.recv.read_chunk(64 * 1024, true).await?.ok_or("the link ended")?;
+            let took = begun.elapsed();
             let mut input = chunk.bytes.as_ref();
             while let Some(frame) =
                 self.decoder.next(&mut input).map_err(|fault| format!("{fault:?}"))?
             {
                 match frame.body {
-                    Body::Reply(reply) if frame.call == self.last => return Ok(reply),
-                    Body::Failure(failure) => return Err(format!("{failure:?}").into()),
+                    Body::Reply(reply) if frame.call == self.last => return Ok((Ok(reply), took)),
+                    Body::Failure(failure) if frame.call == self.last => {
+                        return Ok((Err(failure), took));
+                    }
                     _ => {}
                 }
             }
@@ -156,7 +161,7 @@ impl Calls {
 }
 
 impl Caller for Calls {
-    fn call(&mut self, request: Request) -> Result<Reply, Error> {
-        smol::block_on(self.ask(request))
+    fn ask(&mut self, request: Request) -> Result<(Answer, Duration), Error> {
+        smol::block_on(self.exchange(request))
     }
 }

@@ -21,6 +21,15 @@ pub struct Sends {
     pub measured: Vec<Measured>,
 }
 
+/// The calendar of a server beside us.
+///
+/// # Errors
+/// A clock before 1970.
+pub fn wall() -> Result<UnixMillis, Error> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(UnixMillis(u64::try_from(since.as_millis())?))
+}
+
 /// Measures submissions with payloads of `size` bytes, real ciphertexts of a group. Each is encrypted before the clock
 /// starts; each is answered only after it is durable.
 ///
@@ -34,8 +43,7 @@ pub fn measure(
 ) -> Result<Sends, Error> {
     let mut calls = smol::block_on(async { Calls::open(connect(to).await?).await })?;
     let binding = calls.binding()?;
-    let wall =
-        UnixMillis(u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?);
+    let wall = wall()?;
     let mut seed = [0; 32];
     seed[..16].copy_from_slice(&wall.0.to_be_bytes().repeat(2));
     let mut device = Device::enrol("load", seed, wall, &binding, &mut calls)?;

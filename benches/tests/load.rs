@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use qpc_benches::device::{Caller, Device};
-use qpc_benches::machine::{BINDING, InMemory};
+use qpc_benches::account::Caller;
+use qpc_benches::device::Device;
+use qpc_benches::machine::{BINDING, Floor, InMemory};
 use qpc_protocol::wire::message::{Reply, Request};
 
 #[test]
@@ -31,7 +32,7 @@ fn sends_are_counted_and_timed() {
 
 #[test]
 fn a_machine_in_memory_serves_a_device() {
-    let mut server = InMemory::start().unwrap();
+    let mut server = InMemory::start(Floor::Skip).unwrap();
     let wall = server.wall();
     let mut device = Device::enrol("alice", [1; 32], wall, &BINDING, &mut server).unwrap();
     for (submit, seq) in device.submissions(512, 3).unwrap().into_iter().zip(1..) {
