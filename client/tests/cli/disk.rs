@@ -116,7 +116,7 @@ fn a_server_that_can_write_no_more_loses_nothing() {
     };
     assert_eq!((refused.code, &refused.error()["code"]), (7, &"E140".into()), "{}", refused.err);
     let log = std::fs::read_to_string(place.path("server.log")).unwrap();
-    println!("{log}");
+    assert!(log.contains("a transaction failed"), "{log}");
 
     place.kill_server();
     place.limit = None;
