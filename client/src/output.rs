@@ -41,10 +41,7 @@ impl Output {
     ) -> Result<(), Problem> {
         let line = if self.json { json_line(value) } else { text() };
         let mut out = io::stdout().lock();
-        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Problem::broken_pipe(),
-            _ => Problem::new(Local::Internal, format!("cannot write to standard output: {error}")),
-        })
+        writeln!(out, "{line}").and_then(|()| out.flush()).map_err(|error| unwritable(&error))
     }
 
     /// What is going on, if a person watches.
@@ -104,6 +101,14 @@ impl Output {
             }
         }
         drop(writeln!(io::stderr(), "{}", lines.join("\n")));
+    }
+}
+
+/// Standard output does not take what it should.
+pub(crate) fn unwritable(error: &io::Error) -> Problem {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Problem::broken_pipe(),
+        _ => Problem::new(Local::Output, format!("cannot write to standard output: {error}")),
     }
 }
 

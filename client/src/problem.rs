@@ -57,9 +57,10 @@ local_codes! {
     PasswordMissing = 110, LOGIN, "Run it on a terminal, or use --password-stdin or QPC_PASSWORD_FILE.";
     PasswordWrong = 111, LOGIN, "Try again with the password that this device was registered or logged in with.";
     PasswordMismatch = 112, LOGIN, "Type the same password twice.";
-    LoggedOut = 113, LOGIN, "Log in again with `qpc login`.";
+    LoggedOut = 113, LOGIN, "Log in again with `qpc login`; a deleted account cannot.";
     SealedKey = 114, LOGIN, "Check the password. If it is right, do not trust this server: it gave out a wrong account key.";
     PasswordInvalid = 115, LOGIN, "Choose another: 1 to 1024 bytes, no control characters.";
+    AccountDeleted = 116, LOGIN, "Its state on this device is of no use any more; with a fresh --home you can register another.";
 
     NoAccount = 120, LOCAL, "Register with `qpc register <username>`, or log in with `qpc login <username>`.";
     HasAccount = 121, LOCAL, "Use another --home for another account.";
@@ -78,7 +79,6 @@ local_codes! {
     Obsolete = 134, FAILED, "See how things stand, and ask again if it is still wanted.";
     NotAdded = 135, FAILED, "Its devices have to come online once; then invite again.";
     DeviceUnknown = 136, FAILED, "See `qpc devices list`.";
-    Behind = 137, FAILED, "Read the other groups first: `qpc recv`.";
 
     Queued = 140, QUEUED, "It stays stored on this device and goes out with the next command that reaches the server.";
     Busy = 142, FAILED, "Try again in a moment.";
@@ -86,6 +86,7 @@ local_codes! {
     ServerLies = 150, REFUSED, "Do not trust this server before somebody can explain it.";
     Declined = 160, FAILED, "Nothing was changed.";
     Input = 161, FAILED, "Check what is piped in.";
+    Output = 162, FAILED, "Make room where the output goes; a message that was not printed stays unread.";
     CheckFailed = 170, FAILED, "This is a defect: please report it with the output.";
     Internal = 190, FAILED, "This is a defect: please report it.";
 }
@@ -121,6 +122,10 @@ impl Problem {
     }
 
     pub(crate) fn server(code: ErrorCode, detail: impl Into<String>) -> Self {
+        // Revoked devices are remembered; only with its account does the server forget one.
+        if code == ErrorCode::DeviceUnknown {
+            return Self::new(Local::AccountDeleted, "the account was deleted");
+        }
         Self::of(Code::Server(code), detail.into())
     }
 

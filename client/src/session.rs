@@ -9,7 +9,7 @@ use qpc_protocol::client::event::{Event, Message, Outcome};
 use qpc_protocol::client::{Client, Config, Stretching};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
-use qpc_protocol::error::{Refused, RestoreError, StoreFault};
+use qpc_protocol::error::{ErrorCode, Refused, RestoreError, StoreFault};
 use qpc_protocol::io::{Page, Target, Ticket};
 use qpc_protocol::store::batch::{Batch, Op, Records};
 use qpc_smol::store::ClientStore;
@@ -22,6 +22,9 @@ use crate::problem::{Local, Problem};
 
 /// Longest time one connection attempt may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// What a server says that was reached and can open no session now; the machine tells it as it came.
+const UNABLE: [ErrorCode; 3] = [ErrorCode::Unavailable, ErrorCode::Busy, ErrorCode::ShuttingDown];
 
 /// How long what was queued earlier may hold up a command that is done itself.
 const FLUSH_TIME: Duration = Duration::from_secs(3);
@@ -84,6 +87,8 @@ pub(crate) struct Session {
     offline: Option<String>,
     /// Commands of this process: what ends with another ticket was queued by an earlier one.
     own: BTreeSet<Ticket>,
+    /// Commands of earlier processes that are stored here, and whose end was not told yet.
+    owed: usize,
     /// Something is stored on this device and not accepted by the server yet.
     pub(crate) queued: bool,
     /// Held until the end.
@@ -117,6 +122,7 @@ impl Session {
             synced: false,
             offline: None,
             own: BTreeSet::new(),
+            owed: 0,
             queued: false,
             _home: home,
         })
@@ -184,15 +190,28 @@ impl Session {
         outcome
     }
 
-    /// Gives what was queued earlier the time to go out, while there is a connection.
+    /// Counts what earlier processes have queued, so that the end of each is told.
+    pub(crate) async fn count_owed(&mut self) -> Result<(), Problem> {
+        self.owed = self.ask(|client, _| client.pending()).await?;
+        Ok(())
+    }
+
+    /// Gives what was queued earlier the time to go out and to be told, while there is a connection.
     pub(crate) async fn flush(&mut self) -> Result<(), Problem> {
         let deadline = self.deadline().min(Instant::now() + FLUSH_TIME);
-        while self.online && self.ask(|client, _| client.pending()).await? > 0 {
+        while self.online {
+            let (pending, idle) =
+                self.ask(|client, _| (client.pending(), client.is_idle())).await?;
+            // What is accepted is told once it is durable here.
+            if pending == 0 && (self.owed == 0 || idle) {
+                break;
+            }
             match self.next(deadline).await {
-                Err(problem) if problem.is_unreachable() => return Ok(()),
+                Err(problem) if problem.is_unreachable() => break,
                 event => drop(event?),
             }
         }
+        while self.ready()?.is_some() {}
         Ok(())
     }
 
@@ -271,6 +290,12 @@ impl Session {
             return Problem::new(Local::Timeout, text);
         }
         let why = self.offline.as_deref().unwrap_or("it does not answer");
+        if UNABLE.iter().any(|code| code.text() == why) {
+            let text = format!("{} answers, but {why}", self.address);
+            return Problem::new(Local::Unreachable, text).next(
+                "The server is there, but cannot do its work (its disk may be full): try again later, or tell who runs it.",
+            );
+        }
         Problem::new(Local::Unreachable, format!("cannot reach {}: {why}", self.address))
     }
 
@@ -294,11 +319,16 @@ impl Session {
             Event::Offline { why, last: true } => {
                 return Err(Problem::new(Local::Untrusted, format!("{}: {why}", self.address)));
             }
-            Event::Done(ticket, Outcome::Sent(sent)) if !self.own.contains(ticket) => {
-                let seq = sent.accepted.seq;
-                output.note(&format!("a message that was queued before is sent now, as #{seq}"));
+            Event::Done(ticket, outcome) if !self.own.contains(ticket) => {
+                self.owed = self.owed.saturating_sub(1);
+                if let Outcome::Sent(sent) = outcome {
+                    let seq = sent.accepted.seq;
+                    output
+                        .note(&format!("a message that was queued before is sent now, as #{seq}"));
+                }
             }
             Event::Failed(ticket, failed) if !self.own.contains(ticket) => {
+                self.owed = self.owed.saturating_sub(1);
                 let problem = Problem::from(failed.clone());
                 output.warn(&format!("something that was queued before has failed: {problem}"));
             }

@@ -146,15 +146,15 @@ fn prepare_file(path: &Path) -> Result<(), Problem> {
 fn set_key(db: &Connection, key: &[u8; 32]) -> rusqlite::Result<()> {
     let hex = Zeroizing::new(HEXLOWER.encode(key));
     let pragma = Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", &*hex));
-    // What SQLCipher would print by itself is in the error already.
-    db.execute_batch("PRAGMA cipher_log_level = NONE")?;
     // SQLite's message for a statement that fails would quote it.
     db.execute_batch(&pragma).map_err(|_| {
         rusqlite::Error::SqliteFailure(
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
             Some("the key could not be set".to_owned()),
         )
-    })
+    })?;
+    // What SQLCipher would print by itself is in the error already. The first key of a process sets the level anew.
+    db.execute_batch("PRAGMA cipher_log_level = NONE")
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {

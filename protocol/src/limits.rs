@@ -85,7 +85,7 @@ pub const LOOKUP_TIME: Duration = Duration::from_millis(5);
 
 // ---- key packages -----------------------------------------------------------------------------
 
-/// Key packages a server keeps per device, the last-resort one not counted.
+/// Key packages a server keeps per device, the last-resort one not counted; above, the oldest go.
 pub const KEY_PACKAGES_PER_DEVICE: usize = 100;
 /// Key packages a device tries to keep on the server.
 pub const KEY_PACKAGES_WANTED: usize = 20;
@@ -140,7 +140,8 @@ pub const TICKETS: usize = 4_096;
 pub const OUTBOX: usize = 4_096;
 /// Groups kept in memory at once; the others are read from the store when used.
 pub const WARM_GROUPS: usize = 32;
-/// Received messages waiting for the application across all groups before fetching pauses.
+/// Received messages told to the application and not acknowledged, across all groups; the one that it reads now
+/// counts apart. The rest waits in the store.
 pub const UNREAD_EVENTS: usize = 1_024;
 /// First delay before a reconnect; doubled each time, full jitter.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);

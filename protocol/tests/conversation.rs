@@ -6,8 +6,8 @@ mod world;
 
 use std::time::Duration;
 
-use qpc_protocol::client::event::{Event, Failed, Outcome};
-use qpc_protocol::error::ErrorCode;
+use qpc_protocol::client::event::{Event, Failed, Message, Outcome};
+use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::KEY_PACKAGE_TIME;
 use qpc_protocol::mls::suite::Suite;
@@ -182,7 +182,7 @@ fn a_removed_member_reads_nothing_after() {
     assert!(world.devices[bob].log.iter().any(|event| matches!(event, Event::Evicted { .. })));
     let now = world.now;
     let refused = world.client(bob).send(now, channel, b"still here?");
-    assert_eq!(refused, Err(qpc_protocol::error::Refused::NotMember));
+    assert_eq!(refused, Err(Refused::NotMember));
     agree(&world, channel, &[alice, carol]);
 }
 
@@ -330,7 +330,7 @@ fn a_full_disk_stops_a_client_before_anything_is_told_and_a_restart_goes_on() {
     assert!(world.bodies(bob).is_empty());
     let now = world.now;
     let refused = world.client(bob).send(now, channel, b"x");
-    assert_eq!(refused, Err(qpc_protocol::error::Refused::Stopped));
+    assert_eq!(refused, Err(Refused::Stopped));
     world.crash(bob);
     world.start(bob);
     world.settle();
@@ -382,6 +382,52 @@ fn thousands_of_messages_wait_for_a_slow_application() {
     }
     let expected: Vec<_> = (0..count).map(|number| number.to_string()).collect();
     assert_eq!(world.bodies(bob), expected);
+}
+
+#[test]
+fn a_quiet_connection_is_kept() {
+    let mut world = World::new(Rules::new(72));
+    let alice = world.register("alice");
+    world.pass(Duration::from_secs(300));
+    let offline = |event: &&Event| matches!(event, Event::Offline { .. });
+    assert_eq!(world.devices[alice].log.iter().filter(offline).count(), 0);
+}
+
+#[test]
+fn the_group_that_is_read_now_comes_before_too_many_unread_messages_of_others() {
+    let mut world = World::new(Rules { backend: fastest(), ..Rules::new(71) });
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let mut groups = [0, 1].map(|_| group_of(&mut world, alice, &["bob"], Suite::Classical));
+    groups.sort();
+    let [loud, quiet] = groups;
+    let most = qpc_protocol::limits::UNREAD_EVENTS;
+    for number in 0..most + 100 {
+        world.command(alice, |client, now| client.send(now, loud, format!("{number}").as_bytes()));
+        if number % 500 == 499 {
+            world.settle();
+        }
+    }
+    world.settle();
+    let say = |world: &mut World, text: &str| {
+        world.command(alice, |client, now| client.send(now, quiet, text.as_bytes()));
+        world.settle();
+    };
+    say(&mut world, "first");
+    let heard = |world: &World| -> Vec<String> {
+        let text = |message: Message| String::from_utf8(message.body.to_vec()).unwrap();
+        world.messages(bob).into_iter().filter(|m| m.channel == quiet).map(text).collect()
+    };
+    assert!(heard(&world).is_empty() && world.messages(bob).len() == most);
+    let now = world.now;
+    world.client(bob).prefer(now, quiet).unwrap();
+    world.settle();
+    assert_eq!(heard(&world), ["first"]);
+    say(&mut world, "second");
+    assert_eq!(heard(&world), ["first", "second"]);
+    assert_eq!(world.messages(bob).len(), most + 2, "the others wait as before");
+    let unknown = ChannelId([1; 16]);
+    assert_eq!(world.client(bob).prefer(now, unknown), Err(Refused::UnknownChannel));
 }
 
 fn fastest() -> qpc_protocol::crypto::Backend {

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 pub use error::StartError;
 pub use run::{Running, start};
-pub use settings::{Settings, SettingsError, StoreKind};
+pub use settings::{Settings, SettingsError, StoreKind, without_empty_variables};
 
 /// Runs the server program with these arguments (the first is the program's name) until a signal ends it.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

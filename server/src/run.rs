@@ -50,9 +50,9 @@ pub fn start(
     settings: &Settings,
     database_key: Option<&Zeroizing<String>>,
 ) -> Result<Running, StartError> {
-    if settings.production && settings.store == StoreKind::Memory {
+    if settings.production && settings.store_backend == StoreKind::Memory {
         return Err(StartError::Production(
-            "the memory store forgets everything\nUse --store sqlite.",
+            "the memory store forgets everything\nUse --store-backend sqlcipher.",
         ));
     }
     let dir = DataDir::open(&settings.data_dir)?;
@@ -68,9 +68,9 @@ pub fn start(
     };
     let key = database_key::obtain(&dir, &sources)?;
     let server_secrets = secrets::obtain(&dir, backend, &key, fresh)?;
-    let store: Box<dyn ServerStore> = match settings.store {
+    let store: Box<dyn ServerStore> = match settings.store_backend {
         StoreKind::Memory => Box::new(InMemory(MemoryStore::default())),
-        StoreKind::Sqlite => Box::new(SqliteStore::open(&database, key.clone())?),
+        StoreKind::Sqlcipher => Box::new(SqliteStore::open(&database, key.clone())?),
     };
 
     let clock = Clock::start();
@@ -159,8 +159,9 @@ fn run(arguments: impl IntoIterator<Item = OsString>) -> Result<(), StartError> 
         return say(text.trim_end());
     }
     log(&settings)?;
-    // What is no text is no key either, but it must not pass for none at all.
+    // What is no text is no key either, but it must not pass for none at all; nor must an empty one in production.
     let database_key = std::env::var_os(database_key::VARIABLE)
+        .filter(|key| settings.production || !key.is_empty())
         .map(|key| Zeroizing::new(key.into_string().unwrap_or_default()));
     // Before anything listens, so that no signal is missed.
     let mut signals = Signals::new([Signal::Int, Signal::Term]).map_err(StartError::System)?;

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 use qpc_protocol::limits;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const EXAMPLES: &str = "\
 Settings come from defaults, then --config, then QPC_* variables, then flags; the later wins. The file is TOML with
-the names of the flags, as in: listen = \"0.0.0.0:7000\". The database's key comes from QPC_DB_KEY (64 hexadecimal
-digits) or from a file of mode 0600, never from a flag.
+the names of the flags, with - or _, as in: store_backend = \"sqlcipher\". The database's key comes from QPC_DB_KEY (64 hexadecimal
+digits) or from the file of mode 0600 that db-key-file names, never from a flag or the settings themselves. A
+variable that is empty counts as unset; only in production an empty QPC_DB_KEY is refused.
 
 Examples:
   qpc-server                                   develop: 127.0.0.1:7000, state in ./qpc-data, made certificate
@@ -78,9 +79,11 @@ layer! {
     listen: SocketAddr,
     /// Name or address that clients reach this server by, for the printed address [default: the one listened on].
     #[arg(long, value_name = "HOST", env = "QPC_PUBLIC_HOST", hide_env_values = true)]
+    #[serde(alias = "public_host")]
     public_host: String,
     /// Directory of everything stored; made with mode 0700 [default: qpc-data].
     #[arg(long, value_name = "DIR", env = "QPC_DATA_DIR", hide_env_values = true)]
+    #[serde(alias = "data_dir")]
     data_dir: PathBuf,
     /// PEM file with the certificate chain.
     #[arg(long, value_name = "FILE", env = "QPC_CERT", hide_env_values = true)]
@@ -90,14 +93,16 @@ layer! {
     key: PathBuf,
     /// File of mode 0600 with the database's key [default: db.key in the data directory].
     #[arg(long, value_name = "FILE", env = "QPC_DB_KEY_FILE", hide_env_values = true)]
+    #[serde(alias = "db_key_file")]
     db_key_file: PathBuf,
     /// Refuse what is for development only: made certificates, made database keys, the memory store.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL",
         env = "QPC_PRODUCTION", hide_env_values = true)]
     production: bool,
-    /// Where to store [default: sqlite].
-    #[arg(long, env = "QPC_STORE", hide_env_values = true)]
-    store: StoreKind,
+    /// Where to store [default: sqlcipher].
+    #[arg(long, alias = "store", env = "QPC_STORE_BACKEND", hide_env_values = true)]
+    #[serde(alias = "store_backend")]
+    store_backend: StoreKind,
     /// How long log entries are kept at most, as 90s, 15m, 12h or 7d [default: 7d].
     #[arg(long, value_name = "TIME", env = "QPC_RETENTION", hide_env_values = true)]
     retention: Span,
@@ -106,21 +111,26 @@ layer! {
     connections: u32,
     /// Life of an access token [default: 1h].
     #[arg(long, value_name = "TIME", env = "QPC_ACCESS_TOKEN_TIME", hide_env_values = true)]
+    #[serde(alias = "access_token_time")]
     access_token_time: Span,
     /// Life of a refresh token [default: 30d].
     #[arg(long, value_name = "TIME", env = "QPC_REFRESH_TOKEN_TIME", hide_env_values = true)]
+    #[serde(alias = "refresh_token_time")]
     refresh_token_time: Span,
     /// Failed logins of one account within ten minutes [default: 10].
     #[arg(long, value_name = "N", env = "QPC_LOGINS_PER_ACCOUNT", hide_env_values = true)]
+    #[serde(alias = "logins_per_account")]
     logins_per_account: u32,
     /// Logins and registrations from one source within ten minutes [default: 200].
     #[arg(long, value_name = "N", env = "QPC_LOGINS_PER_SOURCE", hide_env_values = true)]
+    #[serde(alias = "logins_per_source")]
     logins_per_source: u32,
     /// What is logged, as in info or info,qpc_smol=debug; the audit log is qpc_audit [default: info].
     #[arg(long, value_name = "FILTER", env = "QPC_LOG", hide_env_values = true)]
     log: String,
     /// How it is logged [default: text].
     #[arg(long, env = "QPC_LOG_FORMAT", hide_env_values = true)]
+    #[serde(alias = "log_format")]
     log_format: LogFormat,
 }
 
@@ -147,7 +157,7 @@ pub struct Settings {
     /// Refuse what is for development only.
     pub production: bool,
     /// Where to store.
-    pub store: StoreKind,
+    pub store_backend: StoreKind,
     /// Life of log entries.
     pub retention: Span,
     /// Connections at once.
@@ -171,7 +181,7 @@ pub struct Settings {
 #[serde(rename_all = "kebab-case")]
 pub enum StoreKind {
     /// SQLite, encrypted by SQLCipher, in the data directory.
-    Sqlite,
+    Sqlcipher,
     /// In memory: gone when the server ends.
     Memory,
 }
@@ -207,7 +217,7 @@ pub enum SettingsError {
         error: std::io::Error,
     },
     /// The settings file does not parse.
-    #[error("settings in {}: {error}", path.display())]
+    #[error("settings in {}: {error}{}", path.display(), parse_advice(error))]
     Parse {
         /// The file.
         path: PathBuf,
@@ -224,12 +234,23 @@ pub enum SettingsError {
     Bounds(&'static str),
 }
 
+/// A command line whose arguments do not take an environment variable that is empty: it counts as unset, as in a
+/// unit file or a compose file that names all of them.
+pub fn without_empty_variables(command: Command) -> Command {
+    command.mut_args(|argument| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        if value.is_some_and(|value| value.is_empty()) { argument.env(None) } else { argument }
+    })
+}
+
 impl Settings {
     /// From these arguments (the first is the program's name), the environment, and the file they name.
     pub(crate) fn read(
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<(Cli, Self), SettingsError> {
-        let cli = Cli::try_parse_from(arguments)?;
+        let mut command = without_empty_variables(Cli::command());
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
         let file = match &cli.config {
             Some(path) => Layer::read(path)?,
             None => Layer::default(),
@@ -248,7 +269,7 @@ impl Settings {
             key: layer.key,
             db_key_file: layer.db_key_file,
             production: layer.production.unwrap_or(false),
-            store: layer.store.unwrap_or(StoreKind::Sqlite),
+            store_backend: layer.store_backend.unwrap_or(StoreKind::Sqlcipher),
             retention: layer.retention.unwrap_or(Span(limits::ENTRY_TIME)),
             connections: layer.connections.unwrap_or(number(limits::CONNECTIONS)),
             access_token_time: layer.access_token_time.unwrap_or(Span(limits::ACCESS_TOKEN_TIME)),
@@ -317,6 +338,17 @@ impl Layer {
             .map_err(|error| SettingsError::Read { path: path.to_owned(), error })?;
         toml::from_str(&text)
             .map_err(|error| SettingsError::Parse { path: path.to_owned(), error: Box::new(error) })
+    }
+}
+
+/// A key in a settings file is refused; who wrote one there wants to know where it belongs.
+fn parse_advice(error: &toml::de::Error) -> &'static str {
+    if error.message().starts_with("unknown field `db_key`")
+        || error.message().starts_with("unknown field `db-key`")
+    {
+        "The database's key has no place among the settings: give it in QPC_DB_KEY, or its file by db-key-file."
+    } else {
+        ""
     }
 }
 

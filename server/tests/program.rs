@@ -147,7 +147,7 @@ impl Drop for Process {
 }
 
 /// Runs a command that should fail before it listens.
-fn fails(command: &mut Command, code: i32, says: &[&str]) {
+fn fails(command: &mut Command, code: i32, says: &[&str]) -> String {
     let mut child = command.spawn().unwrap();
     let out = BufReader::new(child.stdout.take().unwrap());
     let ended = Process { child, out }.wait();
@@ -156,6 +156,7 @@ fn fails(command: &mut Command, code: i32, says: &[&str]) {
         assert!(ended.err.contains(text), "no {text:?} in {}", ended.err);
     }
     assert!(!ended.err.contains(KEY) && !ended.err.contains(OTHER_KEY), "{}", ended.err);
+    ended.err
 }
 
 fn mode(path: &Path) -> u32 {
@@ -314,6 +315,44 @@ fn each_place_of_settings_overrides_the_one_before() {
 }
 
 #[test]
+fn a_variable_that_is_empty_counts_as_unset() {
+    let place = Place::new();
+    let help = place.command().arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let names: Vec<_> =
+        help.split("[env: ").skip(1).map(|rest| rest.split(']').next().unwrap()).collect();
+    assert!(names.len() > 10 && names.contains(&"QPC_STORE_BACKEND"), "{names:?}");
+    let default = settings(place.command().env_remove("QPC_LISTEN").env_remove("QPC_DATA_DIR"));
+    assert_eq!(settings(place.command().envs(names.iter().map(|name| (name, "")))), default);
+    // The database's key too, but not in production.
+    let (mut process, _) = Process::start(place.command().env("QPC_DB_KEY", ""));
+    assert_eq!(process.stop().code, Some(0));
+}
+
+#[test]
+fn the_store_goes_by_its_name() {
+    let place = Place::new();
+    let backend =
+        |command: &mut Command| settings(command)["store-backend"].as_str().unwrap().to_owned();
+    assert_eq!(backend(&mut place.command()), "sqlcipher");
+    let file = place.write("qpc.toml", "store_backend = 'memory'", 0o644);
+    assert_eq!(backend(place.command().arg("--config").arg(&file)), "memory");
+    assert_eq!(backend(place.command().env("QPC_STORE_BACKEND", "memory")), "memory");
+    let by_flag = ["--store-backend", "sqlcipher"];
+    assert_eq!(
+        backend(place.command().env("QPC_STORE_BACKEND", "memory").args(by_flag)),
+        "sqlcipher"
+    );
+    let other = ["postgres", "sqlcipher", "memory"];
+    fails(place.command().args(["--store-backend", "postgres"]), 2, &other);
+    fails(place.command().env("QPC_STORE_BACKEND", "postgres"), 2, &other);
+    place.write("qpc.toml", "store_backend = 'postgres'", 0o644);
+    fails(place.command().arg("--config").arg(&file), 2, &other);
+    place.write("qpc.toml", "db_key = '00'", 0o644);
+    fails(place.command().arg("--config").arg(&file), 2, &["db_key", "QPC_DB_KEY", "db-key-file"]);
+}
+
+#[test]
 fn settings_that_do_not_hold_are_named() {
     let place = Place::new();
     fails(place.command().arg("--lisen"), 2, &["--lisen"]);
@@ -354,7 +393,8 @@ fn a_wrong_database_key_is_told_and_changes_nothing() {
     let (mut process, first) = Process::start(&mut with(KEY));
     assert_eq!(process.stop().code, Some(0));
     assert!(!place.data().join("db.key").exists(), "a key that was given is not written down");
-    fails(&mut with(OTHER_KEY), 5, &["does not open", "QPC_DB_KEY"]);
+    let wrong = fails(&mut with(OTHER_KEY), 5, &["does not open", "QPC_DB_KEY"]);
+    assert!(!wrong.contains("ERROR CORE"), "SQLCipher speaks for itself: {wrong}");
     let no_text = OsStr::from_bytes(&[0xff; 64]);
     fails(place.command().env("QPC_DB_KEY", no_text), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
     fails(&mut with("0011"), 5, &["QPC_DB_KEY", "64 hexadecimal digits"]);
@@ -437,7 +477,7 @@ fn production_refuses_what_is_for_development() {
     };
     fails(&mut with(&cert, &key), 5, &["key is missing"]);
     fails(with(&cert, &key).env("QPC_DB_KEY", ""), 5, &["64 hexadecimal digits"]);
-    fails(with(&cert, &key).args(["--store", "memory"]), 4, &["memory"]);
+    fails(with(&cert, &key).args(["--store-backend", "memory"]), 4, &["memory"]);
     let (mut process, _) = Process::start(with(&cert, &key).env("QPC_DB_KEY", KEY));
     assert_eq!(process.stop().code, Some(0));
 

@@ -21,6 +21,13 @@ pub(super) async fn register(context: &Context, username: String) -> Result<(), 
         let again = known
             .as_ref()
             .is_some_and(|known| Username::prepare(&username).as_ref() == Some(known));
+        if again && session.ask(|client, _| client.may_connect()).await?.is_ok() {
+            let (username, account, device, _) = whoever(session).await?;
+            session
+                .output()
+                .note(&format!("this home is a device of {username} already; nothing was changed"));
+            return settled(session, Outcome::Account { username, account, device }).await;
+        }
         let outcome = session
             .command(move |client, now| {
                 if again {
@@ -162,6 +169,11 @@ pub(super) async fn verify(context: &Context, username: String) -> Result<(), Pr
         let Outcome::Lookup { username, account, safety_number } = outcome else {
             return Err(unexpected(&outcome));
         };
+        let own = session.ask(|client, _| client.whoami().map(|(_, me, _)| me.account)).await?;
+        if own == Some(account) {
+            let text = "that is your own account: a safety number is between two";
+            return Err(Problem::new(Local::Invalid, text));
+        }
         session.output().result(
             || {
                 let (first, second) = halves(&safety_number);
@@ -238,7 +250,9 @@ fn shown(entry: &DeviceEntry, own: DeviceId) -> (String, Value) {
         _ => "",
     };
     let (since, seen) = (entry.record.not_before, entry.last_seen);
-    let text = format!("{device}  since {}  seen {}{mark}", moment(since), moment(seen));
+    // The server knows to the hour only when it saw a device: never before there was one.
+    let shown = moment(seen.max(since));
+    let text = format!("{device}  since {}  seen {shown}{mark}", moment(since));
     let value = json!({
         "type": "device",
         "device": device.to_string(),

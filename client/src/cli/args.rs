@@ -1,8 +1,9 @@
 //! The arguments, and what `--help` says of them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 const ABOUT: &str = "End-to-end encrypted group messaging.
 
@@ -23,7 +24,7 @@ and opens the state of this device. For unattended use, --key-file opens the sta
 
 With --json results are one object per line on standard output, each with a \"type\"; warnings and errors are objects on
 standard error (\"type\": \"warning\", \"note\" or \"error\"; errors with \"code\", \"name\", \"message\", \"next\", \"exit\").
-QPC_LOG=debug logs to standard error; no secret is ever logged.
+QPC_LOG=debug logs to standard error; no secret is ever logged. A variable that is empty counts as unset.
 
 Older names: register-user, create-group, invite, join (receives invitations and lists groups), fetch-key (= verify),
 check-key (= keys status), refresh-keypackage and register-state (= keys refresh), demo-group (= demo).
@@ -42,12 +43,26 @@ Exit codes:
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "qpc", version, about = ABOUT, after_help = AFTER, max_term_width = 120)]
+#[command(name = "qpc", version, about = ABOUT, after_help = AFTER, max_term_width = 120, arg_required_else_help = true)]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: Global,
     #[command(subcommand)]
     pub(super) verb: Verb,
+}
+
+impl Cli {
+    /// From these arguments and the environment; a variable that is empty counts as unset.
+    pub(super) fn read(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
+        let mut command = qpc_server::without_empty_variables(Self::command());
+        let matches = command.try_get_matches_from_mut(arguments)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
+}
+
+/// An environment variable, if it holds anything.
+pub(super) fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// What every verb takes.
@@ -75,7 +90,7 @@ pub(super) struct Global {
     /// Take the password from the first line of standard input.
     #[arg(long, global = true)]
     pub(super) password_stdin: bool,
-    #[arg(skip = std::env::var_os("QPC_PASSWORD_FILE").map(PathBuf::from))]
+    #[arg(skip = variable("QPC_PASSWORD_FILE").map(PathBuf::from))]
     pub(super) password_file: Option<PathBuf>,
     /// Seconds that the server gets for an answer, and another process for giving the home back.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "15",
@@ -173,7 +188,8 @@ Ends with the end of the input, once everything sent is accepted. JSON as of sen
     },
     /// Show the safety number with another account: compare it by another way than qpc.
     #[command(after_help = "Example: qpc verify bob\n
-JSON: {\"type\":\"safety_number\",\"username\",\"account\",\"safety_number\"}")]
+JSON: {\"type\":\"safety_number\",\"username\",\"account\",\"safety_number\"}
+(safety_number: 60 digits, in twelve groups of five with a space between; the same on both sides)")]
     Verify {
         /// Whose.
         username: String,
@@ -237,7 +253,8 @@ JSON: {\"type\":\"group\",\"group\",\"name\",\"suite\"}")]
     Create(NewGroup),
     /// List the groups of this device, after receiving new invitations.
     #[command(after_help = "Example: qpc group list --json\n
-JSON, per group: {\"type\":\"group\",\"group\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}")]
+JSON, per group: {\"type\":\"group\",\"group\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}
+(authenticator: the same on all members of the epoch, in hexadecimal; null if this device has left or was removed)")]
     List {
         /// Do not ask the server.
         #[arg(long)]
@@ -278,7 +295,7 @@ pub(super) enum KeysVerb {
     #[command(after_help = "Example: qpc keys status\n
 JSON: {\"type\":\"key_packages\",\"available\",\"last_resort\"}")]
     Status,
-    /// Upload fresh ones now.
+    /// Upload fresh ones now. The server keeps 100 per device; above that they take the place of the oldest.
     #[command(after_help = "Example: qpc keys refresh\n
 JSON: {\"type\":\"key_packages\",\"available\",\"last_resort\"}")]
     Refresh,
@@ -347,8 +364,6 @@ impl Verb {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

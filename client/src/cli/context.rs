@@ -94,6 +94,7 @@ impl Context {
         let result = until_interrupted(async {
             if connect {
                 session.ask(|client, _| client.may_connect()).await??;
+                session.count_owed().await?;
             }
             work(&mut session).await?;
             session.flush().await

@@ -71,6 +71,9 @@ fn shown(group: &GroupSummary) -> (String, Value) {
         group.members,
         group.unread,
     );
+    // Of a group that this device is out of, it knows nothing that holds now.
+    let authenticator = (group.member && !group.authenticator.is_empty())
+        .then(|| HEXLOWER.encode(&group.authenticator));
     let value = json!({
         "type": "group",
         "group": group.channel.to_string(),
@@ -81,7 +84,7 @@ fn shown(group: &GroupSummary) -> (String, Value) {
         "unread": group.unread,
         "member": group.member,
         "cursor": group.cursor,
-        "authenticator": HEXLOWER.encode(&group.authenticator),
+        "authenticator": authenticator,
     });
     (text, value)
 }

@@ -79,6 +79,7 @@ fn print_sent(output: Output, sent: &Sent) -> Result<(), Problem> {
 }
 
 /// Which messages are wanted, and what their groups are called.
+#[derive(Default)]
 struct Reader {
     only: Option<ChannelId>,
     names: BTreeMap<ChannelId, Option<String>>,
@@ -87,8 +88,10 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(only: Option<ChannelId>) -> Self {
-        Self { only, names: BTreeMap::new(), nameless: BTreeSet::new() }
+    /// Of one group, however much is unread in others.
+    async fn of(session: &Session, group: ChannelId) -> Result<Self, Problem> {
+        session.ask(move |client, now| client.prefer(now, group)).await??;
+        Ok(Self { only: Some(group), ..Self::default() })
     }
 
     /// How many messages that are wanted were not printed yet.
@@ -187,11 +190,13 @@ pub(super) async fn recv(
     follow: bool,
 ) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
-        let only = match &group {
-            Some(group) => Some(find_group(session, group).await?.channel),
-            None => None,
+        let mut reader = match &group {
+            Some(group) => {
+                let group = find_group(session, group).await?.channel;
+                Reader::of(session, group).await?
+            }
+            None => Reader::default(),
         };
-        let mut reader = Reader::new(only);
         if follow {
             reader.unread(session).await?;
             loop {
@@ -208,10 +213,8 @@ pub(super) async fn recv(
                 return unreachable.map_or(Ok(()), Err);
             }
             if settled && progress.elapsed() >= STALLED {
-                return Err(Problem::new(
-                    Local::Behind,
-                    "too much is unread in other groups to get at this one",
-                ));
+                let text = "unread messages do not come out of this device's store";
+                return Err(Problem::new(Local::Internal, text));
             }
             let until =
                 if settled { Instant::now() + Duration::from_millis(100) } else { deadline };
@@ -243,7 +246,7 @@ enum Turn {
 pub(super) async fn chat(context: &Context, group: String) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
         let group = find_group(session, &group).await?.channel;
-        let mut reader = Reader::new(Some(group));
+        let mut reader = Reader::of(session, group).await?;
         reader.unread(session).await?;
         session.output().progress("lines are sent as they are entered; end with Ctrl-D");
         let mut lines = BufReader::new(Unblock::new(io::stdin())).lines();

@@ -11,7 +11,6 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use clap::error::ErrorKind;
 use smol::future;
 use smol::stream::StreamExt as _;
@@ -33,10 +32,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     // The server's program has settings, help, logs and exit codes of its own.
     if arguments.get(1).is_some_and(|verb| verb == SERVE) {
-        arguments.remove(1);
+        let verb = format!("qpc {SERVE}");
+        arguments.splice(..2, [verb.into()]);
         return qpc_server::main(arguments);
     }
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::read(arguments) {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
@@ -61,15 +61,21 @@ fn misused(error: &clap::Error) -> ExitCode {
         Output::new(true).problem(&problem);
         return ExitCode::from(problem.exit());
     }
-    drop(error.print());
+    if let Err(error) = error.print() {
+        let problem = crate::output::unwritable(&error);
+        Output::new(json).problem(&problem);
+        return ExitCode::from(problem.exit());
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(crate::problem::exit::USAGE))
 }
 
 fn log() -> Result<(), Problem> {
-    let Ok(filter) = std::env::var(LOG) else { return Ok(()) };
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Problem::new(Local::Invalid, format!("{LOG}: {error}")).next("As in QPC_LOG=debug.")
-    })?;
+    let Some(filter) = args::variable(LOG) else { return Ok(()) };
+    let bad = |why: String| {
+        Problem::new(Local::Invalid, format!("{LOG}: {why}")).next("As in QPC_LOG=debug.")
+    };
+    let filter = filter.into_string().map_err(|_| bad("not UTF-8".to_owned()))?;
+    let filter = EnvFilter::try_new(filter).map_err(|error| bad(error.to_string()))?;
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,11 +1,11 @@
 //! A server whose disk is full.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Place, qpc};
+use crate::support::{Place, finish, limited, qpc};
 
 /// A file system of its own, small, until it is dropped.
 struct Small(PathBuf);
@@ -19,14 +19,8 @@ impl Small {
             .output();
         match done {
             Ok(done) if done.status.success() => Some(Self(at.to_owned())),
-            Ok(done) => {
-                eprintln!("skipped: {}", String::from_utf8_lossy(&done.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: mount: {error}");
-                None
-            }
+            Ok(done) => skipped(String::from_utf8_lossy(&done.stderr).trim()),
+            Err(error) => skipped(&format!("mount: {error}")),
         }
     }
 
@@ -39,6 +33,15 @@ impl Small {
         }
         path
     }
+}
+
+/// Past the capture of a test that passes: whoever runs it shall know that it did not run.
+fn skipped(why: &str) -> Option<Small> {
+    drop(writeln!(
+        io::stderr(),
+        "\nNOT TESTED: a server on a full file system, for want of one: {why}"
+    ));
+    None
 }
 
 impl Drop for Small {
@@ -71,7 +74,8 @@ fn a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
     let session = bob.run(&["recv", "--json", "--timeout", "3"]);
     let error = session.error();
     assert_eq!((session.code, &error["code"]), (3, &"E102".into()));
-    assert!(error["message"].as_str().unwrap().contains("cannot do this now"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("answers, but"), "{error}");
+    assert!(error["next"].as_str().unwrap().contains("its disk may be full"), "{error}");
     let log = std::fs::read_to_string(place.path("server.log")).unwrap();
     assert!(log.contains("full"), "{log}");
 
@@ -85,4 +89,56 @@ fn a_server_whose_disk_is_full_says_so_and_goes_on_when_there_is_room() {
     place.restart_server();
     bob.send("team", "and on");
     assert_eq!(alice.texts(), ["and on"]);
+}
+
+/// Text that fills a file: of two devices' homes or of a server's database.
+fn long(start: &str) -> String {
+    format!("{start} {}", "x".repeat(60_000))
+}
+
+#[test]
+fn a_server_that_can_write_no_more_loses_nothing() {
+    let mut place = Place::new();
+    place.kill_server();
+    place.limit = Some(2_048);
+    place.restart_server();
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+    let mut sent = Vec::new();
+    let refused = loop {
+        assert!(sent.len() < 200, "the limit does not hold");
+        sent.push(long(&sent.len().to_string()));
+        let last = sent.last().unwrap();
+        let done = alice.run(&["send", "team", last, "--json", "--timeout", "3"]);
+        if done.code != 0 {
+            break done;
+        }
+    };
+    assert_eq!((refused.code, &refused.error()["code"]), (7, &"E140".into()), "{}", refused.err);
+    let log = std::fs::read_to_string(place.path("server.log")).unwrap();
+    assert!(log.contains("a transaction failed"), "{log}");
+
+    place.kill_server();
+    place.limit = None;
+    place.restart_server();
+    alice.ok(&["group", "list"]);
+    assert_eq!(bob.texts(), sent);
+}
+
+#[test]
+fn a_home_that_cannot_be_written_loses_nothing() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+    let texts: Vec<_> = (0..4).map(|number| long(&number.to_string())).collect();
+    for text in &texts {
+        alice.send("team", text);
+    }
+    let done = finish(limited(&bob.command(&["recv", "--json"]), 200).spawn().unwrap());
+    let error = done.error();
+    assert_eq!((done.code, &error["code"]), (5, &"E125".into()), "{error}");
+    let text = |message: &serde_json::Value| message["text"].as_str().unwrap().to_owned();
+    let read: Vec<_> = done.objects().iter().map(text).collect();
+    let rest = bob.texts();
+    assert_eq!([read, rest].concat(), texts);
 }

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::Place;
+use crate::support::{Place, bare, finish};
 
 #[test]
 fn key_files_are_made_and_needed() {
@@ -35,7 +35,9 @@ fn damage_is_told() {
         let middle = bytes.len() / 2;
         bytes[..middle].fill(0xA5);
         std::fs::write(&file, &bytes).unwrap();
-        assert_eq!(alice.fails(&["whoami"]), damaged, "{name} overwritten");
+        let done = alice.run(&["whoami", "--json"]);
+        assert_eq!((done.code, &done.error()["code"]), (5, &"E123".into()), "{name} overwritten");
+        assert_eq!(done.err.lines().count(), 1, "nobody but us speaks: {}", done.err);
         std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
         if name != "config.toml" {
             assert_eq!(alice.fails(&["whoami"]), damaged, "{name} cut off");
@@ -45,4 +47,40 @@ fn damage_is_told() {
         std::fs::write(&file, &whole).unwrap();
         alice.ok(&["whoami"]);
     }
+}
+
+#[test]
+fn a_variable_that_is_empty_counts_as_unset() {
+    let place = Place::new();
+    let alice = place.registered("alice");
+    let names = ["QPC_SERVER", "QPC_HOME", "QPC_CA", "QPC_KEY_FILE", "QPC_LOG"];
+    let mut command = alice.command(&["group", "list"]);
+    let done = finish(command.envs(names.map(|name| (name, ""))).spawn().unwrap());
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    // The default home, and no place for a password.
+    let mut command = bare();
+    command.envs(names.map(|name| (name, ""))).env("QPC_PASSWORD_FILE", "");
+    command.env("XDG_DATA_HOME", place.path("data")).args(["whoami", "--json"]);
+    let error = finish(command.spawn().unwrap()).error();
+    assert_eq!(error["code"], "E120", "{error}");
+    let shown = place.path("data/qpc").display().to_string();
+    assert!(error["message"].as_str().unwrap().contains(&shown), "{error}");
+    // An argument that is empty is still a mistake.
+    assert_eq!(alice.fails(&["whoami", "--home", ""]).0, 2);
+}
+
+#[test]
+fn registering_again_changes_nothing_and_says_so() {
+    let place = Place::new();
+    let alice = place.device("alice");
+    let register = ["register", "alice", "--server", &place.address];
+    let first = alice.ok(&register);
+    let again = alice.run(&["register", "Alice", "--json"]);
+    assert_eq!((again.code, again.objects()), (0, first), "{}", again.err);
+    assert!(again.err.contains("already; nothing was changed"), "{}", again.err);
+    assert_eq!(alice.ok(&["devices", "list"]).len(), 1);
+    // After a logout it is a login.
+    alice.ok(&["logout"]);
+    let back = alice.run(&["register", "alice", "--json"]);
+    assert_eq!((back.code, back.err.as_str()), (0, ""));
 }

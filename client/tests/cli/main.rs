@@ -9,6 +9,7 @@
     reason = "a test says so by failing"
 )]
 
+mod authority;
 mod disk;
 mod homes;
 mod kill;

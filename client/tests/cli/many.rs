@@ -54,3 +54,29 @@ fn a_chat_goes_both_ways() {
     assert_eq!(done.code, 0, "{}", done.err);
     assert_eq!(bob.texts(), ["and to you"]);
 }
+
+#[test]
+fn one_group_is_read_although_too_much_is_unread_in_another() {
+    let place = Place::new();
+    let (alice, bob) = (place.registered("alice"), place.registered("bob"));
+    let group =
+        |name| alice.ok(&["group", "create", name])[0]["group"].as_str().unwrap().to_owned();
+    let mut groups = [group("one"), group("two")];
+    // What is unread is told in the order of the ids: the loud group first.
+    groups.sort();
+    let [loud, quiet] = &groups;
+    for group in &groups {
+        alice.ok(&["group", "invite", group, "bob"]);
+    }
+    let lines: Vec<_> = (0..1200).map(|number| format!("line {number}")).collect();
+    let chat = with_input(alice.spawn(&["chat", loud, "--json"]), &lines.join("\n"));
+    assert_eq!(chat.code, 0, "{}", chat.err);
+    bob.ok(&["group", "list"]);
+    alice.send(quiet, "a quiet word");
+    let texts = |arguments: &[&str]| -> Vec<String> {
+        let text = |message: &serde_json::Value| message["text"].as_str().unwrap().to_owned();
+        bob.ok(arguments).iter().map(text).collect()
+    };
+    assert_eq!(texts(&["recv", quiet]), ["a quiet word"]);
+    assert_eq!(texts(&["recv"]), lines);
+}

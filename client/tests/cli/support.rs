@@ -1,5 +1,6 @@
 //! A server process, homes, and `qpc` itself.
 
+use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,21 +19,35 @@ pub(crate) struct Place {
     server: Option<Child>,
     pub(crate) address: String,
     traced: bool,
+    /// The server's, beside the usual ones.
+    arguments: Vec<OsString>,
+    /// The largest file that the server may write, in the blocks of `ulimit -f`.
+    pub(crate) limit: Option<u32>,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        Self::with_log(false)
+        Self::with(false, |_| Vec::new())
     }
 
     /// With a server that logs all it can.
     pub(crate) fn traced() -> Self {
-        Self::with_log(true)
+        Self::with(true, |_| Vec::new())
     }
 
-    fn with_log(traced: bool) -> Self {
+    /// With a server of that certificate chain and key.
+    pub(crate) fn certified(make: impl FnOnce(&Path) -> [PathBuf; 2]) -> Self {
+        Self::with(false, |dir| {
+            let [chain, key] = make(dir);
+            vec!["--cert".into(), chain.into(), "--key".into(), key.into()]
+        })
+    }
+
+    fn with(traced: bool, arguments: impl FnOnce(&Path) -> Vec<OsString>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut place = Self { dir, server: None, address: String::new(), traced };
+        let arguments = arguments(dir.path());
+        let address = String::new();
+        let mut place = Self { dir, server: None, address, traced, arguments, limit: None };
         place.start("127.0.0.1:0");
         place
     }
@@ -44,14 +59,15 @@ impl Place {
         if self.traced {
             trace(&mut command);
         }
-        let mut child = command
+        command
             .args(["__serve", "--json", "--listen", listen, "--logins-per-account", "1000"])
             .args(["--logins-per-source", "1000", "--data-dir"])
             .arg(self.dir.path().join("server"))
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+            .args(&self.arguments);
+        if let Some(blocks) = self.limit {
+            command = limited(&command, blocks);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let line: Value = serde_json::from_str(&line).unwrap();
@@ -127,7 +143,7 @@ pub(crate) struct Device {
     pub(crate) key_file: Option<PathBuf>,
 }
 
-fn bare() -> Command {
+pub(crate) fn bare() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qpc"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("QPC_") {
@@ -136,6 +152,23 @@ fn bare() -> Command {
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// The same under `ulimit -f`: a write beyond that many blocks (of 512 or 1,024 bytes, as the shell has it) fails. No
+/// privilege is needed for that.
+pub(crate) fn limited(command: &Command, blocks: u32) -> Command {
+    let mut shell = Command::new("sh");
+    // Without the trap the signal ends the process instead.
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    shell.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
 }
 
 /// Logs all it can.

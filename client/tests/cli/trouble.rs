@@ -1,9 +1,10 @@
 //! What goes wrong: each its own clear error, nothing lost.
 
+use std::fs::File;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Place, finish, holds, qpc, signal, with_input};
+use crate::support::{Place, bare, finish, holds, qpc, signal, with_input};
 
 #[test]
 fn wrong_passwords_and_unknown_names() {
@@ -74,7 +75,9 @@ fn a_server_that_is_down_loses_nothing() {
     alice.send("team", "before");
     place.kill_server();
     let quick = "--timeout=2";
-    assert_eq!(alice.fails(&["send", "team", "meanwhile", quick]), (7, "E140 Queued".to_owned()));
+    for text in ["meanwhile", "and again"] {
+        assert_eq!(alice.fails(&["send", "team", text, quick]), (7, "E140 Queued".to_owned()));
+    }
     assert_eq!(bob.fails(&["recv", quick]), (3, "E102 Unreachable".to_owned()));
     assert_eq!(bob.fails(&["group", "list", quick]), (3, "E102 Unreachable".to_owned()));
     assert_eq!(bob.ok(&["group", "list", "--offline"]).len(), 1);
@@ -89,8 +92,8 @@ fn a_server_that_is_down_loses_nothing() {
     // Any command that reaches the server takes along what was queued, and says so.
     let listed = alice.run(&["group", "list"]);
     assert_eq!(listed.code, 0, "{}", listed.err);
-    assert!(listed.err.contains("queued before is sent now"), "{}", listed.err);
-    assert_eq!(bob.texts(), ["before", "meanwhile"]);
+    assert_eq!(listed.err.matches("queued before is sent now").count(), 2, "{}", listed.err);
+    assert_eq!(bob.texts(), ["before", "meanwhile", "and again"]);
     nobody.ok(&["register", "nobody", "--server", &place.address]);
 }
 
@@ -112,31 +115,20 @@ fn a_server_with_another_key_is_not_talked_to() {
 }
 
 #[test]
-fn an_authority_is_remembered() {
+fn what_cannot_be_printed_stays_unread() {
     let place = Place::new();
-    let pem = std::fs::read_to_string(place.path("server/development-certificate.pem")).unwrap();
-    let from = pem.find("-----BEGIN CERTIFICATE").unwrap();
-    let to = pem.find("-----END CERTIFICATE-----").unwrap();
-    let ca = place.path("ca.pem");
-    std::fs::write(&ca, format!("{}-----END CERTIFICATE-----\n", &pem[from..to])).unwrap();
-    let (address, _) = place.address.split_once('#').unwrap();
-    let alice = place.device("alice");
-    let done = alice.run(&[
-        "register",
-        "alice",
-        "--json",
-        "--server",
-        address,
-        "--ca",
-        ca.to_str().unwrap(),
-    ]);
-    if done.code != 0 {
-        // A self-signed certificate that is no authority is refused as one, with the pin as the way out.
-        assert_eq!(done.error()["code"], "E103", "{}", done.err);
-        return;
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+    alice.send("team", "for a full disk");
+    for arguments in [["recv"].as_slice(), &["recv", "--json"], &["recv", "--follow"]] {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let done = finish(bob.command(arguments).stdout(full).spawn().unwrap());
+        assert_eq!(done.code, 1, "{}", done.err);
+        assert!(done.err.contains("E162") && done.err.contains("stays unread"), "{}", done.err);
     }
-    std::fs::remove_file(&ca).unwrap();
-    alice.ok(&["group", "list"]);
+    assert_eq!(bob.texts(), ["for a full disk"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(finish(bare().arg("--help").stdout(full).spawn().unwrap()).code, 1);
 }
 
 #[test]

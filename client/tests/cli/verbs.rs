@@ -67,8 +67,9 @@ fn two_people_talk_and_part() {
     let (ours, theirs) = (alice.ok(&["verify", "bob"]), bob.ok(&["verify", "alice"]));
     assert_eq!(keys(&ours[0]), ["account", "safety_number", "type", "username"]);
     assert_eq!(ours[0]["safety_number"], theirs[0]["safety_number"]);
-    let digits = ours[0]["safety_number"].as_str().unwrap().chars().filter(char::is_ascii_digit);
-    assert_eq!(digits.count(), 60);
+    let groups: Vec<_> = ours[0]["safety_number"].as_str().unwrap().split(' ').collect();
+    let is_group = |text: &&str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    assert!(groups.len() == 12 && groups.iter().all(is_group), "{groups:?}");
 
     let listed = bob.ok(&["group", "list"]);
     assert_eq!(
@@ -92,7 +93,8 @@ fn two_people_talk_and_part() {
     assert_eq!(keys(&removed[0]), ["account", "epoch", "group", "type"]);
     alice.send("the team", "not for bob");
     assert!(bob.texts().is_empty());
-    assert_eq!(bob.ok(&["group", "list"])[0]["member"], false);
+    let out = &bob.ok(&["group", "list"])[0];
+    assert_eq!((&out["member"], &out["authenticator"]), (&false.into(), &Value::Null));
     assert_eq!(bob.fails(&["send", "the team", "am I here?"]), (1, "E132 NotMember".to_owned()));
 }
 
@@ -140,10 +142,22 @@ fn keys_health_ping_and_older_names() {
         assert_eq!(keys(&status[0]), ["available", "last_resort", "type"]);
         assert!(status[0]["available"].as_u64().unwrap() >= 8 && status[0]["last_resort"] == true);
     }
-    place.registered("bob");
+    // A hundred are kept; above that fresh ones take the place of the oldest.
+    let available = |verb| alice.ok(&["keys", verb])[0]["available"].as_u64().unwrap();
+    while available("status") < 100 {
+        available("refresh");
+    }
+    assert_eq!(available("refresh"), 100);
+    let bob = place.registered("bob");
+    bob.ok(&["group", "create", "team"]);
+    bob.ok(&["group", "invite", "team", "alice"]);
+    bob.send("team", "with the oldest that is left");
+    assert_eq!(alice.texts(), ["with the oldest that is left"]);
     assert_eq!(alice.ok(&["fetch-key", "bob"])[0]["type"], "safety_number");
     alice.ok(&["create-group", "old names", "--classical"]);
-    assert_eq!(alice.ok(&["join"])[0]["suite"], "classical");
+    let joined = alice.ok(&["join"]);
+    let old = joined.iter().find(|group| group["name"] == "old names").unwrap();
+    assert_eq!(old["suite"], "classical");
 
     let ping = qpc(&["ping", "--count", "2", "--server", &place.address, "--json"]);
     let pongs = ping.objects();
@@ -161,16 +175,25 @@ fn leaving_a_group_and_deleting_an_account() {
     let (alice, bob) = place.team();
     bob.ok(&["recv"]);
     assert_eq!(keys(&bob.ok(&["group", "leave", "team"])[0]), ["group", "type"]);
+    let left = || bob.ok(&["group", "list"])[0]["authenticator"].clone();
+    assert_eq!(left(), Value::Null);
     // Another member makes it true with the next thing she does there.
     alice.send("team", "is bob gone?");
     let members = alice.ok(&["group", "members", "team"]);
     assert_eq!(members.len(), 1, "{members:?}");
     assert!(bob.texts().is_empty());
+    assert_eq!(left(), Value::Null, "nor after the others have made it true");
 
+    let mut second = place.device("second");
+    second.password = bob.password.clone();
+    second.ok(&["login", "bob", "--server", &place.address]);
     assert_eq!(bob.fails(&["delete-account"]), (1, "E160 Declined".to_owned()));
     assert_eq!(bob.ok(&["delete-account", "--yes"])[0]["type"], "deleted");
     let (code, name) = bob.fails(&["login"]);
     assert_eq!((code, name.as_str()), (4, "E011 LoginFailed"));
+    let other = second.run(&["recv", "--json"]);
+    assert_eq!((other.code, &other.error()["code"]), (4, &"E116".into()), "{}", other.err);
+    assert_eq!(other.error()["message"], "the account was deleted");
     assert_eq!(alice.fails(&["verify", "bob"]), (6, "E017 AccountUnknown".to_owned()));
 }
 
@@ -195,6 +218,9 @@ fn help_names_every_exit_code_and_usage_errors_have_theirs() {
     for line in ["0    done", "2    wrong usage", "7    queued", "141  nobody reads"] {
         assert!(help.out.contains(line), "{line}");
     }
+    assert!(!help.out.contains("__serve"), "the demo's server is nobody's verb");
+    let serve = qpc(&["__serve", "--help"]);
+    assert!(serve.out.contains("Usage: qpc __serve "), "{}", serve.out);
     assert_eq!(qpc(&["no-such-verb"]).code, 2);
     let wrong = qpc(&["send", "--json"]);
     assert_eq!((wrong.code, &wrong.error()["code"]), (2, &"E100".into()));

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use super::Client;
-use super::net::Call;
+use super::net::{Call, Connection};
 use super::session::Phase;
 use crate::io::{Output, WakeReason};
 use crate::limits::KEEP_ALIVE;
@@ -28,11 +28,13 @@ impl Client {
 
     fn deadlines(&self) -> [(Option<Duration>, WakeReason); 7] {
         let conn = self.net.conn.as_ref();
-        let online = conn.is_some_and(super::net::Connection::online);
+        let online = conn.is_some_and(Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
-        let call = conn.and_then(super::net::Connection::call_deadline);
-        let keep_alive =
-            conn.filter(|conn| settled(conn.phase)).map(|conn| conn.heard + KEEP_ALIVE);
+        let call = conn.and_then(Connection::call_deadline);
+        // Once asked, the call's own deadline counts: this one would lie in the past until the answer is here.
+        let keep_alive = conn
+            .filter(|conn| settled(conn.phase) && !pinging(conn))
+            .map(|conn| conn.heard + KEEP_ALIVE);
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
@@ -65,8 +67,7 @@ impl Client {
             return self.drop_connection("the server did not answer in time".into());
         }
         let quiet = conn.heard + KEEP_ALIVE <= mono;
-        let pinging = conn.calls.values().any(|pending| pending.what == Call::KeepAlive);
-        if settled(conn.phase) && quiet && !pinging {
+        if settled(conn.phase) && quiet && !pinging(conn) {
             self.call(Call::KeepAlive, Request::Ping(bytes::Bytes::new()));
         }
         let retry = self.packages_retry.is_some_and(|at| at <= mono);
@@ -102,6 +103,11 @@ impl Client {
 
 fn conn_online(client: &Client) -> bool {
     client.phase() == Some(Phase::Online)
+}
+
+/// Whether the other side was asked for a sign of life.
+fn pinging(conn: &Connection) -> bool {
+    conn.calls.values().any(|pending| pending.what == Call::KeepAlive)
 }
 
 /// Phases that may last.

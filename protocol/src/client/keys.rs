@@ -174,8 +174,6 @@ impl Client {
             // Asked again when the time has come, or with the next session.
             self.plan.issued = self.plan.issued.max(self.now.wall);
         }
-        // The account is there all the same.
-        self.greet();
         for ticket in core::mem::take(&mut self.package_tickets) {
             self.event(Event::Failed(ticket, Failed::from(failure)));
         }

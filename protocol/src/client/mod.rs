@@ -155,6 +155,8 @@ pub struct Client {
     crowded: BTreeSet<ChannelId>,
     /// Messages told to the application and not acknowledged, in all.
     told: usize,
+    /// The group whose messages are told although too many of the others are unread.
+    preferred: Option<ChannelId>,
     uses: u64,
     synced: bool,
     /// The server has seen later state of this device: nothing is encrypted.

@@ -146,6 +146,7 @@ impl Client {
             dirty,
             crowded: BTreeSet::new(),
             told: 0,
+            preferred: None,
             uses: 0,
             synced: false,
             restored,

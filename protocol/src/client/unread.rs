@@ -4,14 +4,40 @@
 use super::Client;
 use super::directory::{self, StoredMessage};
 use super::event::{Event, Message};
+use crate::env::Now;
+use crate::error::Refused;
 use crate::id::ChannelId;
 use crate::limits::{FETCH_ENTRIES, UNREAD_EVENTS};
 
 impl Client {
+    /// The application reads this group now: its unread messages are told even if it has left too many of other
+    /// groups unread. So at most twice [`UNREAD_EVENTS`] messages are told and not acknowledged. It holds until the
+    /// next call or restart.
+    ///
+    /// # Errors
+    /// `UnknownChannel`.
+    pub fn prefer(&mut self, now: Now, channel: ChannelId) -> Result<(), Refused> {
+        self.set_now(now);
+        if !self.channels.contains_key(&channel) {
+            return Err(Refused::UnknownChannel);
+        }
+        self.preferred = Some(channel);
+        self.dirty.insert(channel);
+        Ok(())
+    }
+
+    /// How many told messages count against telling another one of this group.
+    fn told_against(&self, id: ChannelId) -> usize {
+        match self.channels.get(&id) {
+            Some(channel) if self.preferred == Some(id) => channel.told.len(),
+            _ => self.told,
+        }
+    }
+
     /// Stores a message; tells it at once if the application keeps up.
     pub(super) fn deliver(&mut self, id: ChannelId, seq: u64, stored: StoredMessage) {
         self.gate.stage(directory::put(directory::message_key(id, seq), &stored));
-        let busy = self.told >= UNREAD_EVENTS;
+        let busy = self.told_against(id) >= UNREAD_EVENTS;
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.unread += 1;
         channel.row_dirty = true;
@@ -46,7 +72,7 @@ impl Client {
 
     /// Reads on in the stored messages of a channel that were not told yet.
     pub(super) fn refill(&mut self, id: ChannelId) {
-        if self.told >= UNREAD_EVENTS / 2 {
+        if self.told_against(id) >= UNREAD_EVENTS / 2 {
             return;
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };

@@ -64,6 +64,7 @@ macro_rules! server_store_conformance {
             key_packages_are_added_all_or_nothing
             key_packages_are_claimed_once_and_in_order
             claimed_key_packages_do_not_come_back
+            fresh_key_packages_replace_the_oldest
             channels_are_created_once
             channels_are_listed_in_pages
             group_records_change_in_order

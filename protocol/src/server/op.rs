@@ -70,8 +70,9 @@ pub enum StoreOp {
 
     /// Adds key packages and, if given, replaces the last-resort one. All or nothing; the same package again is
     /// ignored, also when it was claimed meanwhile (a resend must not have it handed out twice), and so is an
-    /// expired one. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (above `most`
-    /// unexpired ones).
+    /// expired one. Above `most` unexpired ones the oldest are given up: a device may always refresh what others
+    /// add it by. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (more than `most` new
+    /// ones at once).
     PutKeyPackages {
         sender: Sender,
         packages: Vec<KeyPackageRow>,

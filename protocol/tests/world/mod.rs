@@ -408,6 +408,12 @@ impl World {
             let output = client.poll(&mut buffer);
             if let Output::Idle { wake_at, reason } = output {
                 idle.wake_at = wake_at;
+                let ahead = wake_at.is_none_or(|at| at > self.now.mono);
+                assert!(
+                    ahead,
+                    "device {index} would spin at {:?}: {reason:?} {wake_at:?}",
+                    self.now
+                );
                 self.reasons.insert(index, format!("{reason:?} {wake_at:?}"));
                 return idle;
             }

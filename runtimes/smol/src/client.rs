@@ -320,7 +320,11 @@ impl Driver {
                     return Err(StoreFault { kind: StoreFaultKind::Io, detail }.into());
                 }
                 Wake::Room => self.held = None,
-                Wake::Tick => self.machine.handle(now, Input::Tick)?,
+                Wake::Tick => {
+                    self.machine.handle(now, Input::Tick)?;
+                    // However often it wants to be woken: the connections run on this executor too.
+                    future::yield_now().await;
+                }
             }
             for _ in 0..ROUND {
                 let Ok(worked) = self.store.done.try_recv() else { break };

@@ -76,3 +76,18 @@ fn the_printed_host_can_be_connected_to() {
         assert_eq!(Settings::of(layer(text)).unwrap().public_host(), host, "{text}");
     }
 }
+
+#[test]
+fn names_with_underscores_are_the_same() {
+    let settings =
+        Settings::of(layer("connections = 7\nstore-backend = 'memory'\nlog-format = 'json'"));
+    let printed = toml::to_string(&settings.unwrap()).unwrap();
+    for line in printed.lines() {
+        let (name, _) = line.split_once(" = ").unwrap();
+        let line = line.replacen(name, &name.replace('-', "_"), 1);
+        assert!(toml::from_str::<Layer>(&line).is_ok(), "{line}");
+    }
+    for name in ["public_host", "db_key_file"] {
+        assert!(toml::from_str::<Layer>(&format!("{name} = 'a'")).is_ok(), "{name}");
+    }
+}

@@ -34,10 +34,11 @@ impl SqliteStore {
             }
         }
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let available = usize::try_from(self.available(no, at)?).unwrap_or(usize::MAX);
-        if available.saturating_add(new.len()) > most {
+        if new.len() > most {
             return Err(ErrorCode::KeyPackageQuota.into());
         }
+        let available = usize::try_from(self.available(no, at)?).unwrap_or(usize::MAX);
+        self.drop_oldest(no, available.saturating_add(new.len()).saturating_sub(most), at)?;
         for row in new {
             run(
                 &self.db,
@@ -112,6 +113,21 @@ impl SqliteStore {
             |row| row.get(0),
         )?;
         Ok(last_resort.map(|package| (package, true)))
+    }
+
+    /// Gives up the oldest unexpired ones.
+    fn drop_oldest(&self, sender: i64, count: usize, at: UnixMillis) -> rusqlite::Result<()> {
+        if count > 0 {
+            run(
+                &self.db,
+                "DELETE FROM key_packages WHERE no IN (
+                     SELECT no FROM key_packages
+                     WHERE sender = ? AND expires > ? AND package IS NOT NULL
+                     ORDER BY no LIMIT ?)",
+                params![sender, ordered(at), i64::try_from(count).unwrap_or(i64::MAX)],
+            )?;
+        }
+        Ok(())
     }
 
     fn knows(&self, sender: i64, row: &KeyPackageRow) -> rusqlite::Result<bool> {

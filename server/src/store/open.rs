@@ -75,8 +75,6 @@ impl SqliteStore {
         let explain = |error: &rusqlite::Error| explain(path, error);
         let mut db = Connection::open_with_flags(path, flags).map_err(|e| explain(&e))?;
         db.busy_timeout(BUSY_TIME).map_err(|e| explain(&e))?;
-        // What SQLCipher would print to stderr, the errors say.
-        db.execute_batch("PRAGMA cipher_log_level = NONE").map_err(|e| explain(&e))?;
         set_key(&db, &key).map_err(|e| explain(&e))?;
         drop(key);
         configure(&db).map_err(|e| explain(&e))?;
@@ -141,7 +139,9 @@ fn set_key(db: &Connection, key: &[u8; 32]) -> rusqlite::Result<()> {
             rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_ERROR),
             Some("the key could not be set".to_owned()),
         )
-    })
+    })?;
+    // What SQLCipher would print to stderr, the errors say. The first key of a process sets the level anew.
+    db.execute_batch("PRAGMA cipher_log_level = NONE")
 }
 
 fn configure(db: &Connection) -> rusqlite::Result<()> {

@@ -19,7 +19,7 @@ fn hybrid(n: u8, life: u64) -> KeyPackageRow {
     package(n, Suite::Hybrid, later(life))
 }
 
-/// Over the quota nothing is added; what is there already, or has ended, does not count.
+/// More than the quota at once: nothing is added. What is there already, or has ended, does not count.
 pub fn key_packages_are_added_all_or_nothing(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.refused(put(Vec::new(), None, 10), ErrorCode::DeviceUnknown);
@@ -28,10 +28,8 @@ pub fn key_packages_are_added_all_or_nothing(store: &mut dyn Backend) {
     bed.people(1, 1);
     assert_eq!(bed.run(count(NOW)), left(0, false));
     assert_eq!(bed.run(put(vec![hybrid(1, 10), hybrid(2, 20)], None, 3)), left(2, false));
-    bed.refused(
-        put(vec![hybrid(3, 20), hybrid(4, 20)], Some(hybrid(9, 50)), 3),
-        ErrorCode::KeyPackageQuota,
-    );
+    let four = (3..7).map(|n| hybrid(n, 20)).collect();
+    bed.refused(put(four, Some(hybrid(9, 50)), 3), ErrorCode::KeyPackageQuota);
     assert_eq!(bed.run(count(NOW)), left(2, false));
     let again = vec![hybrid(1, 10), hybrid(2, 20), hybrid(3, 20), hybrid(3, 20)];
     assert_eq!(bed.run(put(again, Some(hybrid(9, 50)), 3)), left(3, true));
@@ -106,4 +104,34 @@ pub fn claimed_key_packages_do_not_come_back(store: &mut dyn Backend) {
     assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(Some(2), false)]);
     assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(None, false)]);
     assert_eq!(bed.run(upload()), left(0, false));
+}
+
+/// Above the quota the oldest of the device make room, whatever their suite; what was handed out stays so.
+pub fn fresh_key_packages_replace_the_oldest(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(1, 2);
+    let classical = |n| package(n, Suite::Classical, later(LIFE));
+    bed.run(put_packages(sender(1, 2), vec![hybrid(50, LIFE)]));
+    let first = vec![hybrid(1, LIFE), hybrid(2, 5), classical(3), hybrid(4, LIFE), hybrid(5, LIFE)];
+    assert_eq!(bed.run(put(first, None, 5)), left(5, false));
+    assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(Some(1), false), (Some(50), false)]);
+    // One that has ended is no room to be made: of four there are three, and two of them go.
+    let fresh = || vec![hybrid(6, LIFE), hybrid(7, LIFE), hybrid(8, LIFE), hybrid(9, LIFE)];
+    let put_later = |packages| StoreOp::PutKeyPackages {
+        sender: sender(1, 1),
+        packages,
+        last_resort: None,
+        most: 5,
+        at: later(5),
+    };
+    assert_eq!(bed.run(put_later(fresh())), left(5, false));
+    bed.0.reopen();
+    assert_eq!(bed.run(put_later(fresh())), left(5, false));
+    assert_eq!(bed.run(put_later(vec![hybrid(1, LIFE)])), left(5, false));
+    assert_eq!(bed.claim(1, Suite::Classical, later(5)), [(None, false), (None, false)]);
+    for number in [5, 6, 7, 8, 9] {
+        let claimed = bed.claim(1, Suite::Hybrid, later(5));
+        assert_eq!(claimed, [(Some(number), false), (None, false)]);
+    }
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(5)), [(None, false), (None, false)]);
 }

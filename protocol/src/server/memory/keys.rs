@@ -32,6 +32,15 @@ impl Keys {
         self.packages.iter().filter(|row| row.expires > at).count()
     }
 
+    /// Gives up the oldest unexpired ones.
+    fn drop_oldest(&mut self, mut count: usize, at: UnixMillis) {
+        self.packages.retain(|row| {
+            let goes = count > 0 && row.expires > at;
+            count -= usize::from(goes);
+            !goes
+        });
+    }
+
     fn knows(&self, hash: Digest) -> bool {
         self.claimed.contains_key(&hash) || self.packages.iter().any(|row| row.hash == hash)
     }
@@ -65,9 +74,10 @@ impl MemoryStore {
             .cloned()
             .collect();
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        if keys.available(at).saturating_add(new.len()) > most {
+        if new.len() > most {
             return Err(ErrorCode::KeyPackageQuota.into());
         }
+        keys.drop_oldest((keys.available(at) + new.len()).saturating_sub(most), at);
         keys.packages.extend(new);
         if let Some(row) = last_resort {
             keys.last_resort = Some(row.clone());
