@@ -83,7 +83,7 @@ impl Device {
         let Reply::Session { .. } = caller.call(resume)? else { return Err("no session".into()) };
 
         let local = LocalDevice { key, record };
-        let channel = ChannelId(entropy.array());
+        let channel = ChannelId::group(entropy.array());
         let data = GroupData {
             version: 1,
             admins: vec![sender.account],

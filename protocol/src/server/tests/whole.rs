@@ -281,7 +281,7 @@ fn so_many_groups_are_kept_and_the_others_read_again() {
     for number in 0..limits::PUBLIC_GROUPS as u32 + 3 {
         let mut channel = [200; 16];
         channel[..4].copy_from_slice(&number.to_be_bytes());
-        founder.found(&mut world, ChannelId(channel));
+        founder.found(&mut world, ChannelId::group(channel));
     }
     assert_eq!(world.server.groups.resting(), limits::PUBLIC_GROUPS);
     let loads = |world: &World| {
