@@ -9,6 +9,7 @@
     reason = "a test says so by failing"
 )]
 
+mod direct;
 mod disk;
 mod homes;
 mod kill;

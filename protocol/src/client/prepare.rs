@@ -175,6 +175,7 @@ impl Client {
                 if founding {
                     self.founding.remove(&channel);
                     self.forget_channel(channel);
+                    self.wake_inboxes();
                 }
             }
         }

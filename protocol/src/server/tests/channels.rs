@@ -262,7 +262,7 @@ fn a_channel_is_of_the_kind_that_its_id_says() {
 }
 
 /// A founding, with that account.
-fn between(request: Request, other: Option<crate::id::AccountId>) -> Request {
+pub(super) fn between(request: Request, other: Option<crate::id::AccountId>) -> Request {
     let Request::ChannelCreate { channel, kind, generation, group_info, tree, .. } = request else {
         panic!("{request:?}")
     };
