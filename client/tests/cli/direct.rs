@@ -44,11 +44,11 @@ fn two_people_talk_between_themselves() {
 
     // Nobody else gets in, nobody is put out.
     place.registered("carol");
-    assert_eq!(alice.fails(&["group", "invite", "@bob", "carol"]).0, 1);
-    assert_eq!(alice.fails(&["group", "remove", "@bob", "bob"]).0, 1);
+    assert_eq!(alice.fails(&["group", "invite", "@bob", "carol"]).0, 2);
+    assert_eq!(alice.fails(&["group", "remove", "@bob", "bob"]).0, 2);
     let (code, name) = alice.fails(&["send", "@nobody", "hello"]);
     assert_eq!((code, name.as_str()), (6, "E017 AccountUnknown"));
-    assert_eq!(alice.fails(&["direct", "alice"]).0, 1);
+    assert_eq!(alice.fails(&["direct", "alice"]).0, 2);
 }
 
 #[test]
