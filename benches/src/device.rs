@@ -55,7 +55,7 @@ impl Device {
     /// # Errors
     /// None with a sound library.
     pub fn found(mut account: Account, wall: UnixMillis) -> Result<(Self, Request), Error> {
-        let channel = ChannelId(account.entropy.array());
+        let channel = ChannelId::group(account.entropy.array());
         let data = GroupData {
             version: 1,
             admins: vec![account.id()],

@@ -8,6 +8,8 @@ use core::fmt;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::message::ChannelKind;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident, $len:literal) => {
         $(#[$doc])*
@@ -58,7 +60,8 @@ identifier!(
     DeviceId, 16
 );
 identifier!(
-    /// A channel: 16 bytes; random for a group, derived for an inbox and for two accounts.
+    /// A channel: 16 bytes; random for a group, derived for an inbox and for two accounts. The two highest bits of the
+    /// first byte say which ([`ChannelId::kind`]), so that nobody can take another's place.
     ChannelId, 16
 );
 identifier!(
@@ -88,25 +91,55 @@ pub struct Sender {
 }
 
 impl ChannelId {
-    /// The inbox of a device: `SHA-256("qpc-inbox-v1" || account || device)[..16]`.
+    /// A group's channel, from 16 random bytes.
+    pub fn group(random: [u8; Self::LEN]) -> Self {
+        Self::marked(ChannelKind::Group, random)
+    }
+
+    /// The inbox of a device: `SHA-256("qpc-inbox-v1" || account || device)[..16]`, marked as an inbox.
     pub fn inbox(of: Sender) -> Self {
-        Self::derive(b"qpc-inbox-v1", &of.account.0, &of.device.0)
+        Self::derive(ChannelKind::Inbox, b"qpc-inbox-v1", &of.account.0, &of.device.0)
     }
 
     /// The one channel between two accounts, the same whoever asks:
-    /// `SHA-256("qpc-direct-v1" || lower account || higher account)[..16]`.
+    /// `SHA-256("qpc-direct-v1" || lower account || higher account)[..16]`, marked as a direct channel.
     pub fn direct(one: AccountId, other: AccountId) -> Self {
         let (low, high) = if one <= other { (one, other) } else { (other, one) };
-        Self::derive(b"qpc-direct-v1", &low.0, &high.0)
+        Self::derive(ChannelKind::Direct, b"qpc-direct-v1", &low.0, &high.0)
     }
 
-    fn derive(domain: &[u8], first: &[u8], second: &[u8]) -> Self {
+    /// The kind of channel that has such an id: the two highest bits of the first byte, 0 group, 1 direct, 2 inbox;
+    /// `None` for 3, which no channel has.
+    pub fn kind(self) -> Option<ChannelKind> {
+        match self.0[0] >> KIND_SHIFT {
+            0 => Some(ChannelKind::Group),
+            1 => Some(ChannelKind::Direct),
+            2 => Some(ChannelKind::Inbox),
+            _ => None,
+        }
+    }
+
+    fn derive(kind: ChannelKind, domain: &[u8], first: &[u8], second: &[u8]) -> Self {
         let digest = Digest::of(&[domain, first, second]);
         let mut id = [0; Self::LEN];
         id.copy_from_slice(&digest.0[..Self::LEN]);
+        Self::marked(kind, id)
+    }
+
+    /// The inverse of [`Self::kind`]; the other bits stay.
+    fn marked(kind: ChannelKind, mut id: [u8; Self::LEN]) -> Self {
+        let mark = match kind {
+            ChannelKind::Group => 0,
+            ChannelKind::Direct => 1,
+            ChannelKind::Inbox => 2,
+        };
+        id[0] = id[0] & !(0xFF << KIND_SHIFT) | mark << KIND_SHIFT;
         Self(id)
     }
 }
+
+/// Where in its first byte a channel's id says its kind.
+const KIND_SHIFT: u32 = 6;
 
 impl GroupId {
     /// The MLS group id of one generation of a channel:
@@ -144,3 +177,6 @@ pub mod signature_bytes {
         bytes.try_into().map_err(|_| D::Error::custom("not 64 bytes"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ Examples:
   qpc group create team                                     a group
   qpc group invite team bob                                 Bob's devices join it
   qpc send team \"hello\"                                     returns when the server has it on disk
+  qpc send @bob \"hello\"                                     to Bob alone
   qpc recv --follow                                         what others write, as it comes
 
 Passwords come from a prompt, from the first line of standard input (--password-stdin) or from the first line of the
@@ -149,9 +150,24 @@ JSON: {\"type\":\"health\",\"server\",\"healthy\",\"version\",\"time\"} (time in
     /// Groups: create, list, members, invite, remove, leave.
     #[command(subcommand, visible_alias = "groups")]
     Group(GroupVerb),
+    /// Open the direct channel with another account: the one that the two of you have.
+    #[command(after_help = "Examples:
+  qpc direct bob
+  qpc send @bob \"are you there?\"                            opens it first, if need be
+  qpc recv @bob --follow
+
+Everywhere a group is named, @bob is the direct channel with bob. Either of you may open it, even both at once; all
+devices of both are in it, and nobody else ever is. It is open from when the other's devices are in.
+
+JSON: {\"type\":\"group\",\"group\",\"kind\":\"direct\",\"name\",\"suite\"}")]
+    Direct {
+        /// The other account's name, with or without @.
+        username: String,
+    },
     /// Send a message; returns when the server has it on disk.
     #[command(after_help = "Examples:
   qpc send team \"see you at nine\"
+  qpc send @bob \"between us\"                                the direct channel; opened if there is none yet
   git log -1 | qpc send team -
 
 Not reachable? The message stays in the outbox of this device, goes out with the next command that reaches the server,
@@ -159,31 +175,37 @@ and the exit code is 7.
 
 JSON: {\"type\":\"sent\",\"group\",\"seq\",\"message\",\"time\"} (time in Unix ms, the server's)")]
     Send {
-        /// The group: its name, or the first digits of its id.
+        /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
         /// The text; - takes it from standard input.
         text: String,
+        /// Changes nothing: every message goes to all members. Older scripts say so.
+        #[arg(long)]
+        all: bool,
     },
     /// Print unread messages; each counts as read once it is printed.
     #[command(after_help = "Examples:
   qpc recv
   qpc recv team --follow --json
+  qpc recv @bob
 
 Text: time, group, sender, text; further lines of a message are set in.
 JSON: {\"type\":\"message\",\"group\",\"group_name\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"text\"}
-(\"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
+(a direct channel's group_name is @ and the other's name; \"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
     Recv {
-        /// One group only.
+        /// One group only: its name, the first digits of its id, or @ and a username.
         group: Option<String>,
         /// Go on until interrupted.
         #[arg(long, short)]
         follow: bool,
     },
     /// Talk: lines from standard input are sent, what others write is printed.
-    #[command(after_help = "Example: qpc chat team\n
+    #[command(after_help = "Examples:
+  qpc chat team
+  qpc chat @bob\n
 Ends with the end of the input, once everything sent is accepted. JSON as of send and recv.")]
     Chat {
-        /// The group: its name, or the first digits of its id.
+        /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
     /// Show the safety number with another account: compare it by another way than qpc.
@@ -249,11 +271,11 @@ JSON: {\"type\":\"step\",\"number\",\"title\",\"proved\",\"millis\"} per step, t
 pub(super) enum GroupVerb {
     /// Make a group with this device as its only member. The server never learns its name.
     #[command(after_help = "Example: qpc group create \"the quiet harbour\"\n
-JSON: {\"type\":\"group\",\"group\",\"name\",\"suite\"}")]
+JSON: {\"type\":\"group\",\"group\",\"kind\":\"group\",\"name\",\"suite\"}")]
     Create(NewGroup),
     /// List the groups of this device, after receiving new invitations.
     #[command(after_help = "Example: qpc group list --json\n
-JSON, per group: {\"type\":\"group\",\"group\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}
+JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}
 (authenticator: the same on all members of the epoch, in hexadecimal; null if this device has left or was removed)")]
     List {
         /// Do not ask the server.
@@ -261,10 +283,12 @@ JSON, per group: {\"type\":\"group\",\"group\",\"name\",\"suite\",\"epoch\",\"me
         offline: bool,
     },
     /// List the devices in a group.
-    #[command(after_help = "Example: qpc group members team\n
+    #[command(after_help = "Examples:
+  qpc group members team
+  qpc group members @bob\n
 JSON, per device: {\"type\":\"member\",\"username\",\"account\",\"device\",\"admin\",\"self\"}")]
     Members {
-        /// The group: its name, or the first digits of its id.
+        /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
     /// Add all devices of one or several accounts.
@@ -275,7 +299,7 @@ JSON, per account: {\"type\":\"invited\",\"group\",\"username\",\"epoch\"}")]
     #[command(after_help = "Example: qpc group remove team bob\n
 JSON: {\"type\":\"removed\",\"group\",\"account\",\"epoch\"}")]
     Remove {
-        /// The group: its name, or the first digits of its id.
+        /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
         /// The member's name, or the first digits of its account id.
         username: String,
@@ -283,7 +307,7 @@ JSON: {\"type\":\"removed\",\"group\",\"account\",\"epoch\"}")]
     /// Leave a group.
     #[command(after_help = "Example: qpc group leave team\n\nJSON: {\"type\":\"left\",\"group\"}")]
     Leave {
-        /// The group: its name, or the first digits of its id.
+        /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
 }
@@ -331,7 +355,7 @@ pub(super) struct NewGroup {
 /// Accounts to add to a group.
 #[derive(Debug, Args)]
 pub(super) struct Invited {
-    /// The group: its name, or the first digits of its id.
+    /// The group: its name, the first digits of its id, or @ and a username.
     pub(super) group: String,
     /// Whom to add.
     #[arg(required = true)]
@@ -349,6 +373,7 @@ impl Verb {
             Self::Ping { .. } => "ping",
             Self::Health => "health",
             Self::Group(_) | Self::CreateGroup(_) | Self::Invite(_) | Self::Join => "group",
+            Self::Direct { .. } => "direct",
             Self::Send { .. } => "send",
             Self::Recv { follow: true, .. } => "recv --follow",
             Self::Recv { .. } => "recv",
@@ -400,6 +425,7 @@ mod tests {
             ("register-state", "keys"),
             ("demo-group", "demo"),
             ("whoami", "whoami"),
+            ("send team hello --all", "send"),
         ] {
             let words = std::iter::once("qpc").chain(line.split(' '));
             assert_eq!(Cli::try_parse_from(words).unwrap().verb.name(), name, "{line}");

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qpc_protocol::client::event::GroupSummary;
+use qpc_protocol::client::event::{GroupSummary, Outcome};
+use qpc_protocol::wire::message::{ChannelKind, Username};
 use smol::future;
 
+use super::account::unexpected;
 use super::args::Global;
 use super::interrupted;
 use crate::home::{self, Home, Remembered, SealedBy, Secret};
@@ -198,15 +200,37 @@ async fn finish(session: Session, result: Result<(), Problem>) -> Result<(), Pro
     }
 }
 
-/// The group that `wanted` names: by its name, or by the first digits of its id.
+/// A group's name as people read it: that of a direct channel is written as it is addressed.
+pub(super) fn shown_name(group: &GroupSummary) -> String {
+    match (&group.name, group.kind) {
+        (Some(name), ChannelKind::Direct) => format!("@{name}"),
+        (Some(name), _) => name.clone(),
+        (None, _) => "(no name yet)".to_owned(),
+    }
+}
+
+/// Whether a group goes by that name. What begins with @ is a username, and means the direct channel with that account
+/// whatever groups are called.
+fn goes_by(group: &GroupSummary, wanted: &str) -> bool {
+    let name = group.name.as_deref();
+    match (wanted.strip_prefix('@'), group.kind) {
+        (Some(username), ChannelKind::Direct) => {
+            let username = Username::prepare(username);
+            username.is_some_and(|username| name == Some(username.as_str()))
+        }
+        (None, ChannelKind::Group) => name == Some(wanted),
+        _ => false,
+    }
+}
+
+/// The group that `wanted` names: by its name, by the first digits of its id, or by @ and a username.
 pub(super) fn pick_group(groups: &[GroupSummary], wanted: &str) -> Result<GroupSummary, Problem> {
     let digits = wanted.to_ascii_lowercase();
     let is_prefix = wanted.len() >= 4;
     let matching: Vec<_> = groups
         .iter()
         .filter(|group| {
-            group.name.as_deref() == Some(wanted)
-                || (is_prefix && group.channel.to_string().starts_with(&digits))
+            goes_by(group, wanted) || (is_prefix && group.channel.to_string().starts_with(&digits))
         })
         .collect();
     // A group that this device has left does not stand in the way of one it is in.
@@ -219,9 +243,8 @@ pub(super) fn pick_group(groups: &[GroupSummary], wanted: &str) -> Result<GroupS
             format!("no group is called \"{shown}\" here, and no id starts so"),
         )),
         (several, _) => {
-            let candidates = several.iter().map(|group| {
-                format!("{}  {}", group.channel, group.name.as_deref().unwrap_or("(no name yet)"))
-            });
+            let candidates =
+                several.iter().map(|group| format!("{}  {}", group.channel, shown_name(group)));
             Err(Problem::new(
                 Local::GroupAmbiguous,
                 format!("\"{shown}\" may mean any of {} groups", several.len()),
@@ -237,15 +260,52 @@ pub(super) async fn find_group(
     session: &mut Session,
     wanted: &str,
 ) -> Result<GroupSummary, Problem> {
+    let mut found = known_group(session, wanted).await;
+    let unknown = |found: &Result<_, Problem>| {
+        found.as_ref().is_err_and(|problem: &Problem| problem.is(Local::GroupUnknown))
+    };
+    if unknown(&found) && !session.is_synced() {
+        session.synced().await?;
+        found = known_group(session, wanted).await;
+    }
+    // Whoever opened a direct channel is known by name once the directory was asked.
+    if let (true, Some(username)) = (unknown(&found), wanted.strip_prefix('@').map(str::to_owned)) {
+        session.command(move |client, now| client.lookup(now, &username)).await?;
+        found = known_group(session, wanted).await;
+    }
+    found
+}
+
+async fn known_group(session: &Session, wanted: &str) -> Result<GroupSummary, Problem> {
     let groups = session.ask(|client, _| client.groups()).await?;
-    match pick_group(&groups, wanted) {
-        Err(problem) if problem.is(Local::GroupUnknown) && !session.is_synced() => {
-            session.synced().await?;
-            let groups = session.ask(|client, _| client.groups()).await?;
-            pick_group(&groups, wanted)
-        }
+    pick_group(&groups, wanted)
+}
+
+/// The same; a direct channel that is not there yet, or that this device does not know by name, is opened.
+pub(super) async fn find_or_open(
+    session: &mut Session,
+    wanted: &str,
+) -> Result<GroupSummary, Problem> {
+    let Some(username) = wanted.strip_prefix('@') else { return find_group(session, wanted).await };
+    match known_group(session, wanted).await {
+        Err(problem) if problem.is(Local::GroupUnknown) => open_direct(session, username).await,
         found => found,
     }
+}
+
+/// The direct channel with an account, opened if it is not.
+pub(super) async fn open_direct(
+    session: &mut Session,
+    username: &str,
+) -> Result<GroupSummary, Problem> {
+    let username = username.to_owned();
+    let outcome = session
+        .lasting("the channel", move |client, now| client.open_direct(now, &username))
+        .await?;
+    let Outcome::Group(channel) = outcome else { return Err(unexpected(&outcome)) };
+    let groups = session.ask(|client, _| client.groups()).await?;
+    let group = groups.into_iter().find(|group| group.channel == channel);
+    group.ok_or_else(|| unexpected(&Outcome::Group(channel)))
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@ use data_encoding::HEXLOWER;
 use qpc_protocol::client::event::{GroupMember, GroupSummary, Outcome};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::Username;
+use qpc_protocol::wire::message::{ChannelKind, Username};
 use serde_json::{Value, json};
 
 use super::account::unexpected;
 use super::args::{Invited, NewGroup};
-use super::context::{Context, find_group};
+use super::context::{Context, find_group, open_direct, shown_name};
 use crate::output::plain;
 use crate::problem::{Local, Problem};
 use crate::session::Session;
@@ -29,12 +29,40 @@ pub(super) async fn create(context: &Context, new: NewGroup) -> Result<(), Probl
             &json!({
                 "type": "group",
                 "group": channel.to_string(),
+                "kind": kind_name(ChannelKind::Group),
                 "name": name,
                 "suite": suite_name(suite),
             }),
         )
     };
     context.on_device(work).await
+}
+
+/// `qpc direct`.
+pub(super) async fn direct(context: &Context, username: String) -> Result<(), Problem> {
+    let name = username.strip_prefix('@').unwrap_or(&username).to_owned();
+    let work = async |session: &mut Session| {
+        let group = open_direct(session, &name).await?;
+        let name = group.name.as_deref().unwrap_or(&name);
+        session.output().result(
+            || format!("{}  @{}", group.channel, plain(name)),
+            &json!({
+                "type": "group",
+                "group": group.channel.to_string(),
+                "kind": kind_name(group.kind),
+                "name": name,
+                "suite": suite_name(group.suite),
+            }),
+        )
+    };
+    context.on_device(work).await
+}
+
+fn kind_name(kind: ChannelKind) -> &'static str {
+    match kind {
+        ChannelKind::Direct => "direct",
+        ChannelKind::Group | ChannelKind::Inbox => "group",
+    }
 }
 
 fn suite_name(suite: Suite) -> &'static str {
@@ -67,7 +95,7 @@ fn shown(group: &GroupSummary) -> (String, Value) {
     let text = format!(
         "{}  {}  {} devices, {} unread{state}",
         group.channel,
-        plain(group.name.as_deref().unwrap_or("(no name yet)")),
+        plain(&shown_name(group)),
         group.members,
         group.unread,
     );
@@ -77,6 +105,7 @@ fn shown(group: &GroupSummary) -> (String, Value) {
     let value = json!({
         "type": "group",
         "group": group.channel.to_string(),
+        "kind": kind_name(group.kind),
         "name": group.name,
         "suite": suite_name(group.suite),
         "epoch": group.epoch,

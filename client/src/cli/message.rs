@@ -18,7 +18,7 @@ use smol::{Timer, Unblock, future};
 use zeroize::Zeroizing;
 
 use super::account::unexpected;
-use super::context::{Context, find_group};
+use super::context::{Context, find_group, find_or_open, shown_name};
 use crate::output::{Output, indented, moment, plain};
 use crate::problem::{Local, Problem};
 use crate::session::{Session, message_text};
@@ -39,7 +39,7 @@ pub(super) async fn send(context: &Context, group: String, text: String) -> Resu
         if body.is_empty() {
             return Err(Problem::new(Local::Invalid, "there is nothing to send"));
         }
-        let group = find_group(session, &group).await?.channel;
+        let group = find_or_open(session, &group).await?.channel;
         let send = move |client: &mut Client, now| client.send(now, group, body.as_bytes());
         let outcome = session.lasting("the message", send).await?;
         let Outcome::Sent(sent) = outcome else { return Err(unexpected(&outcome)) };
@@ -97,7 +97,10 @@ impl Reader {
     /// How many messages that are wanted were not printed yet.
     async fn unread(&mut self, session: &Session) -> Result<u32, Problem> {
         let groups = session.ask(|client, _| client.groups()).await?;
-        self.names = groups.iter().map(|group| (group.channel, group.name.clone())).collect();
+        self.names = groups
+            .iter()
+            .map(|group| (group.channel, group.name.is_some().then(|| shown_name(group))))
+            .collect();
         let wanted =
             groups.iter().filter(|group| self.only.is_none_or(|only| only == group.channel));
         Ok(wanted.map(|group| group.unread).sum())
@@ -117,14 +120,15 @@ impl Reader {
         if self.only.is_some_and(|only| only != channel) {
             return Ok(());
         }
-        if !self.names.contains_key(&channel) {
-            self.unread(session).await?;
-        }
-        let name = self.names.get(&channel).cloned().flatten();
         let mut message = message.clone();
         if message.username.is_none() {
             message.username = self.sender_name(session, message.sender.account).await?;
         }
+        // The sender's name may be the channel's.
+        if !self.names.get(&channel).is_some_and(Option::is_some) {
+            self.unread(session).await?;
+        }
+        let name = self.names.get(&channel).cloned().flatten();
         print_message(session.output(), &message, name.as_deref())?;
         session.ask(move |client, now| client.ack(now, channel, seq)).await??;
         Ok(())
@@ -245,7 +249,7 @@ enum Turn {
 /// `qpc chat`.
 pub(super) async fn chat(context: &Context, group: String) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
-        let group = find_group(session, &group).await?.channel;
+        let group = find_or_open(session, &group).await?.channel;
         let mut reader = Reader::of(session, group).await?;
         reader.unread(session).await?;
         session.output().progress("lines are sent as they are entered; end with Ctrl-D");

@@ -115,7 +115,8 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
             group::remove(&context, group, username).await
         }
         Verb::Group(GroupVerb::Leave { group }) => group::leave(&context, group).await,
-        Verb::Send { group, text } => message::send(&context, group, text).await,
+        Verb::Direct { username } => group::direct(&context, username).await,
+        Verb::Send { group, text, all: _ } => message::send(&context, group, text).await,
         Verb::Recv { group, follow } => message::recv(&context, group, follow).await,
         Verb::Chat { group } => message::chat(&context, group).await,
         Verb::Demo { members } => {

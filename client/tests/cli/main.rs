@@ -10,6 +10,7 @@
 )]
 
 mod authority;
+mod direct;
 mod disk;
 mod homes;
 mod kill;

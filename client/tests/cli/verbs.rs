@@ -26,7 +26,7 @@ fn two_people_talk_and_part() {
     assert_eq!(who[0]["server_id"].as_str().unwrap().len(), 64);
 
     let group = alice.ok(&["group", "create", "the team"]);
-    assert_eq!(keys(&group[0]), ["group", "name", "suite", "type"]);
+    assert_eq!(keys(&group[0]), ["group", "kind", "name", "suite", "type"]);
     assert_eq!(group[0]["suite"], "hybrid");
     let id = group[0]["group"].as_str().unwrap().to_owned();
     let invited = alice.ok(&["group", "invite", "the team", "bob"]);
@@ -79,6 +79,7 @@ fn two_people_talk_and_part() {
             "cursor",
             "epoch",
             "group",
+            "kind",
             "member",
             "members",
             "name",

@@ -25,7 +25,7 @@ impl Client {
         self.intents.insert(ticket, intent);
     }
 
-    fn drop_intent(&mut self, ticket: Ticket) -> Option<Intent> {
+    pub(super) fn drop_intent(&mut self, ticket: Ticket) -> Option<Intent> {
         let intent = self.intents.remove(&ticket)?;
         self.gate.stage(Op::Delete(intent_key(ticket)));
         self.dirty.insert(intent.channel);
@@ -34,17 +34,18 @@ impl Client {
 
     pub(super) fn fulfil(&mut self, ticket: Ticket, outcome: Outcome) {
         if let Some(intent) = self.drop_intent(ticket)
-            && intent.is_asked_for()
+            && let Some(outcome) = self.outcome_of(&intent, outcome)
         {
             self.event(Event::Done(ticket, outcome));
         }
     }
 
     pub(super) fn fail_intent(&mut self, ticket: Ticket, failed: Failed) {
-        if let Some(intent) = self.drop_intent(ticket)
-            && intent.is_asked_for()
-        {
-            self.event(Event::Failed(ticket, failed));
+        if let Some(intent) = self.drop_intent(ticket) {
+            if self.outcome_of(&intent, Outcome::Done).is_some() {
+                self.event(Event::Failed(ticket, failed));
+            }
+            self.drop_own_add(intent.channel);
         }
     }
 

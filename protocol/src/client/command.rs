@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::channel::Slot;
 use super::content::Metadata;
+use super::direct::{is_direct, is_open};
 use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
 use super::event::{Failed, GroupMember, Outcome};
 use super::net::Ask;
@@ -17,7 +18,7 @@ use crate::io::Ticket;
 use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
 use crate::mls::Context;
 use crate::mls::data::GroupData;
-use crate::mls::group::{Group, NewGroup};
+use crate::mls::group::{Founding, Group, NewGroup};
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::wire::message::Username;
@@ -203,18 +204,29 @@ impl Client {
         if name.is_empty() || name.len() > GROUP_NAME_BYTES {
             return Err(Refused::Invalid("a group's name has 1 to 256 bytes"));
         }
-        let id = ChannelId(self.entropy.array());
+        let id = ChannelId::group(self.entropy.array());
+        let own = self.me().ok_or(Refused::NoAccount)?.account;
+        let Founding { group_info, tree } = self.make_group(id, suite, vec![own], name)?;
+        let ticket = self.next_ticket();
+        let want = Want::Found { group_info, tree };
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        Ok(ticket)
+    }
+
+    /// Makes a group with this device as its only member; the server does not know it yet. `admins` are sorted.
+    pub(super) fn make_group(
+        &mut self,
+        id: ChannelId,
+        suite: Suite,
+        admins: Vec<AccountId>,
+        name: &str,
+    ) -> Result<Founding, Refused> {
         let generation = 1;
         let device = self.identity.as_ref().and_then(|identity| identity.local());
         let device = device.ok_or(Refused::NoAccount)?;
         let metadata = Metadata::seal(self.config.backend, &mut self.entropy, name);
         let metadata = metadata.ok_or(Refused::Invalid("a group's name has 1 to 256 bytes"))?;
-        let data = GroupData {
-            version: 1,
-            admins: vec![device.record.account],
-            open: false,
-            metadata: metadata.hash(),
-        };
+        let data = GroupData { version: 1, admins, open: false, metadata: metadata.hash() };
         let new = NewGroup { id: GroupId::of(id, generation), suite, data };
         let mut entropy = self.entropy.fork();
         let cx =
@@ -225,7 +237,7 @@ impl Client {
         row.generation = generation;
         row.suite = suite;
         row.epoch = group.epoch();
-        row.name = Some(name.to_owned());
+        row.name = (!name.is_empty()).then(|| name.to_owned());
         row.metadata = Some(metadata);
         row.authenticator = group.authenticator();
         row.members = 1;
@@ -235,16 +247,14 @@ impl Client {
         self.channels.insert(id, channel);
         self.founding.insert(id);
         self.stage_channel(id);
-        let ticket = self.next_ticket();
-        let want = Want::Found { group_info: founding.group_info, tree: founding.tree };
-        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
-        Ok(ticket)
+        Ok(founding)
     }
 
     /// Adds all devices of an account in one commit. → [`Outcome::Epoch`]
     ///
     /// # Errors
-    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid`, `UnknownChannel`, `NotMember`.
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name out of bounds and in a direct channel, `UnknownChannel`,
+    /// `NotMember`.
     pub fn invite(
         &mut self,
         now: Now,
@@ -252,19 +262,26 @@ impl Client {
         username: &str,
     ) -> Result<Ticket, Refused> {
         let username = prepare(username)?;
+        if is_direct(channel) {
+            return Err(Refused::Invalid("a direct channel is for its two accounts"));
+        }
         self.want(now, channel, Want::Add { username, account: None, packages: None })
     }
 
     /// Removes all devices of an account in one commit. → [`Outcome::Epoch`]
     ///
     /// # Errors
-    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for the other account of a direct channel, `UnknownChannel`,
+    /// `NotMember`.
     pub fn remove(
         &mut self,
         now: Now,
         channel: ChannelId,
         account: AccountId,
     ) -> Result<Ticket, Refused> {
+        if is_direct(channel) && self.me().is_some_and(|me| me.account != account) {
+            return Err(Refused::Invalid("nobody puts the other out of a direct channel"));
+        }
         self.want(now, channel, Want::Remove { account })
     }
 
@@ -436,7 +453,7 @@ impl Client {
 
     // ---- checks -------------------------------------------------------------------------------
 
-    fn begin(&mut self, now: Now) -> Result<(), Refused> {
+    pub(super) fn begin(&mut self, now: Now) -> Result<(), Refused> {
         self.set_now(now);
         if self.stopped {
             return Err(Refused::Stopped);
@@ -456,7 +473,9 @@ impl Client {
 
     fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
         match self.channels.get(&channel) {
-            Some(known) if known.inbox => Err(Refused::UnknownChannel),
+            Some(known) if known.inbox || !is_open(channel, &known.row) => {
+                Err(Refused::UnknownChannel)
+            }
             None => Err(Refused::UnknownChannel),
             Some(known) if !known.row.member || known.row.leaving => Err(Refused::NotMember),
             Some(_) => Ok(()),
@@ -464,7 +483,7 @@ impl Client {
     }
 }
 
-fn prepare(username: &str) -> Result<Username, Refused> {
+pub(super) fn prepare(username: &str) -> Result<Username, Refused> {
     Username::prepare(username).ok_or(Refused::Invalid(
         "a username has 1 to 64 bytes of letters, digits and plain signs (RFC 8265)",
     ))

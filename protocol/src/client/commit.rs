@@ -4,6 +4,7 @@
 use core::time::Duration;
 
 use super::Client;
+use super::direct::is_direct;
 use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
 use crate::error::ErrorCode;
@@ -91,8 +92,11 @@ impl Client {
             return false;
         };
         match intent.want {
-            Want::Add { packages: Some(packages), .. } => {
-                if !may_change {
+            Want::Add { account, packages: Some(packages), .. } => {
+                if self.waits_for_the_other(id, account, &members, plan) {
+                    return false;
+                }
+                if !may_change && !is_direct(id) {
                     self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
                     return false;
                 }

@@ -154,6 +154,8 @@ pub(super) struct ChannelRow {
     pub members: u32,
     /// Messages stored and not acknowledged by the application.
     pub unread: u32,
+    /// The other account of a direct channel, once it has been a member: until then the channel is not open.
+    pub with: Option<AccountId>,
 }
 
 // The name is sealed everywhere else.
@@ -188,6 +190,7 @@ impl ChannelRow {
             authenticator: Vec::new(),
             members: 0,
             unread: 0,
+            with: None,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::{ErrorCode, PeerFault};
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
 use crate::io::{ConnId, Ticket};
 use crate::mls::suite::Suite;
-use crate::wire::message::{Accepted, DeviceEntry, Failure, Username};
+use crate::wire::message::{Accepted, ChannelKind, DeviceEntry, Failure, Username};
 use zeroize::Zeroizing;
 
 /// Something for the application.
@@ -279,7 +279,9 @@ impl From<&Failure> for Failed {
 pub struct GroupSummary {
     /// The group.
     pub channel: ChannelId,
-    /// Its name, if its metadata arrived.
+    /// Whether it is a group, or the direct channel with another account.
+    pub kind: ChannelKind,
+    /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it.
     pub name: Option<String>,
     /// Its suite.
     pub suite: Suite,
@@ -303,6 +305,7 @@ impl core::fmt::Debug for GroupSummary {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("GroupSummary")
             .field("channel", &self.channel)
+            .field("kind", &self.kind)
             .field("suite", &self.suite)
             .field("epoch", &self.epoch)
             .field("cursor", &self.cursor)

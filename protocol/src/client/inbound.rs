@@ -4,6 +4,7 @@
 use super::Client;
 use super::channel::{Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
+use super::direct::is_direct;
 use super::directory::{self, OutWhat, StoredMessage};
 use super::event::{Event, GroupChange, GroupMetadata};
 use super::net::Call;
@@ -348,6 +349,7 @@ impl Client {
         if channel.row.leaving {
             self.leave_again(id);
         }
+        self.note_other(id);
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {
             channel: id,
@@ -401,11 +403,12 @@ impl Client {
                 let expected = self.with_group(id, |group, _| group.data().metadata);
                 let name = expected.and_then(|hash| metadata.open(self.config.backend, hash));
                 if let (Some(name), Some(channel)) = (name, self.channels.get_mut(&id)) {
-                    let new = channel.row.name.as_ref() != Some(&name);
-                    channel.row.name = Some(name.clone());
+                    // A direct channel is called as the other account is, whatever that one says.
+                    let new = !is_direct(id) && channel.row.name.as_ref() != Some(&name);
                     channel.row.metadata = Some(metadata);
                     channel.row_dirty = true;
                     if new {
+                        channel.row.name = Some(name.clone());
                         self.stage_channel(id);
                         self.event(Event::Metadata(GroupMetadata { channel: id, name }));
                     }

@@ -1,6 +1,7 @@
 //! From a welcome in the inbox to a group: the ratchet tree is fetched beside it, checked, and joined.
 
 use super::channel::{Join, Slot};
+use super::direct::{is_between, is_direct};
 use super::directory::{self, OutItem};
 use super::event::Event;
 use super::inbound::pause;
@@ -12,7 +13,7 @@ use crate::limits::{BLOB_CHUNK, TREE_BYTES};
 use crate::mls::group::Group;
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
-use crate::wire::message::{Entry, EntryKind, Failure, Origin, Part, Request};
+use crate::wire::message::{ChannelKind, Entry, EntryKind, Failure, Origin, Part, Request};
 
 /// How often a welcome's tree is asked for again when it is another one than was named.
 const TREES: u32 = 3;
@@ -57,7 +58,14 @@ impl Client {
         if origin.tree_len == 0 || origin.tree_len > TREE_BYTES as u64 {
             return Welcome::Pass(Some("a welcome without a tree of a possible size"));
         }
+        if !matches!(origin.channel.kind(), Some(ChannelKind::Group | ChannelKind::Direct)) {
+            return Welcome::Pass(Some("a welcome to a channel that has no group"));
+        }
         let founding = self.founding.contains(&origin.channel);
+        if founding && is_direct(origin.channel) {
+            // Either account may have been first: the server's answer to our own founding is on its way.
+            return Welcome::Wait;
+        }
         let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
         if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
             return Welcome::Pass(None);
@@ -193,6 +201,13 @@ impl Client {
             return Err(MlsError::Invalid("another epoch than the server named".into()));
         }
         let Some(by) = group.added_by() else { return Err(MlsError::Record) };
+        if is_direct(origin.channel) {
+            let members = group.members();
+            let accounts = members.iter().map(|member| member.record.account);
+            if !is_between(origin.channel, device.record.account, accounts) {
+                return Err(MlsError::NotAllowed("a direct channel is for its two accounts"));
+            }
+        }
         // Whoever makes a server hide a group's log must not be able to put a group of their own in its place.
         let strange = self.with_group(origin.channel, |before, _| {
             !before.members().iter().any(|member| member.record.account == by.account)
@@ -234,6 +249,7 @@ impl Client {
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
+        self.note_other(id);
         self.stage_packages();
         self.stage_channel(id);
         self.dirty.insert(id);

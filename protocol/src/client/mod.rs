@@ -14,6 +14,7 @@ mod commit;
 mod contacts;
 mod content;
 mod deadline;
+mod direct;
 mod directory;
 pub mod event;
 mod inbound;
@@ -414,7 +415,10 @@ impl Client {
         channel.used = self.uses;
         let cx =
             Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        channel.group().map(|group| run(group, cx))
+        channel.group().map(|group| {
+            group.confine(id);
+            run(group, cx)
+        })
     }
 
     /// Stages what changed in a channel.

@@ -1,6 +1,7 @@
 //! What an intent needs before it can be committed: the group founded on the server, the account of a name, key
 //! packages of its devices.
 
+use super::direct::is_direct;
 use super::directory::{self, Want};
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
@@ -29,7 +30,7 @@ impl Client {
     }
 
     fn prepare(&mut self, ticket: Ticket) {
-        if self.inflight.contains(&ticket) {
+        if self.inflight.contains(&ticket) || !self.direct_asks(ticket) {
             return;
         }
         let Some(intent) = self.intents.get(&ticket) else { return };
@@ -37,8 +38,9 @@ impl Client {
         let (call, request) = match &intent.want {
             Want::Found { group_info, tree } => {
                 let (group_info, tree) = (group_info.clone().into(), tree.clone().into());
-                let kind = ChannelKind::Group;
-                let (generation, with) = (1, None);
+                let with = self.wanted_with(channel);
+                let kind = if with.is_some() { ChannelKind::Direct } else { ChannelKind::Group };
+                let generation = 1;
                 let request =
                     Request::ChannelCreate { channel, kind, generation, group_info, tree, with };
                 (Call::Found(ticket), request)
@@ -65,6 +67,7 @@ impl Client {
         let Some(channel) = self.intents.get(&ticket).map(|intent| intent.channel) else { return };
         self.founding.remove(&channel);
         self.fulfil(ticket, Outcome::Group(channel));
+        self.wake_inboxes();
     }
 
     /// The account of a name to invite.
@@ -155,16 +158,24 @@ impl Client {
         let founding = matches!(intent.want, Want::Found { .. });
         let channel = intent.channel;
         match failure.code {
+            ErrorCode::ChannelExists if founding && is_direct(channel) => {
+                self.lose_founding(channel)
+            }
             // The answer to a first try was lost: nobody else can have drawn this id.
             ErrorCode::ChannelExists if founding => self.on_founded(ticket),
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
                 self.hold(channel, failure.retry_after_ms);
             }
             _ => {
-                self.fail_intent(ticket, Failed::from(failure));
+                // Without the group nothing else that was wanted there can come true.
+                let lost = if founding { self.intents_of(channel) } else { vec![ticket] };
+                for ticket in lost {
+                    self.fail_intent(ticket, Failed::from(failure));
+                }
                 if founding {
                     self.founding.remove(&channel);
                     self.forget_channel(channel);
+                    self.wake_inboxes();
                 }
             }
         }

@@ -1,11 +1,12 @@
 //! What a device knows without asking anybody.
 
+use super::direct::{is_direct, is_open};
 use super::event::GroupSummary;
 use super::{Channel, Client};
 use crate::crypto::safety_number::SafetyNumber;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, Sender, ServerId};
-use crate::wire::message::Username;
+use crate::wire::message::{ChannelKind, Username};
 
 impl Client {
     /// This device's account, if it has one: its name, its ids, and its server.
@@ -22,12 +23,19 @@ impl Client {
         self.need_session()
     }
 
-    /// The groups of this device, from the directory: cheap, nothing is loaded.
+    /// The groups and direct channels of this device, from the directory: cheap, nothing is loaded. A direct channel
+    /// is among them once it is open.
     pub fn groups(&self) -> Vec<GroupSummary> {
-        let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
+        let known =
+            |id: &ChannelId, channel: &Channel| !channel.inbox && is_open(*id, &channel.row);
+        let groups = self.channels.iter().filter(|(id, channel)| known(id, channel));
         let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
             channel: *id,
-            name: channel.row.name.clone(),
+            kind: if is_direct(*id) { ChannelKind::Direct } else { ChannelKind::Group },
+            name: match channel.row.with {
+                Some(with) => self.username(with).map(|name| name.as_str().to_owned()),
+                None => channel.row.name.clone(),
+            },
             suite: channel.row.suite,
             epoch: channel.row.epoch,
             cursor: channel.row.cursor.seq(),

@@ -17,9 +17,10 @@ use super::rules::{self, Before};
 use super::suite::Suite;
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
-use crate::id::{GroupId, Sender};
+use crate::id::{ChannelId, GroupId, Sender};
 use crate::store::batch::{Op, Records};
 use crate::store::record;
+use crate::wire::message::ChannelKind;
 
 /// This device, as its groups know it: the key that signs and the record that its leaves carry.
 #[derive(Clone, Debug)]
@@ -151,6 +152,7 @@ pub struct Group {
     pub(super) records: BTreeMap<u32, DeviceRecord>,
     /// Who welcomed this device, right after it joined.
     pub(super) added_by: Option<Sender>,
+    direct: Option<ChannelId>,
 }
 
 /// What we know of a group beside OpenMLS.
@@ -212,6 +214,11 @@ impl Group {
         self.mls.epoch_authenticator().as_slice().to_vec()
     }
 
+    /// Holds the group to the rules of its channel's kind. Not stored: to be said again after [`Self::restore`].
+    pub fn confine(&mut self, channel: ChannelId) {
+        self.direct = (channel.kind() == Some(ChannelKind::Direct)).then_some(channel);
+    }
+
     /// What all members agree on.
     pub fn data(&self) -> &GroupData {
         &self.data
@@ -247,7 +254,7 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
-        Ok(Self { backend, overlay, mls, meta, data, records, added_by: None })
+        Ok(Self { backend, overlay, mls, meta, data, records, added_by: None, direct: None })
     }
 
     pub(super) fn save_meta(&self) {
@@ -288,6 +295,7 @@ impl Group {
             suite: self.suite(),
             records: &self.records,
             data: &self.data,
+            direct: self.direct,
         }
     }
 }

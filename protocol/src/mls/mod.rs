@@ -66,6 +66,9 @@ pub enum MlsError {
     /// A message of another group or generation.
     #[error("message of another group")]
     WrongGroup,
+    /// A change that whoever proposes it may not make; the text says why.
+    #[error("not allowed: {0}")]
+    NotAllowed(&'static str),
     /// A ciphertext that does not open under this epoch's keys, or was opened before.
     #[error("message does not decrypt")]
     Decrypt,

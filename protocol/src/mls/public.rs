@@ -30,11 +30,11 @@ use super::{MlsError, encode, parse};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
-use crate::id::{GroupId, Sender};
+use crate::id::{ChannelId, GroupId, Sender};
 use crate::limits;
 use crate::server::op::Member;
 use crate::store::batch::{Op, Records};
-use crate::wire::message::EntryKind;
+use crate::wire::message::{ChannelKind, EntryKind};
 use outside::Expected;
 
 /// The record that names the group, beside those of OpenMLS.
@@ -50,6 +50,7 @@ pub struct PublicState {
     data: GroupData,
     /// Device records by leaf, verified when the leaf came in.
     records: BTreeMap<u32, DeviceRecord>,
+    direct: Option<ChannelId>,
 }
 
 /// A commit that holds, merged into the public state.
@@ -137,7 +138,7 @@ impl PublicState {
         if founder.as_ref() != Some(creator) {
             return Err(MlsError::Record);
         }
-        Ok(Self { backend, crypto, overlay, group, suite, data, records })
+        Ok(Self { backend, crypto, overlay, group, suite, data, records, direct: None })
     }
 
     /// Reads it from its records. Error: [`MlsError::Damaged`].
@@ -152,7 +153,13 @@ impl PublicState {
             suite,
             data,
             records,
+            direct: None,
         })
+    }
+
+    /// Holds the group to the rules of its channel's kind. Not stored: to be said again after [`Self::restore`].
+    pub fn confine(&mut self, channel: ChannelId) {
+        self.direct = (channel.kind() == Some(ChannelKind::Direct)).then_some(channel);
     }
 
     /// The present epoch.
@@ -298,6 +305,7 @@ impl PublicState {
             suite: self.suite,
             records: &self.records,
             data: &self.data,
+            direct: self.direct,
         }
     }
 

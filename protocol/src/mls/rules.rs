@@ -19,7 +19,7 @@ use crate::crypto::Backend;
 use crate::crypto::hpke::{self, Kem};
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
-use crate::id::AccountId;
+use crate::id::{AccountId, ChannelId};
 use crate::limits;
 
 /// Key package extension with the signed end of its life: milliseconds since 1970, 8 bytes, big endian.
@@ -171,6 +171,8 @@ pub(super) struct Before<'a> {
     pub(super) records: &'a BTreeMap<u32, DeviceRecord>,
     /// The group's data.
     pub(super) data: &'a GroupData,
+    /// The channel, if it is a direct one.
+    pub(super) direct: Option<ChannelId>,
 }
 
 /// A device that a commit adds.
@@ -197,13 +199,32 @@ pub(super) struct Verdict {
     pub(super) data: Option<GroupData>,
 }
 
+/// A direct channel is for the two accounts that its id is derived from, and neither can put the other out: whoever
+/// was put out could not make another. `by` is of the two, for it is a member.
+fn may_change_direct(
+    channel: ChannelId,
+    by: AccountId,
+    whose: AccountId,
+    adds: bool,
+) -> Result<(), MlsError> {
+    if by == whose {
+        return Ok(());
+    }
+    match (adds, ChannelId::direct(by, whose) == channel) {
+        (true, true) => Ok(()),
+        (true, false) => Err(MlsError::NotAllowed("a direct channel is for its two accounts")),
+        (false, _) => Err(MlsError::NotAllowed("nobody puts the other out of a direct channel")),
+    }
+}
+
 impl Before<'_> {
     fn record(&self, leaf: LeafNodeIndex) -> Result<&DeviceRecord, MlsError> {
         self.records.get(&leaf.u32()).ok_or_else(|| invalid("no such leaf"))
     }
 
     /// Judges a commit that MLS itself found valid. Errors: [`MlsError::Record`], [`MlsError::Expired`] (a key package
-    /// without an end), else [`MlsError::Invalid`].
+    /// without an end), [`MlsError::NotAllowed`] (a third account in a direct channel, or the other one put out of it),
+    /// else [`MlsError::Invalid`].
     pub(super) fn judge(
         &self,
         sender: &MlsSender,
@@ -268,6 +289,10 @@ impl Before<'_> {
     /// Everyone may add and remove devices of the own account; others' takes the right to.
     fn may_change(&self, proposal: &QueuedProposal, whose: AccountId) -> Result<(), MlsError> {
         let by = self.proposer(proposal)?.1.account;
+        if let Some(channel) = self.direct {
+            let adds = matches!(proposal.proposal(), Proposal::Add(_));
+            return may_change_direct(channel, by, whose, adds);
+        }
         if by == whose || self.data.may_change(by) {
             Ok(())
         } else {
@@ -300,6 +325,11 @@ impl Before<'_> {
                 let by = self.proposer(proposal)?.1.account;
                 if self.data.admins.binary_search(&by).is_err() {
                     return Err(invalid("group data changed by one who is no admin"));
+                }
+                if self.direct.is_some()
+                    && (&data.admins, data.open) != (&self.data.admins, self.data.open)
+                {
+                    return Err(MlsError::NotAllowed("a direct channel has no roles"));
                 }
                 if data.version <= self.data.version {
                     return Err(invalid("group data changed without raising its version"));

@@ -7,7 +7,7 @@ use super::connection::{Call, Peer};
 use super::job::ServerJob;
 use super::stored::{Step, Task};
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, GroupId, Sender};
+use crate::id::{AccountId, ChannelId, GroupId, Sender};
 use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::public::PublicState;
@@ -18,11 +18,29 @@ use crate::wire::message::ChannelKind;
 /// A channel whose group is being checked.
 #[derive(Debug)]
 pub(super) struct Creation {
-    channel: ChannelId,
-    kind: ChannelKind,
-    generation: u32,
-    creator: Sender,
-    group_info: Bytes,
+    pub(super) channel: ChannelId,
+    pub(super) kind: ChannelKind,
+    pub(super) generation: u32,
+    pub(super) creator: Sender,
+    /// The other account of a direct channel.
+    pub(super) with: Option<AccountId>,
+    pub(super) group_info: Bytes,
+}
+
+impl Creation {
+    /// Whether the channel is one that its creator may make: of the kind that its id says, and if it is a direct one,
+    /// between the creator's own account and another. Inboxes come with their devices.
+    fn is_due(&self) -> bool {
+        let own = self.creator.account;
+        self.channel.kind() == Some(self.kind)
+            && match (self.kind, self.with) {
+                (ChannelKind::Group, None) => true,
+                (ChannelKind::Direct, Some(with)) => {
+                    with != own && ChannelId::direct(own, with) == self.channel
+                }
+                _ => false,
+            }
+    }
 }
 
 impl Server {
@@ -30,14 +48,11 @@ impl Server {
         &mut self,
         call: Call,
         peer: Peer,
-        channel: ChannelId,
-        kind: ChannelKind,
-        generation: u32,
-        group_info: Bytes,
+        creation: Creation,
         tree: Bytes,
     ) {
-        // Other devices' inboxes exist already and are refused by the store.
-        if kind == ChannelKind::Inbox || channel == ChannelId::inbox(peer.sender) {
+        let Creation { channel, generation, .. } = creation;
+        if !creation.is_due() {
             return self.create_refused(call, channel, ErrorCode::BadRequest, "no such channel");
         }
         if generation > 1 {
@@ -48,11 +63,9 @@ impl Server {
             backend: self.config.backend,
             id: GroupId::of(channel, generation),
             creator: Member { sender: peer.sender, device_key: peer.device_key },
-            group_info: group_info.clone(),
+            group_info: creation.group_info.clone(),
             tree,
         };
-        let creator = peer.sender;
-        let creation = Creation { channel, kind, generation, creator, group_info };
         if !self.compute(Task::ChannelCreate(call, Box::new(creation)), job) {
             self.too_busy(call);
         }
@@ -69,7 +82,7 @@ impl Server {
         creation: Creation,
         result: Result<Box<PublicState>, MlsError>,
     ) {
-        let Creation { channel, kind, generation, creator, group_info } = creation;
+        let channel = creation.channel;
         let mut state = match result {
             Ok(state) => state,
             Err(error) => {
@@ -86,14 +99,14 @@ impl Server {
         }
         let op = StoreOp::CreateChannel {
             channel,
-            kind,
-            generation,
-            creator,
+            kind: creation.kind,
+            generation: creation.generation,
+            creator: creation.creator,
+            with: creation.with,
             group: state.take_ops(),
-            group_info: group_info.clone(),
+            group_info: creation.group_info.clone(),
             at: self.now.wall,
         };
-        let creation = Creation { channel, kind, generation, creator, group_info };
         self.store(Step::ChannelCreate(call, Box::new(creation), state), op);
     }
 
@@ -104,7 +117,7 @@ impl Server {
         state: Box<PublicState>,
         reply: StoreReply,
     ) {
-        let Creation { channel, kind, generation, creator, .. } = *creation;
+        let Creation { channel, generation, creator, .. } = *creation;
         if reply == StoreReply::refused(ErrorCode::ChannelExists) {
             // Perhaps this very founding, sent again after its answer was lost.
             let op = StoreOp::LoadGroupInfo { channel, reader: creator };
@@ -114,7 +127,7 @@ impl Server {
             return self.refusal(call, Some(AuditKind::ChannelCreate), Some(channel), &reply);
         }
         self.audit(AuditKind::ChannelCreate, Some(call.conn), Some(channel), None);
-        self.groups.founded(channel, kind, generation, state);
+        self.groups.founded(channel, generation, state);
         self.plain(call, reply);
     }
 

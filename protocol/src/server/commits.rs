@@ -1,7 +1,5 @@
 //! Commits and proposals: what is asked of the store about them, before and after their check.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
 use super::Server;
@@ -10,11 +8,11 @@ use super::groups::{Work, WorkKind};
 use super::job::ServerJob;
 use super::submit::{Submitted, outside_holds, submission_hash};
 use crate::error::ErrorCode;
-use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
+use crate::id::{ChannelId, Digest, MessageId, Sender};
 use crate::limits;
 use crate::mls::public::{CheckedCommit, PublicState};
 use crate::server::op::{Append, Commit, StoreOp};
-use crate::wire::message::{ChannelKind, CommitBundle, Entry, EntryKind, Part, Submit};
+use crate::wire::message::{CommitBundle, Entry, EntryKind, Part, Submit};
 
 impl Server {
     pub(super) fn commit(&mut self, call: Call, sender: Sender, bundle: CommitBundle) {
@@ -74,19 +72,10 @@ impl Server {
         self.write_work(channel, submitted, Vec::new(), op);
     }
 
-    pub(super) fn write_commit(
-        &mut self,
-        channel: ChannelId,
-        kind: ChannelKind,
-        checked: CheckedCommit,
-    ) {
+    pub(super) fn write_commit(&mut self, channel: ChannelId, checked: CheckedCommit) {
         let Some((state, work)) = self.checked_state(channel) else { return };
         let WorkKind::Commit(bundle) = &work.kind else { return };
         let (sender, bundle) = (work.sender, bundle.clone());
-        if kind == ChannelKind::Direct && !is_direct(channel, state) {
-            let detail = "a direct channel is for its two accounts";
-            return self.refuse_checked(channel, ErrorCode::NotAllowed, detail);
-        }
         let group = state.take_ops();
         let at = self.now.wall;
         if checked.expires.is_some_and(|end| at >= end) {
@@ -172,16 +161,4 @@ fn commit_hash(bundle: &CommitBundle) -> Digest {
     let welcome = bundle.welcome.as_ref().map_or(Digest([0; 32]), Part::hash);
     let parts = [bundle.commit.hash(), welcome, Digest::of(&[&bundle.group_info])];
     submission_hash(channel, generation, epoch, EntryKind::Commit, &parts)
-}
-
-/// Whether the members of a direct channel's group are of the accounts that its id is derived from.
-fn is_direct(channel: ChannelId, state: &PublicState) -> bool {
-    let accounts: BTreeSet<AccountId> =
-        state.members().into_iter().map(|member| member.sender.account).collect();
-    let mut accounts = accounts.into_iter();
-    match (accounts.next(), accounts.next(), accounts.next()) {
-        (Some(one), Some(other), None) => ChannelId::direct(one, other) == channel,
-        (_, None, None) => true,
-        _ => false,
-    }
 }

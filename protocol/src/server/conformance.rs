@@ -66,6 +66,7 @@ macro_rules! server_store_conformance {
             claimed_key_packages_do_not_come_back
             fresh_key_packages_replace_the_oldest
             channels_are_created_once
+            direct_channels_are_with_accounts_that_there_are
             channels_are_listed_in_pages
             group_records_change_in_order
             submissions_are_checked_in_order

@@ -21,7 +21,7 @@ use crate::mls::MlsError;
 use crate::mls::public::{CheckedCommit, PublicState};
 use crate::server::audit::AuditKind;
 use crate::server::op::{StoreOp, StoreReply};
-use crate::wire::message::{ChannelKind, CommitBundle, Reply, Submit};
+use crate::wire::message::{CommitBundle, Reply, Submit};
 
 /// The groups in use.
 #[derive(Debug, Default)]
@@ -36,7 +36,6 @@ pub(super) struct Groups {
 pub(super) struct Slot {
     /// Absent while not loaded, or while a job has it.
     state: Option<Box<PublicState>>,
-    kind: ChannelKind,
     generation: u32,
     pub(super) stage: Stage,
     pub(super) queue: VecDeque<Work>,
@@ -148,7 +147,6 @@ impl Groups {
     fn wake(&mut self, channel: ChannelId) -> &mut Slot {
         let slot = self.slots.entry(channel).or_insert_with(|| Slot {
             state: None,
-            kind: ChannelKind::Group,
             generation: 0,
             stage: Stage::Rest,
             queue: VecDeque::new(),
@@ -161,17 +159,10 @@ impl Groups {
     }
 
     /// A new group's state, so that its first commit finds it.
-    pub(super) fn founded(
-        &mut self,
-        channel: ChannelId,
-        kind: ChannelKind,
-        generation: u32,
-        state: Box<PublicState>,
-    ) {
+    pub(super) fn founded(&mut self, channel: ChannelId, generation: u32, state: Box<PublicState>) {
         let slot = self.wake(channel);
         if slot.queue.is_empty() {
             slot.state = Some(state);
-            slot.kind = kind;
             slot.generation = generation;
             self.rest(channel);
         }
@@ -342,7 +333,7 @@ impl Server {
     fn group_loaded(&mut self, channel: ChannelId, reply: StoreReply) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         let Some(work) = slot.queue.front() else { return };
-        let StoreReply::Group { generation, epoch, kind, records } = reply else {
+        let StoreReply::Group { generation, epoch, records, .. } = reply else {
             return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
         };
         if generation != work.generation() {
@@ -352,7 +343,6 @@ impl Server {
             let code = work.epoch_code(epoch);
             return self.refuse_work(channel, code, epoch, "");
         }
-        slot.kind = kind;
         slot.generation = generation;
         let backend = self.config.backend;
         self.work_job(channel, ServerJob::Restore { backend, records });
@@ -384,7 +374,8 @@ impl Server {
     /// The state is at hand and of the right epoch: checks the work against it.
     fn check_work(&mut self, channel: ChannelId) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        let (Some(state), Some(work)) = (slot.state.take(), slot.queue.front()) else { return };
+        let (Some(mut state), Some(work)) = (slot.state.take(), slot.queue.front()) else { return };
+        state.confine(channel);
         let sender = work.sender;
         let job = match &work.kind {
             WorkKind::Commit(bundle) => super::commits::commit_job(state, sender, bundle),
@@ -403,11 +394,10 @@ impl Server {
         check: Check,
     ) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        let kind = slot.kind;
         slot.state = Some(state);
         let error = match check {
             Check::Propose(Ok(())) => return self.write_proposal(channel),
-            Check::Commit(Ok(checked)) => return self.write_commit(channel, kind, checked),
+            Check::Commit(Ok(checked)) => return self.write_commit(channel, checked),
             Check::Tree(Ok(tree)) => return self.store_tree(channel, Bytes::from(tree)),
             Check::Propose(Err(error)) | Check::Commit(Err(error)) | Check::Tree(Err(error)) => {
                 error
@@ -418,6 +408,7 @@ impl Server {
             MlsError::Suite => ErrorCode::SuiteNotAllowed,
             MlsError::Record => ErrorCode::RecordInvalid,
             MlsError::NotMember => ErrorCode::NotMember,
+            MlsError::NotAllowed(_) => ErrorCode::NotAllowed,
             MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
             _ if proposal => ErrorCode::BadRequest,
             _ => ErrorCode::CommitInvalid,

@@ -1,6 +1,7 @@
 //! From a frame to the call that it makes, and from a result to the frame that answers it.
 
 use super::Server;
+use super::channels::Creation;
 use super::connection::{Auth, Call, Peer};
 use super::stored::Step;
 use crate::crypto::identity::{DeviceRecord, EnvelopeKeys};
@@ -135,8 +136,10 @@ impl Server {
             Request::KeyPackageFetch { account, suite, device } => {
                 self.key_package_fetch(call, account, suite, device);
             }
-            Request::ChannelCreate { channel, kind, generation, group_info, tree, with: _ } => {
-                self.channel_create(call, peer, channel, kind, generation, group_info, tree);
+            Request::ChannelCreate { channel, kind, generation, group_info, tree, with } => {
+                let creator = sender;
+                let creation = Creation { channel, kind, generation, creator, with, group_info };
+                self.channel_create(call, peer, creation, tree);
             }
             Request::ChannelInfo { channel } => {
                 let op = StoreOp::ChannelInfo { channel, reader: sender };

@@ -86,12 +86,14 @@ pub enum StoreOp {
     /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
     ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
 
-    /// Creates a channel with its first member. → `Done`, or `ChannelExists`, `DeviceUnknown`, `DeviceRevoked`.
+    /// Creates a channel with its first member; a direct one `with` another account. → `Done`, or `ChannelExists`,
+    /// `DeviceUnknown`, `DeviceRevoked`, `AccountUnknown` (the other).
     CreateChannel {
         channel: ChannelId,
         kind: ChannelKind,
         generation: u32,
         creator: Sender,
+        with: Option<AccountId>,
         group: Vec<Op>,
         group_info: Bytes,
         at: UnixMillis,

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 use qpc_protocol::delivery::chain;
 use qpc_protocol::error::ErrorCode;
-use qpc_protocol::id::{ChannelId, Digest, Sender};
+use qpc_protocol::id::{AccountId, ChannelId, Digest, Sender};
 use qpc_protocol::server::op::StoreReply;
 use qpc_protocol::store::batch::Op;
 use qpc_protocol::wire::message::{ChannelInfo, ChannelKind};
@@ -70,6 +70,7 @@ pub(super) struct Membership {
 pub(super) struct New<'a> {
     pub(super) kind: ChannelKind,
     pub(super) generation: u32,
+    pub(super) with: Option<AccountId>,
     pub(super) group: &'a [Op],
     pub(super) group_info: &'a Bytes,
 }
@@ -104,6 +105,9 @@ impl SqliteStore {
             return Err(ErrorCode::ChannelExists.into());
         }
         let creator = self.check_device(creator)?;
+        if let Some(with) = new.with {
+            self.known_account(with)?;
+        }
         let no = self.open_channel(id, creator, new.kind, new.generation)?;
         self.change_group(no, new.group)?;
         self.set_group_info(no, new.group_info)?;

@@ -144,8 +144,18 @@ impl SqliteStore {
             Op::ClaimKeyPackages { account, suite, device, at } => {
                 self.claim_key_packages(*account, *suite, *device, *at)
             }
-            Op::CreateChannel { channel, kind, generation, creator, group, group_info, at: _ } => {
-                let new = channels::New { kind: *kind, generation: *generation, group, group_info };
+            Op::CreateChannel {
+                channel,
+                kind,
+                generation,
+                creator,
+                with,
+                group,
+                group_info,
+                at: _,
+            } => {
+                let (kind, generation, with) = (*kind, *generation, *with);
+                let new = channels::New { kind, generation, with, group, group_info };
                 self.create_channel(*channel, *creator, &new)
             }
             Op::ChannelInfo { channel, reader } => self.channel_info(*channel, *reader),

@@ -63,6 +63,7 @@ fn founding() -> Vec<StoreOp> {
             kind: ChannelKind::Group,
             generation: 1,
             creator: ONE,
+            with: None,
             group: Vec::new(),
             group_info: Bytes::from_static(PLANTED),
             at: NOW,
@@ -407,12 +408,13 @@ fn the_memory_of_submissions_is_bounded() {
                 envelope_keys.sender = device(n);
                 Some(StoreOp::PutDevice { record, envelope_keys, most: 3, at })
             }
-            StoreOp::CreateChannel { kind, generation, group, group_info, at, .. } => {
+            StoreOp::CreateChannel { kind, generation, with, group, group_info, at, .. } => {
                 Some(StoreOp::CreateChannel {
                     channel: channel(n),
                     kind,
                     generation,
                     creator: device(n),
+                    with,
                     group,
                     group_info,
                     at,

@@ -6,6 +6,7 @@ use super::*;
 fn group(id: u8, name: Option<&str>, member: bool) -> GroupSummary {
     GroupSummary {
         channel: ChannelId([id; 16]),
+        kind: ChannelKind::Group,
         name: name.map(str::to_owned),
         suite: Suite::Hybrid,
         epoch: 1,
@@ -40,4 +41,19 @@ fn what_may_mean_two_groups_is_an_error_that_lists_them() {
     assert!(pick_group(&twins, "team").unwrap_err().is(Local::GroupAmbiguous));
     let left = [group(1, Some("team"), true), group(2, Some("team"), false)];
     assert_eq!(pick_group(&left, "team").unwrap(), left[0]);
+}
+
+#[test]
+fn an_at_sign_means_the_direct_channel_and_nothing_else() {
+    let direct = GroupSummary { kind: ChannelKind::Direct, ..group(0x41, Some("bob"), true) };
+    // Whoever calls a group so gets nothing that is meant for bob.
+    let groups = [group(1, Some("@bob"), true), group(2, Some("bob"), true), direct.clone()];
+    assert_eq!(pick_group(&groups, "@bob").unwrap(), direct);
+    assert_eq!(pick_group(&groups, "@BOB").unwrap(), direct, "as the directory writes it");
+    assert_eq!(pick_group(&groups, "bob").unwrap(), groups[1]);
+    assert_eq!(pick_group(&groups, "4141").unwrap(), direct);
+    assert_eq!(shown_name(&direct), "@bob");
+    assert!(pick_group(&groups[..2], "@bob").unwrap_err().is(Local::GroupUnknown));
+    assert!(pick_group(&groups, "@").unwrap_err().is(Local::GroupUnknown));
+    assert!(pick_group(&groups, "@carol").unwrap_err().is(Local::GroupUnknown));
 }

@@ -12,9 +12,9 @@ use tls_codec::Serialize as _;
 
 use super::world::{Device, START, World, adding, removing};
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
-use crate::id::DeviceId;
+use crate::id::{ChannelId, DeviceId};
 use crate::mls::data::GroupData;
-use crate::mls::group::{Bundle, LocalDevice, Plan};
+use crate::mls::group::{Bundle, LocalDevice, Plan, Received};
 use crate::mls::key_package::check;
 use crate::mls::overlay::Overlay;
 use crate::mls::provider::{Crypto, Provider};
@@ -164,6 +164,58 @@ fn a_plain_member_cannot_add_others_unless_the_group_is_open() {
     let package = dave.package(Suite::Classical, false);
     let bundle = devices[1].commit(&adding(&[package])).unwrap();
     assert_eq!(founder.follow(&bundle.commit).unwrap().added, [dave.local.record]);
+}
+
+/// A member whose own machine lets it do anything, in a direct channel: the other refuses it, whoever is server.
+#[test]
+fn a_direct_channel_is_of_its_two_accounts_for_every_member() {
+    let (mut alice, mut bob) = (Device::new(1), Device::new(2));
+    let (phone, mut carol) = (alice.sibling(3), Device::new(4));
+    let mut admins = vec![alice.account_id(), bob.account_id()];
+    admins.sort_unstable();
+    let metadata = crate::id::Digest([0; 32]);
+    let data = GroupData { version: 1, admins, open: false, metadata };
+    alice.found_with(Suite::Classical, data.clone()).unwrap();
+    let package = bob.package(Suite::Classical, false);
+    let bundle = alice.commit(&adding(&[package])).unwrap();
+    alice.merge();
+    let tree = alice.group().mls.export_ratchet_tree().tls_serialize_detached().unwrap();
+    bob.join(bundle.welcome.as_ref().unwrap(), &tree).unwrap();
+
+    let channel = ChannelId::direct(alice.account_id(), bob.account_id());
+    let judged = |bob: &mut Device, payload: &[u8]| {
+        bob.run(|group, cx, _| {
+            group.confine(channel);
+            group.receive(cx, payload)
+        })
+    };
+    let package = carol.package(Suite::Classical, false);
+    let roles = GroupData { version: 2, admins: vec![alice.account_id()], ..data };
+    let plans = [
+        adding(&[package]),
+        removing(&[bob.sender()]),
+        Plan { data: Some(roles), ..Plan::default() },
+    ];
+    for plan in plans {
+        let bundle = alice.commit(&plan).unwrap();
+        let refusal = judged(&mut bob, &bundle.commit);
+        assert!(matches!(refusal, Err(MlsError::NotAllowed(_))), "{refusal:?}");
+        // Nor would its own machine make it.
+        alice.run(|group, cx, _| group.discard_pending(cx)).unwrap();
+        let own = alice.run(|group, cx, local| {
+            group.confine(channel);
+            group.commit(cx, local, &plan)
+        });
+        assert!(matches!(own, Err(MlsError::NotAllowed(_))), "{own:?}");
+    }
+    // Devices of the two come, and go by the word of their own account.
+    let mut phone = phone;
+    let package = phone.package(Suite::Classical, false);
+    let bundle = bob.commit(&adding(&[package])).unwrap();
+    bob.merge();
+    assert!(matches!(judged(&mut alice, &bundle.commit), Ok(Received::Commit(_))));
+    let bundle = alice.commit(&removing(&[phone.sender()])).unwrap();
+    assert!(matches!(judged(&mut bob, &bundle.commit), Ok(Received::Commit(_))));
 }
 
 #[test]

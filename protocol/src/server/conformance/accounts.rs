@@ -116,6 +116,7 @@ pub fn devices_are_registered_once_and_limited(store: &mut dyn Backend) {
         kind,
         generation,
         creator: sender(1, 1),
+        with: None,
         group,
         group_info,
         at: NOW,

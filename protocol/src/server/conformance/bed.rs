@@ -119,6 +119,7 @@ pub(super) fn create(n: u8, creator: Sender) -> StoreOp {
         kind: ChannelKind::Group,
         generation: 1,
         creator,
+        with: None,
         group: Vec::new(),
         group_info: Bytes::from_static(b"group info 0"),
         at: NOW,

@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, MOST, NOW, account_row, append, channel, commit, create, member, put_device, sender,
+    Bed, MOST, NOW, account, account_row, append, channel, commit, create, member, put_device,
+    sender,
 };
 use crate::delivery::chain;
 use crate::error::ErrorCode;
@@ -53,6 +54,37 @@ pub fn channels_are_created_once(store: &mut dyn Backend) {
     assert_eq!(bed.run(load(1, owner)), group_info);
     bed.refused(load(1, other), ErrorCode::NotMember);
     bed.refused(load(2, owner), ErrorCode::ChannelUnknown);
+}
+
+/// A direct channel is made with an account that there is.
+pub fn direct_channels_are_with_accounts_that_there_are(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(3, 1);
+    let between = |n: u8, m: u8| {
+        let (one, other) = (sender(n, 1), account(m));
+        let StoreOp::CreateChannel { generation, creator, group, group_info, at, .. } =
+            create(1, one)
+        else {
+            panic!("an operation that creates a channel");
+        };
+        let channel = ChannelId::direct(one.account, other);
+        let (kind, with) = (ChannelKind::Direct, Some(other));
+        StoreOp::CreateChannel { channel, kind, generation, creator, with, group, group_info, at }
+    };
+    bed.refused(between(1, 9), ErrorCode::AccountUnknown);
+    let nobody = StoreOp::ChannelInfo {
+        channel: ChannelId::direct(account(1), account(9)),
+        reader: sender(1, 1),
+    };
+    bed.refused(nobody, ErrorCode::ChannelUnknown);
+    bed.done(StoreOp::DeleteAccount { account: account(3), at: NOW });
+    bed.refused(between(1, 3), ErrorCode::AccountUnknown);
+    bed.refused(between(3, 1), ErrorCode::DeviceUnknown);
+    bed.done(between(1, 2));
+    // Whoever comes second hears so, whether or not the other is still there.
+    bed.refused(between(2, 1), ErrorCode::ChannelExists);
+    bed.done(StoreOp::DeleteAccount { account: account(1), at: NOW });
+    bed.refused(between(2, 1), ErrorCode::ChannelExists);
 }
 
 /// A device lists the channels it is in, in order of their ids, its inbox among them.
@@ -120,6 +152,7 @@ pub fn group_records_change_in_order(store: &mut dyn Backend) {
         kind,
         generation,
         creator,
+        with: None,
         group,
         group_info,
         at,

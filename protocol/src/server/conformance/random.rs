@@ -360,6 +360,7 @@ impl Decoder<'_> {
                 kind: if self.flag() { ChannelKind::Group } else { ChannelKind::Direct },
                 generation: 1,
                 creator: self.sender(),
+                with: if self.flag() { Some(account(self.account())) } else { None },
                 group: self.group(),
                 group_info: Bytes::from(vec![self.byte(); 40]),
                 at: self.now(),

@@ -103,7 +103,7 @@ mod driver {
             ),
             ("CountKeyPackages", "ok"),
             ("CreateAccount", "ok UsernameTaken AccountExists"),
-            ("CreateChannel", "ok ChannelExists DeviceUnknown DeviceRevoked"),
+            ("CreateChannel", "ok ChannelExists DeviceUnknown DeviceRevoked AccountUnknown"),
             ("DeleteAccount", "ok AccountUnknown"),
             ("EndTokens", "ok"),
             ("Fetch", "ok ChannelUnknown NotMember CursorInvalid"),

@@ -9,7 +9,7 @@ use super::{Answer, MemoryStore};
 use crate::delivery::chain;
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, Digest, Sender};
+use crate::id::{AccountId, ChannelId, Digest, Sender};
 use crate::server::op::StoreReply;
 use crate::store::batch::Op;
 use crate::wire::message::{ChannelInfo, ChannelKind, Entry};
@@ -50,6 +50,7 @@ pub(super) struct Membership {
 pub(super) struct New<'a> {
     pub(super) kind: ChannelKind,
     pub(super) generation: u32,
+    pub(super) with: Option<AccountId>,
     pub(super) group: &'a [Op],
     pub(super) group_info: &'a Bytes,
 }
@@ -124,6 +125,9 @@ impl MemoryStore {
             return Err(ErrorCode::ChannelExists.into());
         }
         self.check_device(creator)?;
+        if let Some(with) = new.with {
+            self.known_account(with)?;
+        }
         let channel = self.open_channel(id, creator, new.kind, new.generation);
         channel.change_group(new.group);
         channel.set_group_info(new.group_info);

@@ -230,6 +230,70 @@ fn pushes_follow_the_log_without_reading_it_again() {
 }
 
 #[test]
+fn a_channel_is_of_the_kind_that_its_id_says() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let (own, random) = (alice.sender(), [9; 16]);
+    let nobody = crate::id::AccountId([7; 32]);
+    let ids = [
+        ChannelId::group(random),
+        ChannelId::direct(own.account, nobody),
+        ChannelId::inbox(own),
+        ChannelId([0xFF; 16]),
+    ];
+    let kinds = [ChannelKind::Group, ChannelKind::Direct, ChannelKind::Inbox];
+    for (at, id) in ids.into_iter().enumerate() {
+        for (of, kind) in kinds.into_iter().enumerate() {
+            let request = alice.found_request(&world, id, kind);
+            let expected = match (at, of) {
+                (0, 0) => None,
+                // Nobody is there: all else about it is in order.
+                (1, 1) => Some(ErrorCode::AccountUnknown),
+                _ => Some(ErrorCode::BadRequest),
+            };
+            let request = between(request, (kind == ChannelKind::Direct).then_some(nobody));
+            assert_eq!(
+                world.call(alice.link, request).err().map(|f| f.code),
+                expected,
+                "{at} {of}"
+            );
+        }
+    }
+}
+
+/// A founding, with that account.
+pub(super) fn between(request: Request, other: Option<crate::id::AccountId>) -> Request {
+    let Request::ChannelCreate { channel, kind, generation, group_info, tree, .. } = request else {
+        panic!("{request:?}")
+    };
+    Request::ChannelCreate { channel, kind, generation, group_info, tree, with: other }
+}
+
+#[test]
+fn only_the_two_found_their_direct_channel() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let bob = Device::new(&mut world, "bob");
+    let mut mallory = Device::new(&mut world, "mallory");
+    let theirs = ChannelId::direct(alice.id(), bob.id());
+    for with in [None, Some(alice.id()), Some(bob.id()), Some(mallory.id())] {
+        let taken = mallory.found_request(&world, theirs, ChannelKind::Direct);
+        assert_eq!(world.fails(mallory.link, between(taken, with)), ErrorCode::BadRequest);
+    }
+    let alone = ChannelId::direct(alice.id(), alice.id());
+    let request = alice.found_request(&world, alone, ChannelKind::Direct);
+    let request = between(request, Some(alice.id()));
+    assert_eq!(world.fails(alice.link, request), ErrorCode::BadRequest);
+    // A group that is with somebody is none, either.
+    let group = alice.found_request(&world, CHANNEL, ChannelKind::Group);
+    assert_eq!(world.fails(alice.link, between(group, Some(bob.id()))), ErrorCode::BadRequest);
+    let due = alice.found_request(&world, theirs, ChannelKind::Direct);
+    let due = between(due, Some(bob.id()));
+    assert_eq!(world.call(alice.link, due.clone()).unwrap(), Reply::Done);
+    assert_eq!(world.call(alice.link, due).unwrap(), Reply::Done, "sent again");
+}
+
+#[test]
 fn a_direct_channel_takes_its_two_accounts_only() {
     let mut world = World::new();
     let mut alice = Device::new(&mut world, "alice");
@@ -239,6 +303,7 @@ fn a_direct_channel_takes_its_two_accounts_only() {
     carol.upload(&mut world, 3);
     let channel = ChannelId::direct(alice.id(), bob.id());
     let request = alice.found_request(&world, channel, ChannelKind::Direct);
+    let request = between(request, Some(bob.id()));
     assert_eq!(world.call(alice.link, request).unwrap(), Reply::Done);
     let adds = alice.claim(&mut world, carol.id()).iter().map(|p| p.to_vec()).collect();
     let wrong = alice.commit_request(&world, channel, &Plan { adds, ..Plan::default() });
@@ -247,6 +312,17 @@ fn a_direct_channel_takes_its_two_accounts_only() {
     alice.invite(&mut world, channel, bob.id());
     bob.join(&mut world);
     bob.say(&mut world, channel, "between us");
+    // Neither puts the other out, nor takes a third in; each may leave.
+    let removes = vec![alice.sender()];
+    let out = bob.commit_request(&world, channel, &Plan { removes, ..Plan::default() });
+    assert_eq!(world.fails(bob.link, out), ErrorCode::NotAllowed);
+    bob.discard(&world);
+    let adds = bob.claim(&mut world, carol.id()).iter().map(|p| p.to_vec()).collect();
+    let third = bob.commit_request(&world, channel, &Plan { adds, ..Plan::default() });
+    assert_eq!(world.fails(bob.link, third), ErrorCode::NotAllowed);
+    bob.discard(&world);
+    let leave = bob.leave_request(&world, channel);
+    accepted(world.call(bob.link, leave));
 }
 
 #[test]
@@ -350,9 +426,7 @@ fn channels_are_listed_and_creation_is_checked() {
     let taken = alice.found_request(&world, inbox, ChannelKind::Group);
     assert_eq!(world.fails(alice.link, taken), ErrorCode::BadRequest);
     let others = bob.found_request(&world, inbox, ChannelKind::Group);
-    assert_eq!(world.fails(bob.link, others), ErrorCode::ChannelExists);
-    let kind = alice.found_request(&world, ChannelId([9; 16]), ChannelKind::Inbox);
-    assert_eq!(world.fails(alice.link, kind), ErrorCode::BadRequest);
+    assert_eq!(world.fails(bob.link, others), ErrorCode::BadRequest);
     // Founded by another than whose session it is.
     let foreign = alice.found_request(&world, ChannelId([9; 16]), ChannelKind::Group);
     let code = world.fails(bob.link, foreign);

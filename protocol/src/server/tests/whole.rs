@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::channels::{CHANNEL, pair};
+use super::channels::{CHANNEL, between, pair};
 use super::device::*;
 use super::harness::*;
 use crate::error::{CloseCode, ErrorCode};
@@ -281,7 +281,7 @@ fn so_many_groups_are_kept_and_the_others_read_again() {
     for number in 0..limits::PUBLIC_GROUPS as u32 + 3 {
         let mut channel = [200; 16];
         channel[..4].copy_from_slice(&number.to_be_bytes());
-        founder.found(&mut world, ChannelId(channel));
+        founder.found(&mut world, ChannelId::group(channel));
     }
     assert_eq!(world.server.groups.resting(), limits::PUBLIC_GROUPS);
     let loads = |world: &World| {
@@ -318,7 +318,9 @@ fn regression_18_of_two_founders_of_one_channel_one_wins() {
     let mut bob = Device::new(&mut world, "bob");
     let channel = ChannelId::direct(alice.id(), bob.id());
     let one = alice.found_request(&world, channel, ChannelKind::Direct);
+    let one = between(one, Some(bob.id()));
     let other = bob.found_request(&world, channel, ChannelKind::Direct);
+    let other = between(other, Some(alice.id()));
     let (first, second) = (world.ask(alice.link, one), world.ask(bob.link, other));
     world.settle();
     assert_eq!(world.answer(alice.link, first).unwrap().unwrap(), Reply::Done);

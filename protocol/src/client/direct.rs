@@ -1,0 +1,283 @@
+//! Direct channels: the one channel between two accounts.
+//!
+//! Both derive the same id, so either may found it, and the server takes the first. Opening is an intent to add the
+//! other account. It waits in this device's inbox until the account of the name is known and every welcome was read;
+//! then in the channel, until the other is a member. Whoever comes second is told `ChannelExists`, drops what it
+//! founded, and is open when the other's welcome was joined. Nothing can be sent before: a message to a group that
+//! came to nothing would be lost, and one from before the other joined would never be read.
+//!
+//! Both accounts come in with one commit, with all their devices; each adds devices of either, and removes none of the
+//! other's ([`Before::judge`](crate::mls)): no device is ever alone in a channel that it cannot make again.
+
+use super::command::prepare;
+use super::directory::{ChannelRow, Intent, Want};
+use super::event::{Failed, Outcome};
+use super::{Client, directory};
+use crate::env::Now;
+use crate::error::Refused;
+use crate::id::{AccountId, ChannelId, Sender};
+use crate::io::Ticket;
+use crate::mls::group::{Founding, Plan};
+use crate::mls::suite::Suite;
+use crate::store::batch::Op;
+use crate::wire::message::ChannelKind;
+
+/// Whether a channel is a direct one.
+pub(super) fn is_direct(id: ChannelId) -> bool {
+    id.kind() == Some(ChannelKind::Direct)
+}
+
+/// Whether the application knows a channel: a group at once, a direct channel from when the other was in it.
+pub(super) fn is_open(id: ChannelId, row: &ChannelRow) -> bool {
+    !is_direct(id) || row.with.is_some()
+}
+
+/// Whether all of these accounts are the own one or the one that the channel is shared with.
+pub(super) fn is_between(
+    id: ChannelId,
+    own: AccountId,
+    mut accounts: impl Iterator<Item = AccountId>,
+) -> bool {
+    accounts.all(|account| account == own || ChannelId::direct(own, account) == id)
+}
+
+impl Client {
+    /// Opens the direct channel with another account: answers at once if this device is in it, else founds it and
+    /// adds all devices of both accounts. Of two who open it at once one founds it, and the other is done when it has
+    /// joined. Until then the channel is unknown here, and nothing can be sent to it. If the other account founded it
+    /// and adds nobody, this is not done until it does. → [`Outcome::Group`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name out of bounds or the own one.
+    pub fn open_direct(&mut self, now: Now, username: &str) -> Result<Ticket, Refused> {
+        let username = prepare(username)?;
+        self.begin(now)?;
+        self.need_session()?;
+        if self.identity.as_ref().is_some_and(|identity| identity.username == username) {
+            return Err(Refused::Invalid("a direct channel is with another account"));
+        }
+        let channel = ChannelId::inbox(self.me().ok_or(Refused::NoAccount)?);
+        let want = Want::Add { username, account: None, packages: None };
+        let ticket = self.next_ticket();
+        self.store_intent(ticket, Intent { channel, want, losses: 0 });
+        Ok(ticket)
+    }
+
+    /// Moves an intent that opens a direct channel on, as far as this device can by itself; whether the server is to be
+    /// asked now for what an intent lacks.
+    pub(super) fn direct_asks(&mut self, ticket: Ticket) -> bool {
+        let Some(intent) = self.intents.get(&ticket) else { return false };
+        let Want::Add { account: Some(account), packages, .. } = &intent.want else { return true };
+        let (id, account, lacks) = (intent.channel, *account, packages.is_none());
+        match id.kind() {
+            Some(ChannelKind::Inbox) => {
+                self.place(ticket, account);
+                false
+            }
+            Some(ChannelKind::Direct) => lacks && self.may_claim(ticket, id, account),
+            _ => true,
+        }
+    }
+
+    /// The account is known: the intent moves from the inbox to the channel, which is founded if there is none.
+    fn place(&mut self, ticket: Ticket, account: AccountId) {
+        let Some(me) = self.me() else { return };
+        // The other's welcome may be waiting.
+        let inbox = self.channels.get(&ChannelId::inbox(me));
+        if !inbox.is_some_and(|inbox| inbox.ready && inbox.at_head()) {
+            return;
+        }
+        if account == me.account {
+            let why = "the name leads to this device's own account";
+            return self.fail_intent(ticket, Failed::Untrusted(why));
+        }
+        let id = ChannelId::direct(me.account, account);
+        match self.channels.get(&id) {
+            Some(channel) if !channel.row.member || channel.row.leaving => {
+                let why = "this device left the channel: only who is in it can open it again";
+                return self.fail_intent(ticket, Failed::Obsolete(why));
+            }
+            Some(_) if !self.founding.contains(&id) => match self.is_in(id, account) {
+                Some(true) => return self.fulfil(ticket, Outcome::Group(id)),
+                Some(false) => {}
+                None => return,
+            },
+            None if self.intents_of(id).is_empty() => {
+                if let Err(refused) = self.found_direct(id, me.account, account) {
+                    let code = crate::error::ErrorCode::CommitInvalid;
+                    let detail = refused.to_string();
+                    return self.fail_intent(ticket, Failed::Server { code, detail });
+                }
+            }
+            _ => {}
+        }
+        self.settle_in(ticket, id);
+        self.want_own_devices(id);
+    }
+
+    /// From here on the intent is the channel's.
+    fn settle_in(&mut self, ticket: Ticket, id: ChannelId) {
+        if let Some(mut intent) = self.intents.remove(&ticket) {
+            intent.channel = id;
+            self.store_intent(ticket, intent);
+        }
+    }
+
+    fn found_direct(
+        &mut self,
+        id: ChannelId,
+        own: AccountId,
+        other: AccountId,
+    ) -> Result<(), Refused> {
+        let mut both = vec![own, other];
+        both.sort_unstable();
+        let Founding { group_info, tree } = self.make_group(id, Suite::default(), both, "")?;
+        let ticket = self.next_ticket();
+        let want = Want::Found { group_info, tree };
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        Ok(())
+    }
+
+    /// The devices of the own account go in together with the other's.
+    fn want_own_devices(&mut self, id: ChannelId) {
+        let Some(own) = self.me().map(|me| me.account) else { return };
+        let Some(identity) = &self.identity else { return };
+        if self.adds_in(id).any(|(_, account)| account == own) {
+            return;
+        }
+        let username = identity.username.clone();
+        let want = Want::Add { username, account: Some(own), packages: None };
+        let ticket = self.next_ticket();
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+    }
+
+    /// Intents to add an account to a channel.
+    fn adds_in(&self, id: ChannelId) -> impl Iterator<Item = (Ticket, AccountId)> + '_ {
+        self.intents.iter().filter(move |(_, intent)| intent.channel == id).filter_map(
+            |(ticket, intent)| match intent.want {
+                Want::Add { account: Some(account), .. } => Some((*ticket, account)),
+                _ => None,
+            },
+        )
+    }
+
+    /// The account that a direct channel is being opened with.
+    pub(super) fn wanted_with(&self, id: ChannelId) -> Option<AccountId> {
+        let own = self.me()?.account;
+        self.adds_in(id)
+            .map(|(_, account)| account)
+            .find(|account| *account != own && is_direct(id))
+    }
+
+    /// Whether an account has a device in a group; `None` while the group is not in memory.
+    fn is_in(&mut self, id: ChannelId, account: AccountId) -> Option<bool> {
+        if !self.is_warm(id) {
+            self.load_group(id);
+        }
+        self.with_group(id, |group, _| {
+            group.members().iter().any(|member| member.record.account == account)
+        })
+    }
+
+    /// Whether key packages of an account are to be claimed for a direct channel now.
+    fn may_claim(&mut self, ticket: Ticket, id: ChannelId, account: AccountId) -> bool {
+        let Some(own) = self.me().map(|me| me.account) else { return false };
+        // Not founded yet, or by the other, whose welcome is on its way.
+        if self.founding.contains(&id)
+            || self.channels.get(&id).is_none_or(|channel| !channel.row.member)
+        {
+            return false;
+        }
+        match self.is_in(id, account) {
+            Some(true) if account != own => {
+                self.fulfil(ticket, Outcome::Group(id));
+                false
+            }
+            // Whoever asked first asks for all.
+            Some(_) => self.adds_in(id).find(|(_, of)| *of == account) == Some((ticket, account)),
+            None => false,
+        }
+    }
+
+    /// Both accounts of a direct channel come in with one commit: whose packages are here waits for the other's.
+    pub(super) fn waits_for_the_other(
+        &self,
+        id: ChannelId,
+        account: Option<AccountId>,
+        members: &[Sender],
+        plan: &Plan,
+    ) -> bool {
+        let Some(own) = self.me().map(|me| me.account).filter(|_| is_direct(id)) else {
+            return false;
+        };
+        if account == Some(own) {
+            return plan.adds.is_empty() && members.iter().all(|member| member.account == own);
+        }
+        self.intents.values().any(|intent| {
+            let lacks = matches!(intent.want, Want::Add { account, packages: None, .. } if account == Some(own));
+            intent.channel == id && lacks
+        })
+    }
+
+    /// What the application is told of an intent that came true; `None` for one that it did not ask for.
+    pub(super) fn outcome_of(&self, intent: &Intent, outcome: Outcome) -> Option<Outcome> {
+        let own = self.me().map(|me| me.account);
+        match &intent.want {
+            _ if !intent.is_asked_for() => None,
+            Want::Found { .. } if is_direct(intent.channel) => None,
+            Want::Add { account, .. } if is_direct(intent.channel) => {
+                (*account != own).then_some(Outcome::Group(intent.channel))
+            }
+            _ => Some(outcome),
+        }
+    }
+
+    /// Nobody wants the other in a direct channel any more: the own devices do not go in alone.
+    pub(super) fn drop_own_add(&mut self, id: ChannelId) {
+        let Some(own) = self.me().map(|me| me.account).filter(|_| is_direct(id)) else { return };
+        if self.adds_in(id).all(|(_, account)| account == own) {
+            let left: Vec<_> = self.adds_in(id).map(|(ticket, _)| ticket).collect();
+            for ticket in left {
+                self.drop_intent(ticket);
+            }
+        }
+    }
+
+    /// The other account, or another device of the own one, founded the channel first: what was founded here is dropped,
+    /// and its welcome awaited.
+    pub(super) fn lose_founding(&mut self, id: ChannelId) {
+        self.founding.remove(&id);
+        let own = self.me().map(|me| me.account);
+        for ticket in self.intents_of(id) {
+            let waits = self.intents.get(&ticket).is_some_and(
+                |intent| matches!(intent.want, Want::Add { account, .. } if account != own),
+            );
+            if !waits {
+                self.drop_intent(ticket);
+            }
+        }
+        if let Some(channel) = self.channels.remove(&id) {
+            let prefix = directory::group_prefix(id, channel.row.generation);
+            self.gate.stage(Op::DeletePrefix(prefix));
+            self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
+        }
+        self.wake_inboxes();
+    }
+
+    /// Takes note of the other account of a direct channel, from when it is a member: the channel is open.
+    pub(super) fn note_other(&mut self, id: ChannelId) {
+        if !is_direct(id) || self.channels.get(&id).is_none_or(|channel| channel.row.with.is_some())
+        {
+            return;
+        }
+        let Some(own) = self.me().map(|me| me.account) else { return };
+        let other = self.with_group(id, |group, _| {
+            let accounts = group.members().into_iter().map(|member| member.record.account);
+            accounts.into_iter().find(|account| *account != own)
+        });
+        if let (Some(Some(_)), Some(channel)) = (other, self.channels.get_mut(&id)) {
+            channel.row.with = other.flatten();
+            channel.row_dirty = true;
+        }
+    }
+}
