@@ -79,7 +79,7 @@ fn a_changed_case_does_not_hold() {
 /// Whole files of these kinds, which need not be in the repository: `QPC_MLS_VECTORS` names their folder.
 #[test]
 #[ignore = "for files from elsewhere: QPC_MLS_VECTORS=folder cargo test --test vectors_mls -- --ignored --nocapture"]
-#[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "reads what it is pointed to")]
+#[expect(clippy::disallowed_methods, reason = "reads what it is pointed to")]
 fn files_from_elsewhere() {
     let folder = std::env::var_os("QPC_MLS_VECTORS").expect("QPC_MLS_VECTORS names a folder");
     let mut failed = 0;
