@@ -5,6 +5,7 @@
 pub mod device;
 pub mod echo;
 pub mod machine;
+pub mod mls;
 pub mod quic;
 pub mod send;
 pub mod window;
