@@ -6,6 +6,7 @@ pub mod account;
 pub mod device;
 pub mod echo;
 pub mod machine;
+pub mod mls;
 pub mod quic;
 pub mod send;
 pub mod timing;

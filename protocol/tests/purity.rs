@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Runtimes, sockets, TLS, databases, terminals, and what asks the system for its clock.
+/// Runtimes, sockets, TLS, databases, terminals, what asks the system for its clock, and OpenMLS's own providers.
 const BANNED_CRATES: &[&str] = &[
     "async-executor",
     "async-fs",
@@ -40,6 +40,10 @@ const BANNED_CRATES: &[&str] = &[
     "mio",
     "monoio",
     "native-tls",
+    "openmls_basic_credential",
+    "openmls_libcrux_crypto",
+    "openmls_memory_storage",
+    "openmls_rust_crypto",
     "openssl",
     "openssl-sys",
     "polling",

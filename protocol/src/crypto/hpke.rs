@@ -3,6 +3,23 @@
 //! Encapsulation takes its randomness as an argument, so equal inputs give equal bytes. `info` can be hashed once
 //! for many recipients ([`InfoHash`]): in an MLS welcome it is the whole encrypted group info, the same for
 //! every new member.
+//!
+//! ```
+//! use qpc_protocol::crypto::hpke::{self, Kem};
+//! use qpc_protocol::crypto::{Aead, portable};
+//!
+//! for kem in [Kem::X25519, Kem::XWing] {
+//!     let (secret, public) = hpke::derive_keypair(portable(), kem, &[7; 32]); // fresh and secret in earnest
+//!     let randomness = vec![9; kem.randomness_len()]; // fresh for each message in earnest
+//!     let (info, aad) = (b"what this is for".as_slice(), b"what goes with it");
+//!     let (enc, sealed) = hpke::seal(
+//!         portable(), kem, Aead::Aes128Gcm, &public, info, aad, b"hello", &randomness,
+//!     )?;
+//!     let opened = hpke::open(portable(), kem, Aead::Aes128Gcm, secret.as_slice(), &enc, info, aad, &sealed)?;
+//!     assert_eq!(opened.as_slice(), b"hello");
+//! }
+//! # Ok::<(), qpc_protocol::crypto::CryptoError>(())
+//! ```
 
 use zeroize::Zeroizing;
 

@@ -12,6 +12,36 @@
 //!
 //! The nonce may be zero because the key is used once: both secrets behind it are fresh for every envelope. The
 //! signature names recipient and aad, so a recipient cannot pass an envelope on as if it were meant for another.
+//!
+//! ```
+//! use qpc_protocol::crypto::hybrid::{self, EnvelopeSecrets, Purpose};
+//! use qpc_protocol::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
+//! use qpc_protocol::crypto::portable;
+//! use qpc_protocol::env::{Entropy, UnixMillis};
+//! use qpc_protocol::id::DeviceId;
+//!
+//! let mut entropy = Entropy::from_seed([7; 32]); // from the operating system in earnest
+//! let at = UnixMillis(1_800_000_000_000);
+//! let mut device = || {
+//!     let account = AccountKey::generate(portable(), &mut entropy);
+//!     let key = DeviceKey::generate(portable(), &mut entropy);
+//!     let id = DeviceId(entropy.array());
+//!     let record = DeviceRecord::sign(portable(), &account, id, key.public(), 1, at);
+//!     (key, record)
+//! };
+//! let ((alice_key, alice), (bob_key, bob)) = (device(), device());
+//!
+//! // Bob publishes the public halves; Alice has verified that they are of Bob's device.
+//! let secrets = EnvelopeSecrets::generate(&mut entropy);
+//! let keys = secrets.publish(portable(), &bob_key, bob.sender(), 1, at);
+//!
+//! let note = Purpose::DeviceNote;
+//! let envelope = hybrid::seal(portable(), note, &alice, &alice_key, &keys, b"hello", &mut entropy)?;
+//! assert_eq!(envelope.len(), hybrid::OVERHEAD + 5);
+//! let (from, body) = hybrid::open(portable(), note, &secrets, bob.sender(), &envelope)?;
+//! assert_eq!((from, body.as_slice()), (alice, b"hello".as_slice()));
+//! # Ok::<(), qpc_protocol::crypto::CryptoError>(())
+//! ```
 
 use core::fmt;
 

@@ -10,11 +10,11 @@ use openmls::group::{GroupId as MlsGroupId, MlsGroup};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::MlsError;
 use super::data::GroupData;
 use super::overlay::Overlay;
 use super::rules::{self, Before};
 use super::suite::Suite;
+use super::{MlsError, encode};
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::id::{ChannelId, GroupId, Sender};
@@ -228,6 +228,14 @@ impl Group {
     pub fn members(&self) -> Vec<MemberLeaf> {
         let records = self.records.iter();
         records.map(|(leaf, record)| MemberLeaf { leaf: *leaf, record: record.clone() }).collect()
+    }
+
+    /// The ratchet tree of the present epoch, as [`Self::join`] reads it. The server serves its own of these; this one is
+    /// for groups without such a server.
+    ///
+    /// Error: [`MlsError::Internal`].
+    pub fn ratchet_tree(&self) -> Result<Vec<u8>, MlsError> {
+        encode(&self.mls.export_ratchet_tree())
     }
 
     /// Index of the own leaf.

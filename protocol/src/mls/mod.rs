@@ -3,7 +3,8 @@
 //! * [`Group`](group::Group): a group as a member sees it, over its own records;
 //! * [`PublicState`](public::PublicState): a group as the server sees it;
 //! * [`KeyPackages`](key_package::KeyPackages): the private halves of a device's key packages;
-//! * [`Provider`](provider::Provider): our OpenMLS provider, usable with plain OpenMLS.
+//! * [`Provider`] with its [`Overlay`] of records and [`LeafSigner`]: our OpenMLS provider, usable with plain OpenMLS;
+//!   [`provider`] opens with an example.
 //!
 //! All state is a map of records in memory; every change is also noted in a write set that the machine takes and
 //! puts into its batch. After an error the write set is discarded and the group read again from its records.
@@ -27,6 +28,9 @@ mod tests;
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;
 
+pub use self::overlay::Overlay;
+pub use self::provider::Provider;
+pub use self::signer::LeafSigner;
 use crate::crypto::Backend;
 use crate::env::{Entropy, UnixMillis};
 

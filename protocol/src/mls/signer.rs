@@ -9,10 +9,18 @@ use super::group::LocalDevice;
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 
-/// Signs MLS content with a device key.
-pub(super) struct LeafSigner<'a> {
+/// Signs MLS content with a device key: OpenMLS's [`Signer`] for suites with Ed25519.
+#[derive(Clone, Copy, Debug)]
+pub struct LeafSigner<'a> {
     backend: Backend,
     key: &'a DeviceKey,
+}
+
+impl<'a> LeafSigner<'a> {
+    /// A signer with this key.
+    pub fn new(backend: Backend, key: &'a DeviceKey) -> Self {
+        Self { backend, key }
+    }
 }
 
 impl Signer for LeafSigner<'_> {
@@ -27,7 +35,7 @@ impl Signer for LeafSigner<'_> {
 
 impl LocalDevice {
     pub(super) fn signer(&self, backend: Backend) -> LeafSigner<'_> {
-        LeafSigner { backend, key: &self.key }
+        LeafSigner::new(backend, &self.key)
     }
 
     /// The key and the record must belong together, or every member would refuse the leaf.

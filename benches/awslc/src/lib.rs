@@ -1,0 +1,2 @@
+//! Nothing of its own: see `benches/`.
+#![forbid(unsafe_code)]
