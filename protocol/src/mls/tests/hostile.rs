@@ -170,6 +170,9 @@ fn damaged_records_are_named_as_such() {
             let mut records = intact.clone();
             records[index].1 = spoilt;
             let restored = Group::restore(portable(), records);
+            if spoilt == *value {
+                continue;
+            }
             let whole = matches!(key[0], b'n' | b'l' | b'k');
             assert!(whole || matches!(restored, Err(MlsError::Damaged(_))), "{}", key[0]);
         }
