@@ -137,6 +137,17 @@ impl Overlay {
         records.collect()
     }
 
+    /// The records that are stored in blocks, in one piece.
+    #[cfg(test)]
+    pub(super) fn joined(&self) -> Records {
+        let state = self.0.borrow();
+        let large = state.records.iter().filter_map(|(key, stored)| match stored {
+            Stored::Blocks(blocks) => Some((key.clone(), blocks.join().to_vec())),
+            _ => None,
+        });
+        large.collect()
+    }
+
     /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.0.borrow().records.is_empty()

@@ -1,5 +1,7 @@
 //! Groups of several devices in memory.
 
+mod bytes;
+mod cost;
 mod epochs;
 mod guards;
 mod hostile;
