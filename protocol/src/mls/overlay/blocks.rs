@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::members::{Exceptions, Members};
+use super::members::{self, Exceptions, Members};
 use crate::id::Digest;
 use crate::store::batch::Op;
 use crate::store::record;
@@ -143,6 +143,17 @@ impl Blocks {
             List::Plain(cut) => Some(((part.scope, part.slot), cut)),
             _ => None,
         })
+    }
+
+    /// The members in a tree, by leaf, encoded.
+    pub(super) fn leaves(&self) -> Exceptions {
+        let leaves = self.plain().next().map(|(_, leaves)| leaves);
+        let each = leaves.into_iter().flat_map(|leaves| {
+            (0..leaves.len)
+                .zip(0..)
+                .filter_map(|(leaf, at)| Some((leaf, members::in_leaf(leaf, leaves.block(at)?)?)))
+        });
+        each.collect()
     }
 
     fn literals(&self) -> BTreeMap<u32, Zeroizing<Vec<u8>>> {

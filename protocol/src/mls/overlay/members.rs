@@ -3,11 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use openmls::prelude::Member;
-use openmls::treesync::TreeSync;
-
-use crate::mls::encode;
-use crate::mls::public::outside::Reader;
+use openmls::prelude::Credential;
 
 /// Encoded members by leaf, where they differ from others; nothing for a leaf that nobody had.
 pub(super) type Exceptions = BTreeMap<u32, Vec<u8>>;
@@ -73,18 +69,17 @@ impl Members {
     }
 }
 
-/// The members of an encoded tree, encoded.
-pub(super) fn of_tree(tree: &[u8]) -> Option<Exceptions> {
-    let (tree, _): (TreeSync, _) = postcard::take_from_bytes(tree).ok()?;
-    let members = tree.full_leaves().map(|(leaf, node)| {
-        let key = encode(node.encryption_key()).ok()?;
-        let member = Member::new(
-            leaf,
-            Reader::new(&key).vector()?.to_vec(),
-            node.signature_key().as_slice().to_vec(),
-            node.credential().clone(),
-        );
-        Some((leaf.u32(), postcard::to_extend(&member, Vec::new()).ok()?))
-    });
-    members.collect()
+/// The member in a leaf as the tree stores it, encoded as lists of members have it. `None` for a blank leaf, or for one
+/// that looks otherwise than it does in OpenMLS 0.9.2: then the lists have such members in full.
+pub(super) fn in_leaf(leaf: u32, stored: &[u8]) -> Option<Vec<u8>> {
+    // Some(LeafNode { payload: { encryption key, signature key, credential, … }, … })
+    let fields = stored.strip_prefix(&[1])?;
+    let (fields, _): ((&[u8], &[u8], Credential), _) = postcard::take_from_bytes(fields).ok()?;
+    let (encryption_key, signature_key, credential) = fields;
+    let mut member = postcard::to_extend(&(leaf, credential), Vec::new()).ok()?;
+    for key in [encryption_key, signature_key] {
+        member = postcard::to_extend(&key.len(), member).ok()?;
+        member.extend_from_slice(key);
+    }
+    Some(member)
 }

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use super::blocks::{BLOCK, Blocks, HEAD, Saved, Sum, Tree, block_name};
 use super::cut::cut;
 use super::members::Exceptions;
-use super::{Kind, State, Stored, Undo, members};
+use super::{Kind, State, Stored, Undo};
 use crate::store::batch::{Op, Records};
 
 const TREE: u8 = Kind::Tree as u8;
@@ -134,8 +134,8 @@ impl State {
     /// The members in a tree.
     fn members(&self, tree: &[u8]) -> Option<Exceptions> {
         match self.records.get(tree)? {
-            Stored::Whole(tree) => members::of_tree(tree),
-            Stored::Blocks(tree) => members::of_tree(&tree.join()),
+            Stored::Whole(_) => Some(Exceptions::new()),
+            Stored::Blocks(tree) => Some(tree.leaves()),
             Stored::Damaged => None,
         }
     }
