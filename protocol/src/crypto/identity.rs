@@ -9,11 +9,12 @@
 //! for another.
 
 use core::fmt;
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Backend, CryptoError};
+use super::{Backend, CryptoError, Signer};
 use crate::env::{Entropy, UnixMillis};
 use crate::id::{AccountId, DeviceId, Sender};
 
@@ -24,6 +25,9 @@ macro_rules! secret_key {
         pub struct $name {
             seed: Zeroizing<[u8; 32]>,
             public: [u8; 32],
+            /// Made when it first signs; every backend makes the same signatures.
+            #[serde(skip)]
+            expanded: OnceLock<Arc<dyn Signer>>,
         }
 
         impl $name {
@@ -35,7 +39,7 @@ macro_rules! secret_key {
             /// The key of a seed (RFC 8032 §5.1.5).
             pub fn from_seed(backend: Backend, seed: Zeroizing<[u8; 32]>) -> Self {
                 let public = backend.ed25519_public(&seed);
-                Self { seed, public }
+                Self { seed, public, expanded: OnceLock::new() }
             }
 
             /// The seed, for sealing it.
@@ -50,7 +54,8 @@ macro_rules! secret_key {
 
             /// Signs a message.
             pub fn sign(&self, backend: Backend, message: &[u8]) -> [u8; 64] {
-                backend.ed25519_sign(&self.seed, message)
+                let expand = || Arc::from(backend.ed25519_signer(&self.seed));
+                self.expanded.get_or_init(expand).sign(message)
             }
         }
 

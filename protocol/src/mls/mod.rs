@@ -16,6 +16,7 @@ pub mod group;
 mod join;
 pub mod key_package;
 pub mod overlay;
+mod parallel;
 mod path;
 pub mod provider;
 pub mod public;
@@ -24,6 +25,7 @@ mod signer;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+mod verified;
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;

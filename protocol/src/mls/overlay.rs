@@ -1,9 +1,14 @@
 //! OpenMLS's storage as a map of records in memory that remembers what changed: the changes become durable with the
 //! batch of the machine, or are dropped.
 //!
-//! A key is one byte that says what the record is, then OpenMLS's own key in postcard.
+//! A key is one byte that says what the record is, then OpenMLS's own key in postcard. Records that grow with the group
+//! are stored in blocks, so that a message or a commit writes what it changes and not the whole: see `blocks`.
 
+mod blocks;
+mod cut;
+mod members;
 mod storage;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +22,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::store::batch::{Op, Records};
+use blocks::Blocks;
 
 /// A record that does not encode or decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -31,20 +37,31 @@ pub struct Overlay(RefCell<State>);
 
 type Value = Zeroizing<Vec<u8>>;
 
+/// What stands under a key.
+#[derive(Clone)]
+enum Stored {
+    Whole(Value),
+    Blocks(Blocks),
+    /// Blocks that do not go together: whoever asks for it is told.
+    Damaged,
+}
+
 #[derive(Default)]
 struct State {
-    records: BTreeMap<Vec<u8>, Value>,
+    records: BTreeMap<Vec<u8>, Stored>,
     /// What stood under each key changed since the last take, up to the last settled step.
     before: Undo,
     /// The same, for what changed in the present step.
     step: Undo,
+    /// The number of the next scope of blocks.
+    next_scope: u32,
 }
 
 /// What stood under a key before; `None` for nothing.
-type Undo = BTreeMap<Vec<u8>, Option<Value>>;
+type Undo = BTreeMap<Vec<u8>, Option<Stored>>;
 
 impl State {
-    fn set(&mut self, key: Vec<u8>, value: Option<Value>) {
+    fn set(&mut self, key: Vec<u8>, value: Option<Stored>) {
         let old = match value {
             Some(value) => self.records.insert(key.clone(), value),
             None => self.records.remove(&key),
@@ -71,9 +88,7 @@ impl State {
 impl Overlay {
     /// An overlay over stored records.
     pub fn new(records: Records) -> Self {
-        let records =
-            records.into_iter().map(|(key, value)| (key, Zeroizing::new(value))).collect();
-        Self(RefCell::new(State { records, ..State::default() }))
+        Self(RefCell::new(State::read(records)))
     }
 
     /// The changes since the last call, in order of their keys; none for what is as it was.
@@ -81,15 +96,13 @@ impl Overlay {
         let mut state = self.0.borrow_mut();
         state.settle();
         let before = core::mem::take(&mut state.before);
-        before
-            .into_iter()
-            .filter_map(|(key, old)| match (old, state.records.get(&key)) {
-                (None, None) => None,
-                (Some(old), Some(new)) if old == *new => None,
-                (_, Some(new)) => Some(Op::Put(key, new.to_vec())),
-                (Some(_), None) => Some(Op::Delete(key)),
-            })
-            .collect()
+        let (ops, saved) = state.changes(before);
+        for (key, saved) in saved {
+            if let Some(Stored::Blocks(blocks)) = state.records.get_mut(&key) {
+                blocks.saved = Some(saved);
+            }
+        }
+        ops
     }
 
     /// Ends a step that went through: [`Self::revert`] no longer undoes it.
@@ -113,10 +126,26 @@ impl Overlay {
         state.restore(before);
     }
 
-    /// Every record as it stands, unsaved changes included.
+    /// Every record as it stands and as it is stored, unsaved changes included.
     pub fn records(&self) -> Records {
         let state = self.0.borrow();
-        state.records.iter().map(|(key, value)| (key.clone(), value.to_vec())).collect()
+        let (ops, _) = state.changes(state.records.keys().map(|key| (key.clone(), None)).collect());
+        let records = ops.into_iter().filter_map(|op| match op {
+            Op::Put(key, value) => Some((key, value)),
+            Op::Delete(_) | Op::DeletePrefix(_) => None,
+        });
+        records.collect()
+    }
+
+    /// The records that are stored in blocks, in one piece.
+    #[cfg(test)]
+    pub(super) fn joined(&self) -> Records {
+        let state = self.0.borrow();
+        let large = state.records.iter().filter_map(|(key, stored)| match stored {
+            Stored::Blocks(blocks) => Some((key.clone(), blocks.join().to_vec())),
+            _ => None,
+        });
+        large.collect()
     }
 
     /// Whether there are no records.
@@ -133,12 +162,15 @@ impl Overlay {
 
     /// A record of ours beside OpenMLS's.
     pub(super) fn get_raw(&self, key: &[u8]) -> Option<Value> {
-        self.0.borrow().records.get(key).cloned()
+        match self.0.borrow().records.get(key) {
+            Some(Stored::Whole(value)) => Some(value.clone()),
+            _ => None,
+        }
     }
 
     /// See [`Self::get_raw`].
     pub(super) fn put_raw(&self, key: &[u8], value: Vec<u8>) {
-        self.0.borrow_mut().set(key.to_vec(), Some(Zeroizing::new(value)));
+        self.0.borrow_mut().set(key.to_vec(), Some(Stored::Whole(Zeroizing::new(value))));
     }
 
     /// See [`Self::get_raw`].
@@ -152,8 +184,14 @@ impl Overlay {
         key: &impl Serialize,
         value: &T,
     ) -> Result<(), RecordFault> {
-        let (key, value) = (kind.key(key)?, kind.encode(value)?);
-        self.0.borrow_mut().set(key, Some(value));
+        let key = kind.key(key)?;
+        let mut state = self.0.borrow_mut();
+        let value = if kind.is_large() {
+            Stored::Blocks(state.cut(&key, value).map_err(|_| kind.fault())?)
+        } else {
+            Stored::Whole(kind.encode(value)?)
+        };
+        state.set(key, Some(value));
         Ok(())
     }
 
@@ -163,7 +201,12 @@ impl Overlay {
         key: &impl Serialize,
     ) -> Result<Option<T>, RecordFault> {
         let state = self.0.borrow();
-        state.records.get(&kind.key(key)?).map(|value| kind.decode(value)).transpose()
+        match state.records.get(&kind.key(key)?) {
+            None => Ok(None),
+            Some(Stored::Whole(value)) => kind.decode(value).map(Some),
+            Some(Stored::Blocks(blocks)) => kind.decode(&blocks.join()).map(Some),
+            Some(Stored::Damaged) => Err(kind.fault()),
+        }
     }
 
     fn delete(&self, kind: Kind, key: &impl Serialize) -> Result<(), RecordFault> {
@@ -206,6 +249,12 @@ enum Kind {
 }
 
 impl Kind {
+    /// Whether it has something of every member, and is stored in blocks. A pending commit, which is in the group's
+    /// state, has the secrets of its epoch.
+    fn is_large(self) -> bool {
+        matches!(self, Self::Tree | Self::MessageSecrets | Self::GroupState)
+    }
+
     fn fault(self) -> RecordFault {
         RecordFault(char::from(self as u8))
     }

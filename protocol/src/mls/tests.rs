@@ -1,5 +1,8 @@
 //! Groups of several devices in memory.
 
+mod ahead;
+mod bytes;
+mod cost;
 mod epochs;
 mod guards;
 mod hostile;

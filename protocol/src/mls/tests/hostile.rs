@@ -167,6 +167,9 @@ fn damaged_records_are_named_as_such() {
     let intact = sample.alice.disk.records();
     for (index, (key, value)) in intact.iter().enumerate() {
         for spoilt in [Vec::new(), value[..value.len() / 2].to_vec()] {
+            if spoilt == *value {
+                continue;
+            }
             let mut records = intact.clone();
             records[index].1 = spoilt;
             let restored = Group::restore(portable(), records);
