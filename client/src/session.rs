@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use qpc_protocol::client::event::{Event, Message, Outcome};
-use qpc_protocol::client::{Client, Config, Stretching};
+use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{Refused, RestoreError, StoreFault};
@@ -56,6 +56,7 @@ impl Server {
             stretching: Stretching::default(),
             insecure_plain: false,
             auto_connect,
+            update: UpdatePolicy::default(),
         };
         Ok(ClientOptions { trust, connect_time: CONNECT_TIME, ..ClientOptions::new(config) })
     }

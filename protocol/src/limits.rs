@@ -154,6 +154,16 @@ pub const CHAINS_KEPT: usize = 256;
 pub const CHAINS_STORED: usize = 8;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
+/// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away
+/// for longer than that, and has to rejoin, gets fresh keys by it anyway.
+pub const UPDATE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are.
+pub const UPDATE_ENTRIES: u64 = 1_000;
+/// Members who become due at once spread their updates over this long for each device of the group: above the time
+/// in which a commit reaches everybody, so that most find the way free.
+pub const UPDATE_SPREAD: Duration = Duration::from_millis(500);
+/// The longest such spread: that of the largest groups.
+pub const UPDATE_SPREAD_MOST: Duration = Duration::from_secs(60 * 60);
 
 // ---- server -----------------------------------------------------------------------------------
 

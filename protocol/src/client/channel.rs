@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow};
+use super::directory::{self, ChannelRow, Leaf};
 use crate::id::ChannelId;
 use crate::io::{LinkId, LoadId};
 use crate::mls::group::Group;
@@ -71,6 +71,10 @@ pub(super) struct Join {
 pub(super) struct Channel {
     pub row: ChannelRow,
     pub row_dirty: bool,
+    /// How old the own leaf's keys are; `None` for an inbox.
+    pub leaf: Option<Leaf>,
+    /// They are due: when they are replaced.
+    pub update_at: Option<Duration>,
     /// The group cannot be followed any further; tried again with the next session.
     pub stuck: bool,
     pub inbox: bool,
@@ -114,6 +118,8 @@ impl Channel {
         Self {
             row,
             row_dirty: false,
+            leaf: None,
+            update_at: None,
             stuck: false,
             inbox,
             slot,
@@ -176,6 +182,7 @@ impl Channel {
         self.acked = 0;
         self.hold_until = None;
         self.retry_at = None;
+        self.update_at = None;
         self.gaps = 0;
         self.stuck = false;
         self.checked_for = 0;

@@ -234,6 +234,7 @@ impl Client {
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.founding.insert(id);
+        self.leaf_is_fresh(id);
         self.stage_channel(id);
         let ticket = self.next_ticket();
         let want = Want::Found { group_info: founding.group_info, tree: founding.tree };

@@ -140,7 +140,18 @@ impl Client {
                 );
                 true
             }
-            Want::Update => true,
+            Want::Update => {
+                plan.update = true;
+                true
+            }
+            Want::Renew if !self.wants_renewal(id) => {
+                self.fulfil(ticket, Outcome::Epoch(epoch));
+                false
+            }
+            Want::Renew => {
+                plan.update = true;
+                true
+            }
             Want::Flush if !proposals => {
                 self.fulfil(ticket, Outcome::Epoch(epoch));
                 false
@@ -217,6 +228,7 @@ impl Client {
         match merged {
             Some(Ok(change)) => {
                 self.on_change(id, &change);
+                self.note_own_commit(id, &change);
                 for ticket in intents {
                     self.fulfil(Ticket(ticket), Outcome::Epoch(change.epoch));
                 }

@@ -26,7 +26,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 7] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 8] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(super::net::Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -48,6 +48,7 @@ impl Client {
             (packages, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
             (retry, WakeReason::Retry),
+            (self.update_deadline().filter(|_| online), WakeReason::Update),
         ]
     }
 
@@ -79,6 +80,7 @@ impl Client {
         {
             self.begin_packages();
         }
+        self.check_leaves();
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;

@@ -9,6 +9,7 @@
 //! | `d/restored` | empty: this state is older than what the device once was |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
+//! | `d/l/` channel | [`Leaf`] |
 //! | `d/i/` ticket | [`Intent`] |
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
@@ -44,6 +45,7 @@ pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
+pub(super) const LEAF: &[u8] = b"d/l/";
 pub(super) const INTENT: &[u8] = b"d/i/";
 pub(super) const OUTBOX: &[u8] = b"d/o/";
 pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
@@ -192,6 +194,15 @@ impl ChannelRow {
     }
 }
 
+/// How old the keys of this device's own leaf in a group are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Leaf {
+    /// When they were made.
+    pub since: UnixMillis,
+    /// How far the group's log had been read then.
+    pub seq: u64,
+}
+
 /// A change of a group that this device wants to come true, however many commits it takes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Intent {
@@ -204,7 +215,7 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        !matches!(self.want, Want::Flush | Want::LeaveAgain)
+        !matches!(self.want, Want::Flush | Want::LeaveAgain | Want::Renew)
     }
 
     /// Whether it is about our own removal.
@@ -230,6 +241,8 @@ pub(super) enum Want {
     Flush,
     /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
     LeaveAgain,
+    /// Fresh keys in our own leaf, since they have become due. Nobody asked for this one.
+    Renew,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.

@@ -340,6 +340,7 @@ impl Client {
             let prefix = directory::group_prefix(id, channel.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
             self.abandon(id);
+            self.forget_leaf(id);
             self.stage_channel(id);
             self.wake_inboxes();
             self.event(Event::Evicted { channel: id, by: Some(change.committer) });

@@ -234,6 +234,7 @@ impl Client {
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
+        self.leaf_is_fresh(id);
         self.stage_packages();
         self.stage_channel(id);
         self.dirty.insert(id);

@@ -27,6 +27,7 @@ mod prepare;
 mod restore;
 mod session;
 mod unread;
+mod upkeep;
 mod view;
 
 use core::time::Duration;
@@ -53,6 +54,7 @@ use net::{Ask, Net};
 use session::{AuthTask, Phase};
 
 pub use directory::DIRECTORY;
+pub use upkeep::UpdatePolicy;
 
 /// Records read with one load.
 const LOAD_PAGE: usize = 1024;
@@ -71,6 +73,8 @@ pub struct Config {
     /// Connect by itself and stay connected. Without it, only [`Client::connect`] and commands that need a
     /// connection do.
     pub auto_connect: bool,
+    /// When the keys of an own leaf are replaced without being asked.
+    pub update: UpdatePolicy,
 }
 
 /// Cost of Argon2id (RFC 9106).

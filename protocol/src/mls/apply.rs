@@ -146,6 +146,7 @@ impl Group {
             removed: removed.map(DeviceRecord::sender).collect(),
             updated: verdict.updated.clone(),
             data: verdict.data.clone(),
+            rekeyed: staged.update_path_leaf_node().is_some(),
             evicted: staged.self_removed(),
         }
     }

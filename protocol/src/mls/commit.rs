@@ -87,7 +87,7 @@ impl Group {
         let mut builder = self
             .mls
             .commit_builder()
-            .force_self_update(nothing || self.meta.stale_leaf)
+            .force_self_update(nothing || plan.update || self.meta.stale_leaf)
             .propose_adds(adds)
             .propose_removals(removes.into_iter().map(LeafNodeIndex::new));
         if let Some(data) = &plan.data {

@@ -59,6 +59,8 @@ pub struct Plan {
     pub removes: Vec<Sender>,
     /// New group data.
     pub data: Option<GroupData>,
+    /// Fresh keys in the own leaf, whatever else is to change. A plan of nothing brings them too.
+    pub update: bool,
     /// A new device record and key for the own leaf.
     pub rotate: Option<LocalDevice>,
 }
@@ -98,6 +100,8 @@ pub struct Change {
     pub updated: Vec<DeviceRecord>,
     /// The group's data, if it changed.
     pub data: Option<GroupData>,
+    /// Whether the committer's leaf and its path have fresh keys.
+    pub rekeyed: bool,
     /// Whether this device is out: the group's records may be deleted.
     pub evicted: bool,
 }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use qpc_protocol::client::event::{Event, GroupSummary, Message, Outcome};
-use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY, Stretching};
+use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY, Stretching, UpdatePolicy};
 use qpc_protocol::crypto::{Backend, portable};
 use qpc_protocol::env::{Entropy, Now, UnixMillis};
 use qpc_protocol::error::{CloseCode, Refused, StoreFault, StoreFaultKind};
@@ -49,11 +49,12 @@ pub struct Rules {
     /// Bytes arrive in pieces of random size.
     pub split: bool,
     pub backend: Backend,
+    pub update: UpdatePolicy,
 }
 
 impl Rules {
     pub fn new(seed: u64) -> Self {
-        Self { seed, links: Links::Many, split: false, backend: portable() }
+        Self { seed, links: Links::Many, split: false, backend: portable(), update: UpdatePolicy::default() }
     }
 
     pub fn one_link(self) -> Self {
@@ -218,6 +219,7 @@ impl World {
             stretching: STRETCHING,
             insecure_plain: false,
             auto_connect: true,
+            update: self.rules.update,
         };
         let now = self.now;
         let device = &mut self.devices[device];
