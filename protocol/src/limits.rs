@@ -131,6 +131,8 @@ pub const ADDS_PER_COMMIT: usize = 5_000;
 pub const PROPOSALS: usize = 256;
 /// Longest group name in bytes.
 pub const GROUP_NAME_BYTES: usize = 256;
+/// Longest group description in bytes: it is sent anew to everybody who joins.
+pub const GROUP_DESCRIPTION_BYTES: usize = 2_048;
 
 // ---- client -----------------------------------------------------------------------------------
 

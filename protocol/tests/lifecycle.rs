@@ -6,9 +6,11 @@ mod world;
 
 use std::time::Duration;
 
-use qpc_protocol::client::UpdatePolicy;
-use qpc_protocol::client::event::{Event, Outcome};
-use qpc_protocol::id::ChannelId;
+use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::error::{ErrorCode, Refused};
+use qpc_protocol::id::{AccountId, ChannelId, Digest};
+use qpc_protocol::wire::message::{Body, Request};
 use world::talk::*;
 use world::{Rules, World};
 
@@ -109,4 +111,249 @@ fn how_old_a_leaf_is_survives_restarts_and_waits_for_a_connection() {
     world.pass(DAY * 6);
     assert_eq!(commits_of(&world, BOB, ALICE), 2);
     agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+// ---- what a group is called -------------------------------------------------------------------
+
+fn described(world: &World, device: usize, channel: ChannelId) -> Profile {
+    let group = world.group(device, channel);
+    let name = group.name.unwrap_or_default();
+    Profile { name, description: group.description, avatar: group.avatar }
+}
+
+fn renamed(name: &str) -> ProfileChange {
+    ProfileChange { name: Some(name.into()), ..ProfileChange::default() }
+}
+
+fn describe(world: &mut World, device: usize, channel: ChannelId, change: ProfileChange) {
+    world.done(device, |client, now| client.set_metadata(now, channel, change));
+}
+
+#[test]
+fn a_profile_reaches_everybody_and_those_who_join_later() {
+    let (mut world, channel) = three(20);
+    let dave = world.register("dave");
+    let avatar = Digest([9; 32]);
+    describe(&mut world, ALICE, channel, renamed("the second name"));
+    let rest = ProfileChange {
+        name: None,
+        description: Some("what it is about".into()),
+        avatar: Some(Some(avatar)),
+    };
+    describe(&mut world, ALICE, channel, rest);
+    world.settle();
+    world.done(ALICE, |client, now| client.invite(now, channel, "dave"));
+    world.settle();
+    let expected = Profile {
+        name: "the second name".into(),
+        description: "what it is about".into(),
+        avatar: Some(avatar),
+    };
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+        world.crash(device);
+        world.start(device);
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+    }
+    world.settle();
+    let none = ProfileChange { avatar: Some(None), ..ProfileChange::default() };
+    describe(&mut world, ALICE, channel, none);
+    world.settle();
+    assert_eq!(described(&world, dave, channel), Profile { avatar: None, ..expected });
+    // What is said of a group is nobody else's business: neither in the store nor in what machines say of themselves.
+    world.said = Some(String::new());
+    describe(&mut world, ALICE, channel, renamed("planted secret"));
+    world.settle();
+    assert_eq!(described(&world, dave, channel).name, "planted secret");
+    assert!(!world.said.take().unwrap().contains("planted secret"));
+}
+
+#[test]
+fn nothing_out_of_bounds_is_a_profile() {
+    let (mut world, channel) = three(21);
+    let now = world.now;
+    let long = |len: usize| Some("x".repeat(len));
+    for change in [
+        renamed(""),
+        ProfileChange { name: long(257), ..ProfileChange::default() },
+        ProfileChange { description: long(2_049), ..ProfileChange::default() },
+    ] {
+        let refused = world.client(ALICE).set_metadata(now, channel, change);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
+    let most = ProfileChange { name: long(256), description: long(2_048), avatar: None };
+    describe(&mut world, ALICE, channel, most);
+    world.settle();
+    assert_eq!(described(&world, BOB, channel).description.len(), 2_048);
+}
+
+#[test]
+fn a_plain_member_describes_nothing() {
+    let (mut world, channel) = three(22);
+    let failed = fails(&mut world, BOB, |client, now| {
+        client.set_metadata(now, channel, renamed("bob's now"))
+    });
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    world.settle();
+    assert_eq!(described(&world, CAROL, channel).name, "planted name");
+}
+
+#[test]
+fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
+    let (mut world, channel) = three(23);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    for device in [ALICE, BOB] {
+        world.cut(device);
+    }
+    let name = world.command(ALICE, |c, now| c.set_metadata(now, channel, renamed("by alice")));
+    let description =
+        ProfileChange { description: Some("by bob".into()), ..ProfileChange::default() };
+    let about = world.command(BOB, |c, now| c.set_metadata(now, channel, description));
+    assert!(matches!(world.outcome(ALICE, name), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(BOB, about), Outcome::Epoch(_)));
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        let Profile { name, description, .. } = described(&world, device, channel);
+        assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
+    }
+}
+
+/// Metadata written before the last change and read after it is not taken for the present one.
+#[test]
+fn older_metadata_is_never_shown_after_newer() {
+    let (mut world, channel) = three(24);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    // Bob renames the group, and falls silent before his word on it is accepted.
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, BOB, channel, renamed("older"));
+    world.until(|world| world.group(ALICE, channel).epoch == world.group(BOB, channel).epoch);
+    describe(&mut world, ALICE, channel, renamed("newer"));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        assert_eq!(described(&world, device, channel).name, "newer", "device {device}");
+        let names = world.devices[device].log.iter().filter_map(|event| match event {
+            Event::Metadata(group) => Some(group.profile.name.clone()),
+            _ => None,
+        });
+        assert_eq!(names.last().unwrap(), "newer", "device {device}");
+    }
+}
+
+/// Who adds somebody may not have read yet what the group is called now.
+#[test]
+fn who_is_added_between_a_change_and_the_word_on_it_hears_of_it_too() {
+    let (mut world, channel) = three(25);
+    let dave = world.register("dave");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, ALICE, channel, renamed("in between"));
+    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
+    world.liar = None;
+    world.cut(ALICE);
+    world.settle();
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel).name, "in between", "device {device}");
+    }
+}
+
+// ---- who may do what --------------------------------------------------------------------------
+
+fn account(world: &mut World, device: usize) -> AccountId {
+    world.client(device).whoami().unwrap().1.account
+}
+
+fn set_role(world: &mut World, by: usize, channel: ChannelId, of: usize, role: Role) {
+    let of = account(world, of);
+    world.done(by, |client, now| client.set_role(now, channel, of, role));
+}
+
+fn make_admin(world: &mut World, by: usize, channel: ChannelId, of: usize) {
+    set_role(world, by, channel, of, Role::Admin);
+}
+
+fn admins(world: &mut World, device: usize, channel: ChannelId) -> Vec<usize> {
+    let members = world.done(device, |client, now| client.members(now, channel));
+    let Outcome::Members(members) = members else { panic!("{members:?}") };
+    let admins: Vec<_> =
+        members.iter().filter(|member| member.admin).map(|member| member.sender).collect();
+    let all = 0..world.devices.len();
+    all.filter(|device| admins.contains(&world.client(*device).whoami().unwrap().1)).collect()
+}
+
+#[test]
+fn roles_are_given_and_taken() {
+    let (mut world, channel) = three(30);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    assert_eq!(admins(&mut world, CAROL, channel), [ALICE, BOB]);
+    set_role(&mut world, BOB, channel, ALICE, Role::Member);
+    world.settle();
+    assert_eq!(admins(&mut world, CAROL, channel), [BOB]);
+    let carol = account(&mut world, CAROL);
+    let failed = fails(&mut world, ALICE, |client, now| client.remove(now, channel, carol));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    let failed = fails(&mut world, ALICE, |client, now| {
+        client.set_role(now, channel, carol, Role::Admin)
+    });
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    world.done(BOB, |client, now| client.remove(now, channel, carol));
+    // Nobody who is not there.
+    let failed =
+        fails(&mut world, BOB, |client, now| client.set_role(now, channel, carol, Role::Admin));
+    assert!(matches!(failed, Failed::Obsolete(_)), "{failed:?}");
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+}
+
+#[test]
+fn the_last_admin_neither_steps_down_nor_leaves_before_another_is_named() {
+    let (mut world, channel) = three(31);
+    let alice = account(&mut world, ALICE);
+    let failed =
+        fails(&mut world, ALICE, |client, now| client.set_role(now, channel, alice, Role::Member));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    let failed = fails(&mut world, ALICE, |client, now| client.leave(now, channel));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    said(&mut world, ALICE, channel, "still here");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.done(ALICE, |client, now| client.leave(now, channel));
+    world.settle();
+    world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Evicted { .. })));
+    assert_eq!(admins(&mut world, CAROL, channel), [BOB]);
+    agree(&world, channel, &[BOB, CAROL]);
+}
+
+#[test]
+fn of_two_admins_who_leave_at_once_one_stays() {
+    let (mut world, channel) = three(32);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    let leaving: Vec<_> = [ALICE, BOB]
+        .map(|device| (device, world.command(device, |client, now| client.leave(now, channel))))
+        .into();
+    world.settle();
+    world.pass(Duration::from_secs(5));
+    world.settle();
+    let is_done = |device: usize, ticket| {
+        let done = |event: &Event| matches!(event, Event::Done(of, _) if *of == ticket);
+        saw(&world, device, done)
+    };
+    let done: Vec<_> = leaving.iter().map(|(device, ticket)| is_done(*device, *ticket)).collect();
+    assert_eq!(done.iter().filter(|done| **done).count(), 1, "{done:?}");
+    let stays = if done[0] { BOB } else { ALICE };
+    agree(&world, channel, &[stays, CAROL]);
+    assert_eq!(world.group(CAROL, channel).members, 2);
+    assert_eq!(admins(&mut world, CAROL, channel), [stays]);
+    said(&mut world, stays, channel, "somebody has to");
 }

@@ -8,10 +8,11 @@ use core::time::Duration;
 use super::Client;
 use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
+use super::metadata::last_admin;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId};
 use crate::io::Ticket;
-use crate::mls::group::Change;
+use crate::mls::MlsError;
 use crate::store::batch::Op;
 use crate::wire::message::{Submit, SubmitKind};
 
@@ -126,12 +127,13 @@ impl Client {
         });
         let (epoch, payload) = match made {
             Some(Ok(made)) => made,
+            Some(Err(MlsError::NoAdmin)) => return self.leave_refused(ticket, last_admin()),
             Some(Err(error)) => {
                 let failed = Failed::Server {
                     code: ErrorCode::CommitInvalid,
                     detail: format!("the proposal cannot be made: {error}"),
                 };
-                return self.fail_intent(ticket, failed);
+                return self.leave_refused(ticket, failed);
             }
             None => return,
         };
@@ -166,6 +168,20 @@ impl Client {
         self.stage_channel(channel);
     }
 
+    /// This device cannot leave, or not yet: it is a member as before. If the application was told otherwise, since
+    /// a first proposal had been accepted, it hears of it.
+    pub(super) fn leave_refused(&mut self, ticket: Ticket, failed: Failed) {
+        let Some(id) = self.intents.get(&ticket).map(|intent| intent.channel) else { return };
+        self.fail_intent(ticket, failed);
+        if let Some(channel) = self.channels.get_mut(&id)
+            && core::mem::take(&mut channel.row.leaving)
+        {
+            channel.row_dirty = true;
+            self.stage_channel(id);
+            self.event(Event::LeaveUndone { channel: id });
+        }
+    }
+
     /// A commit took the epoch that our own removal was proposed in, and left it out: proposed anew.
     pub(super) fn leave_again(&mut self, id: ChannelId) {
         let wanted = self.intents.values().any(|intent| intent.channel == id && intent.leaves());
@@ -173,26 +189,6 @@ impl Client {
             let ticket = self.next_ticket();
             self.store_intent(ticket, Intent { channel: id, want: Want::LeaveAgain, losses: 0 });
         }
-    }
-
-    // ---- names --------------------------------------------------------------------------------
-
-    /// Tells those who were just added what the group and its members are called.
-    pub(super) fn introduce(&mut self, id: ChannelId, change: &Change) {
-        if change.added.is_empty() {
-            return;
-        }
-        let has = self.channels.get(&id).is_some_and(|channel| channel.row.metadata.is_some());
-        if !has {
-            return;
-        }
-        let message = MessageId(self.entropy.array());
-        let what = OutWhat::Application { body: Vec::new().into(), metadata: true, sealed: None };
-        let ticket = self.next_ticket();
-        self.store_item(
-            ticket,
-            OutItem { channel: id, message, what, accepted: None, silent: true },
-        );
     }
 }
 

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::directory::{self, ChannelRow, Leaf};
-use crate::id::ChannelId;
+use crate::id::{AccountId, ChannelId};
 use crate::io::{LinkId, LoadId};
 use crate::mls::group::Group;
 use crate::store::batch::Records;
@@ -148,6 +148,14 @@ impl Channel {
         match &mut self.slot {
             Slot::Warm(group) => Some(group),
             _ => None,
+        }
+    }
+
+    /// The accounts of its members, as far as the group is in memory.
+    pub(super) fn group_members(&self) -> BTreeSet<AccountId> {
+        match &self.slot {
+            Slot::Warm(group) => group.members().iter().map(|m| m.record.account).collect(),
+            _ => BTreeSet::new(),
         }
     }
 

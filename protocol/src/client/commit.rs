@@ -124,6 +124,8 @@ impl Client {
                 }
                 true
             }
+            // A change of roles goes first, and alone: it may decide whether this one is allowed.
+            Want::Remove { .. } if plan.data.is_some() => false,
             Want::Remove { account } => {
                 if !may_change && account != me.account {
                     self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
@@ -161,6 +163,8 @@ impl Client {
                 self.propose_leave(id, ticket);
                 false
             }
+            Want::Describe { change, .. } => self.plan_profile(id, ticket, &change, plan),
+            Want::SetRole { account, role } => self.plan_role(id, ticket, (account, role), plan),
             Want::Add { .. } | Want::Found { .. } => false,
         }
     }
@@ -229,10 +233,13 @@ impl Client {
             Some(Ok(change)) => {
                 self.on_change(id, &change);
                 self.note_own_commit(id, &change);
-                for ticket in intents {
-                    self.fulfil(Ticket(ticket), Outcome::Epoch(change.epoch));
+                for ticket in intents.into_iter().map(Ticket) {
+                    self.publish_profile(id, ticket);
+                    self.fulfil(ticket, Outcome::Epoch(change.epoch));
                 }
-                self.introduce(id, &change);
+                if !change.added.is_empty() {
+                    self.tell_metadata(id);
+                }
             }
             Some(Err(error)) => {
                 if let Some(channel) = self.channels.get_mut(&id) {

@@ -24,7 +24,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::content::Metadata;
+use super::metadata::{Metadata, ProfileChange, Role};
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
@@ -241,6 +241,10 @@ pub(super) enum Want {
     Flush,
     /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
     LeaveAgain,
+    /// What the group shows of itself changed; the sealed form is that of the commit under way.
+    Describe { change: ProfileChange, sealed: Option<Metadata> },
+    /// Another role for an account.
+    SetRole { account: AccountId, role: Role },
     /// Fresh keys in our own leaf, since they have become due. Nobody asked for this one.
     Renew,
 }

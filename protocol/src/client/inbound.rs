@@ -1,11 +1,11 @@
 //! What arrives in channels: subscriptions, entries in order, welcomes; one entry after the other becomes a
 //! change of state and an event, in one batch.
 
+use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::Client;
-use super::channel::{Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutWhat, StoredMessage};
-use super::event::{Event, GroupChange, GroupMetadata};
+use super::event::{Event, GroupChange};
 use super::net::Call;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
@@ -18,7 +18,6 @@ use crate::mls::group::{Change, Received};
 use crate::store::batch::Op;
 use crate::wire::message::{Entries, Entry, EntryKind, Failure, Part, Request};
 use core::time::Duration;
-use std::collections::BTreeSet;
 
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
@@ -292,7 +291,16 @@ impl Client {
         let Some(item) = self.outbox.get(&ticket) else { return true };
         match &item.what {
             OutWhat::Commit { .. } => self.win_pending(id, ticket),
-            OutWhat::Application { .. } | OutWhat::Proposal { .. } => {
+            OutWhat::Application { metadata, sealed, .. } => {
+                let told = sealed.as_ref().filter(|_| *metadata).map(|submit| submit.epoch);
+                if item.accepted.is_some() {
+                    self.drop_item(ticket);
+                }
+                if let Some(epoch) = told {
+                    self.check_told(id, epoch);
+                }
+            }
+            OutWhat::Proposal { .. } => {
                 if item.accepted.is_some() {
                     self.drop_item(ticket);
                 }
@@ -322,12 +330,12 @@ impl Client {
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
         let summary = self.with_group(id, |group, _| {
-            (group.authenticator(), group.members().len(), group.data().metadata)
+            (group.authenticator(), group.members().len())
         });
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.epoch = change.epoch;
         channel.row_dirty = true;
-        if let Some((authenticator, members, _)) = summary {
+        if let Some((authenticator, members)) = summary {
             channel.row.authenticator = authenticator;
             channel.row.members = u32::try_from(members).unwrap_or(u32::MAX);
         }
@@ -356,6 +364,8 @@ impl Client {
             by: change.committer,
             added: change.added.iter().map(DeviceRecord::sender).collect(),
             removed: change.removed.clone(),
+            updated: change.updated.iter().map(DeviceRecord::sender).collect(),
+            admins: change.data.as_ref().map(|data| data.admins.clone()),
         }));
     }
 
@@ -399,27 +409,10 @@ impl Client {
                 self.deliver(id, entry.seq, message);
             }
             ContentBody::Metadata { metadata, names } => {
-                let expected = self.with_group(id, |group, _| group.data().metadata);
-                let name = expected.and_then(|hash| metadata.open(self.config.backend, hash));
-                if let (Some(name), Some(channel)) = (name, self.channels.get_mut(&id)) {
-                    let new = channel.row.name.as_ref() != Some(&name);
-                    channel.row.name = Some(name.clone());
-                    channel.row.metadata = Some(metadata);
-                    channel.row_dirty = true;
-                    if new {
-                        self.stage_channel(id);
-                        self.event(Event::Metadata(GroupMetadata { channel: id, name }));
-                    }
-                }
-                let members = self.with_group(id, |group, _| {
-                    group
-                        .members()
-                        .iter()
-                        .map(|member| member.record.account)
-                        .collect::<BTreeSet<_>>()
-                });
+                self.take_metadata(id, metadata);
+                let members =
+                    self.channels.get(&id).map(Channel::group_members).unwrap_or_default();
                 // Names of others are none of its business, and there is no end of them.
-                let members = members.unwrap_or_default();
                 for (account, username) in names.into_iter().filter(|(of, _)| members.contains(of))
                 {
                     self.hear_name(account, username);

@@ -21,6 +21,7 @@ pub mod job;
 mod join;
 mod keys;
 mod link;
+mod metadata;
 mod net;
 mod outbox;
 mod prepare;
@@ -54,6 +55,7 @@ use net::{Ask, Net};
 use session::{AuthTask, Phase};
 
 pub use directory::DIRECTORY;
+pub use metadata::{Profile, ProfileChange, Role};
 pub use upkeep::UpdatePolicy;
 
 /// Records read with one load.

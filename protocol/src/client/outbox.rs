@@ -150,9 +150,12 @@ impl Client {
         metadata: bool,
         body: zeroize::Zeroizing<Vec<u8>>,
     ) -> Option<Content> {
-        let row = &self.channels.get(&id)?.row;
+        let channel = self.channels.get(&id)?;
+        let row = &channel.row;
         let body = if metadata {
-            let names = self.contacts.iter();
+            // Whom else this device knows is nobody's business.
+            let members = channel.group_members();
+            let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
             let names = names.map(|(account, contact)| (*account, contact.username.clone()));
             ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
         } else {
@@ -259,7 +262,7 @@ impl Client {
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
-                    self.fail_intent(Ticket(intent), Failed::from(failure));
+                    self.leave_refused(Ticket(intent), Failed::from(failure));
                 }
                 self.fail_item(ticket, Failed::from(failure));
             }

@@ -1,6 +1,7 @@
 //! What a device knows without asking anybody.
 
 use super::event::GroupSummary;
+use super::metadata::Profile;
 use super::{Channel, Client};
 use crate::crypto::safety_number::SafetyNumber;
 use crate::error::Refused;
@@ -25,9 +26,14 @@ impl Client {
     /// The groups of this device, from the directory: cheap, nothing is loaded.
     pub fn groups(&self) -> Vec<GroupSummary> {
         let groups = self.channels.iter().filter(|(_, channel)| !channel.inbox);
-        let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
+        let profile = |channel: &Channel| channel.row.metadata.as_ref()?.open(self.config.backend);
+        let summary = |(id, channel): (&ChannelId, &Channel)| {
+            let Profile { description, avatar, .. } = profile(channel).unwrap_or_default();
+            GroupSummary {
             channel: *id,
             name: channel.row.name.clone(),
+            description,
+            avatar,
             suite: channel.row.suite,
             epoch: channel.row.epoch,
             cursor: channel.row.cursor.seq(),
@@ -36,6 +42,7 @@ impl Client {
             authenticator: channel.row.authenticator.clone(),
             members: channel.row.members,
             unread: channel.row.unread,
+        }
         };
         groups.map(summary).collect()
     }

@@ -150,7 +150,7 @@ impl Group {
     /// any other commit ends the epoch and the wish with it, nothing can be sent.
     ///
     /// Errors: [`MlsError::NotMember`]; [`MlsError::Record`]; [`MlsError::Pending`] if there is a pending commit, or
-    /// this device has proposed to leave in this epoch already.
+    /// this device has proposed to leave in this epoch already; [`MlsError::NoAdmin`].
     pub fn propose_leave(
         &mut self,
         cx: Context<'_>,
@@ -172,6 +172,7 @@ impl Group {
                 .mls
                 .leave_group_via_self_remove(&provider, &device.signer(cx.backend))
                 .map_err(internal)?;
+            group.before().keeps_an_admin(group.mls.pending_proposals())?;
             encode(&message)
         })
     }

@@ -75,6 +75,9 @@ pub enum MlsError {
     /// This device is no member any more.
     #[error("no longer a member")]
     NotMember,
+    /// A change after which nobody could add, remove, or change roles.
+    #[error("a group keeps an admin: the last one names another before it goes")]
+    NoAdmin,
     /// There is a pending commit, or there is none, against expectation.
     #[error("pending commit: {0}")]
     Pending(&'static str),

@@ -199,6 +199,7 @@ impl PublicState {
                 return Err(invalid("a proposal for this device is queued already"));
             }
         }
+        self.before().keeps_an_admin(queued.iter().chain([&*proposal]))?;
         let adds = matches!(proposal.proposal(), Proposal::Add(_));
         if adds == self.records.values().any(|record| record.sender() == whom) {
             return Err(invalid("a proposal that changes nothing"));

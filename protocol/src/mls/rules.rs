@@ -255,6 +255,23 @@ impl Before<'_> {
         }
     }
 
+    /// Whether somebody who may add and remove is left when a queued removal and those queued before it come true: a
+    /// commit has to include them all, so none may be queued that no commit could.
+    pub(super) fn keeps_an_admin<'p>(
+        &self,
+        queued: impl Iterator<Item = &'p QueuedProposal>,
+    ) -> Result<(), MlsError> {
+        let gone: BTreeSet<_> = queued.filter_map(removes).collect();
+        let stays = |(leaf, record): (&u32, &DeviceRecord)| {
+            self.data.is_admin(record.account) && !gone.contains(leaf)
+        };
+        if self.data.open || gone.is_empty() || self.records.iter().any(stays) {
+            Ok(())
+        } else {
+            Err(MlsError::NoAdmin)
+        }
+    }
+
     fn proposer(
         &self,
         proposal: &QueuedProposal,
@@ -298,7 +315,7 @@ impl Before<'_> {
             Proposal::GroupContextExtensions(change) => {
                 let data = check_context(change.extensions())?;
                 let by = self.proposer(proposal)?.1.account;
-                if self.data.admins.binary_search(&by).is_err() {
+                if !self.data.is_admin(by) {
                     return Err(invalid("group data changed by one who is no admin"));
                 }
                 if data.version <= self.data.version {
@@ -356,7 +373,10 @@ impl Before<'_> {
             .map(|(_, record)| record);
         let after = stay.chain(verdict.added.iter().map(|added| &added.record));
         let (mut devices, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        let data = verdict.data.as_ref().unwrap_or(self.data);
+        let mut led = data.open;
         for record in after.chain([&verdict.committer]) {
+            led |= data.is_admin(record.account);
             if !devices.insert(record.sender()) || !keys.insert(record.device_key) {
                 return Err(invalid("a device with two leaves"));
             }
@@ -364,6 +384,18 @@ impl Before<'_> {
         if devices.len() > limits::MEMBERS {
             return Err(invalid("too many members"));
         }
+        if !led {
+            return Err(MlsError::NoAdmin);
+        }
         Ok(())
+    }
+}
+
+/// The leaf that a proposal takes away.
+pub(super) fn removes(proposal: &QueuedProposal) -> Option<u32> {
+    match (proposal.proposal(), proposal.sender()) {
+        (Proposal::Remove(remove), _) => Some(remove.removed().u32()),
+        (Proposal::SelfRemove, MlsSender::Member(leaf)) => Some(leaf.u32()),
+        _ => None,
     }
 }

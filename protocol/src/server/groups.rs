@@ -418,6 +418,7 @@ impl Server {
             MlsError::Suite => ErrorCode::SuiteNotAllowed,
             MlsError::Record => ErrorCode::RecordInvalid,
             MlsError::NotMember => ErrorCode::NotMember,
+            MlsError::NoAdmin => ErrorCode::NotAllowed,
             MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
             _ if proposal => ErrorCode::BadRequest,
             _ => ErrorCode::CommitInvalid,
