@@ -175,5 +175,15 @@ pub const STORE_OPS: usize = 16_384;
 pub const JOBS: usize = 1_024;
 /// Groups whose public state is kept in memory.
 pub const PUBLIC_GROUPS: usize = 1_024;
+/// How long the others are asked to wait for a member whose changes of a group came too late
+/// [`COMMIT_LOSSES`] times in a row: above the round trip of the slowest link that people would use.
+pub const COMMIT_TURN: Duration = Duration::from_secs(2);
+/// Who let such a turn pass gets no other for this long: a sixth of the time at most is lost to one that is gone.
+pub const COMMIT_TURN_PAUSE: Duration = Duration::from_secs(10);
+/// Members of a group whose losses are counted.
+pub const COMMIT_TURNS: usize = 64;
+/// A queued Add is insisted on while its key package has longer than this: a committer whose clock is ahead by
+/// [`CLOCK_SKEW`] leaves out what would be refused by one that is ahead of it by as much.
+pub const ADD_INSISTED: Duration = Duration::from_secs(2 * CLOCK_SKEW.as_secs());
 /// Commits and proposals waiting for one group.
 pub const GROUP_QUEUE: usize = 64;

@@ -6,8 +6,8 @@ mod world;
 
 use std::time::Duration;
 
-use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
 use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId, Digest};
 use qpc_protocol::wire::message::{Body, Request};
@@ -303,9 +303,8 @@ fn roles_are_given_and_taken() {
     let carol = account(&mut world, CAROL);
     let failed = fails(&mut world, ALICE, |client, now| client.remove(now, channel, carol));
     assert_eq!(code(&failed), ErrorCode::NotAllowed);
-    let failed = fails(&mut world, ALICE, |client, now| {
-        client.set_role(now, channel, carol, Role::Admin)
-    });
+    let failed =
+        fails(&mut world, ALICE, |client, now| client.set_role(now, channel, carol, Role::Admin));
     assert_eq!(code(&failed), ErrorCode::NotAllowed);
     world.done(BOB, |client, now| client.remove(now, channel, carol));
     // Nobody who is not there.

@@ -94,6 +94,8 @@ pub(super) struct Channel {
     pub need_epoch: u64,
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
+    /// Queued proposals are committed at this time, unless somebody else has done it.
+    pub flush_at: Option<Duration>,
     /// What the server could not do is not asked again before this time: the subscription, a welcome's tree.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
@@ -132,6 +134,7 @@ impl Channel {
             join: None,
             need_epoch: 0,
             hold_until: None,
+            flush_at: None,
             retry_at: None,
             gaps: 0,
             wrong_trees: 0,
@@ -191,6 +194,7 @@ impl Channel {
         self.hold_until = None;
         self.retry_at = None;
         self.update_at = None;
+        self.flush_at = None;
         self.gaps = 0;
         self.stuck = false;
         self.checked_for = 0;

@@ -287,7 +287,12 @@ impl Client {
         self.want(now, channel, Want::Update)
     }
 
-    pub(super) fn want(&mut self, now: Now, channel: ChannelId, want: Want) -> Result<Ticket, Refused> {
+    pub(super) fn want(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        want: Want,
+    ) -> Result<Ticket, Refused> {
         self.begin(now)?;
         self.need_session()?;
         self.need_member(channel)?;

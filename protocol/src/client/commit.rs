@@ -9,7 +9,8 @@ use super::event::{Event, Failed, Outcome};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId};
 use crate::io::Ticket;
-use crate::limits::ADDS_PER_COMMIT;
+use crate::limits::{ADDS_PER_COMMIT, COMMIT_LOSSES};
+use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::check;
 use crate::wire::message::{CommitBundle, Failure, Part};
@@ -57,7 +58,7 @@ impl Client {
                 intents.push(ticket);
             }
         }
-        if !intents.is_empty() {
+        if !intents.is_empty() && !self.is_proposing(id) {
             self.commit(id, &plan, intents);
         }
     }
@@ -122,6 +123,12 @@ impl Client {
                     self.fulfil(ticket, Outcome::Epoch(epoch));
                     return false;
                 }
+                if intent.losses >= COMMIT_LOSSES {
+                    let adds = plan.adds.split_off(before);
+                    let wishes: Vec<_> = adds.iter().map(|package| Wish::Add(package)).collect();
+                    self.propose(id, ticket, &wishes);
+                    return false;
+                }
                 true
             }
             // A change of roles goes first, and alone: it may decide whether this one is allowed.
@@ -135,6 +142,11 @@ impl Client {
                     members.into_iter().filter(|m| m.account == account && *m != me).collect();
                 if gone.is_empty() {
                     self.fulfil(ticket, Outcome::Epoch(epoch));
+                    return false;
+                }
+                if intent.losses >= COMMIT_LOSSES {
+                    let wishes: Vec<_> = gone.into_iter().map(Wish::Remove).collect();
+                    self.propose(id, ticket, &wishes);
                     return false;
                 }
                 plan.removes.extend(
@@ -158,7 +170,8 @@ impl Client {
                 self.fulfil(ticket, Outcome::Epoch(epoch));
                 false
             }
-            Want::Flush => true,
+            // Not its turn yet; but whoever has something else to commit takes the proposals along.
+            Want::Flush => self.channels.get(&id).is_some_and(|channel| channel.flush_at.is_none()),
             Want::Leave | Want::LeaveAgain => {
                 self.propose_leave(id, ticket);
                 false
@@ -263,22 +276,26 @@ impl Client {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in lost {
-            let Some(item) = self.drop_item(ticket) else { continue };
-            let OutWhat::Commit { intents, .. } = item.what else { continue };
-            let mut most = 0;
-            for ticket in intents {
-                if let Some(mut intent) = self.intents.remove(&Ticket(ticket)) {
-                    intent.losses += 1;
-                    most = most.max(intent.losses);
-                    self.store_intent(Ticket(ticket), intent);
-                }
+            self.lose(id, ticket);
+        }
+    }
+
+    fn lose(&mut self, id: ChannelId, ticket: Ticket) {
+        let Some(item) = self.drop_item(ticket) else { return };
+        let OutWhat::Commit { intents, .. } = item.what else { return };
+        let mut most = 0;
+        for ticket in intents {
+            if let Some(mut intent) = self.intents.remove(&Ticket(ticket)) {
+                intent.losses += 1;
+                most = most.max(intent.losses);
+                self.store_intent(Ticket(ticket), intent);
             }
-            let spread = RETRY.saturating_mul(1 << most.min(5)).as_micros();
-            let spread = u64::try_from(spread).unwrap_or(u64::MAX).max(1);
-            let wait = Duration::from_micros(self.entropy.u64() % spread);
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.hold_until = Some(self.now.mono + wait);
-            }
+        }
+        let spread = RETRY.saturating_mul(1 << most.min(5)).as_micros();
+        let spread = u64::try_from(spread).unwrap_or(u64::MAX).max(1);
+        let wait = Duration::from_micros(self.entropy.u64() % spread);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.hold_until = Some(self.now.mono + wait);
         }
     }
 
@@ -299,6 +316,14 @@ impl Client {
                 // If the log shows no other commit, the same is not refused again at once.
                 self.hold(id, CONTRADICTED);
                 self.dirty.insert(id);
+            }
+            // Somebody proposed something that this device had not read yet: with it, the next try is as good as any.
+            ErrorCode::ProposalLeftOut => {
+                self.lose(id, ticket);
+                self.drop_orphan(id);
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.unsubscribe();
+                }
             }
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
                 self.hold(id, failure.retry_after_ms);

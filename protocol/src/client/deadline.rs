@@ -36,8 +36,9 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let held = self.channels.values().filter_map(|channel| channel.hold_until);
-        let held = held.min().filter(|_| online);
+        let held =
+            self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
+        let held = held.flatten().min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
         let retry = retries.chain(self.packages_retry).min().filter(|_| online);
         [
@@ -84,6 +85,10 @@ impl Client {
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;
+                self.dirty.insert(*id);
+            }
+            if channel.flush_at.is_some_and(|at| at <= mono) {
+                channel.flush_at = None;
                 self.dirty.insert(*id);
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {

@@ -1,8 +1,8 @@
 //! What arrives in channels: subscriptions, entries in order, welcomes; one entry after the other becomes a
 //! change of state and an event, in one batch.
 
-use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::Client;
+use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutWhat, StoredMessage};
 use super::event::{Event, GroupChange};
@@ -221,8 +221,7 @@ impl Client {
             Some(Ok(Received::Application { sender, epoch, content })) => {
                 self.on_content(id, entry, &sender, epoch, &content);
             }
-            Some(Ok(Received::Proposal { leaves: true, .. })) => self.want_flush(id),
-            Some(Ok(Received::Proposal { .. })) => {}
+            Some(Ok(Received::Proposal { leaves, .. })) => self.want_flush(id, !leaves),
             Some(Ok(Received::Commit(change))) => {
                 self.lose_pending(id);
                 self.on_change(id, &change);
@@ -304,9 +303,21 @@ impl Client {
                 if item.accepted.is_some() {
                     self.drop_item(ticket);
                 }
+                self.queue_own(id, entry);
             }
         }
         true
+    }
+
+    /// A proposal of this device came up in the log: it waits here as at everybody else's. Who is to leave does not
+    /// commit it; all others are asked in turn, this device among them.
+    fn queue_own(&mut self, id: ChannelId, entry: &Entry) {
+        let Part::Inline(payload) = &entry.payload else { return };
+        match self.with_group(id, |group, cx| group.receive(cx, payload)) {
+            Some(Ok(Received::Proposal { leaves: false, .. })) => self.want_flush(id, true),
+            Some(Err(error)) => self.unreadable(id, entry.seq, &error.to_string()),
+            _ => {}
+        }
     }
 
     /// The server signed that a submission of ours stands at a seq that was read by now. If it was not there, the
@@ -329,11 +340,11 @@ impl Client {
 
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
-        let summary = self.with_group(id, |group, _| {
-            (group.authenticator(), group.members().len())
-        });
+        let summary =
+            self.with_group(id, |group, _| (group.authenticator(), group.members().len()));
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.epoch = change.epoch;
+        channel.flush_at = None;
         channel.row_dirty = true;
         if let Some((authenticator, members)) = summary {
             channel.row.authenticator = authenticator;

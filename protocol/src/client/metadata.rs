@@ -132,16 +132,11 @@ impl Metadata {
     const AAD: &'static [u8] = b"qpc-metadata-v1";
 
     /// Seals a profile under a fresh key, used once: the nonce is zero.
-    pub(super) fn seal(
-        backend: Backend,
-        entropy: &mut Entropy,
-        profile: &Profile,
-    ) -> Option<Self> {
+    pub(super) fn seal(backend: Backend, entropy: &mut Entropy, profile: &Profile) -> Option<Self> {
         let key = Zeroizing::new(entropy.array());
         let plain = Some(profile).filter(|profile| profile.is_sound())?.encode();
-        let sealed = backend
-            .aead_seal(Aead::ChaCha20Poly1305, &*key, &[0; 12], Self::AAD, &plain)
-            .ok()?;
+        let sealed =
+            backend.aead_seal(Aead::ChaCha20Poly1305, &*key, &[0; 12], Self::AAD, &plain).ok()?;
         Some(Self { key, sealed })
     }
 

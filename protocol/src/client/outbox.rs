@@ -101,7 +101,7 @@ impl Client {
             Some((false, true)) => {
                 // Whoever is about to leave waits for the others: a commit of its own would end its wish.
                 if !channel.row.leaving {
-                    self.want_flush(id);
+                    self.want_flush(id, false);
                 }
                 return false;
             }
@@ -251,10 +251,11 @@ impl Client {
         let id = item.channel;
         match failure.code {
             ErrorCode::StaleEpoch | ErrorCode::FutureEpoch | ErrorCode::EpochConflict => {
+                let sent_in = item.submit().map_or(0, |submit| submit.epoch);
                 let Some(channel) = self.channels.get_mut(&id) else { return };
                 channel.need_epoch = channel.need_epoch.max(failure.epoch);
-                if channel.need_epoch <= channel.row.epoch {
-                    // Either the log has caught up meanwhile, or the server contradicts itself: not again at once.
+                if channel.need_epoch <= channel.row.epoch && sent_in >= failure.epoch {
+                    // The server contradicts itself: not again at once.
                     self.hold(id, CONTRADICTED);
                 }
                 self.reseal(ticket);
@@ -262,7 +263,7 @@ impl Client {
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
-                    self.leave_refused(Ticket(intent), Failed::from(failure));
+                    self.proposal_refused(Ticket(intent), Failed::from(failure));
                 }
                 self.fail_item(ticket, Failed::from(failure));
             }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow, Contact, Identity, Intent, Leaf, OutItem, PackagePlan, Want};
+use super::directory::{
+    self, ChannelRow, Contact, Identity, Intent, Leaf, OutItem, PackagePlan, Want,
+};
 use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;

@@ -30,19 +30,19 @@ impl Client {
         let summary = |(id, channel): (&ChannelId, &Channel)| {
             let Profile { description, avatar, .. } = profile(channel).unwrap_or_default();
             GroupSummary {
-            channel: *id,
-            name: channel.row.name.clone(),
-            description,
-            avatar,
-            suite: channel.row.suite,
-            epoch: channel.row.epoch,
-            cursor: channel.row.cursor.seq(),
-            chain: channel.row.cursor.chain(),
-            member: channel.row.member && !channel.row.leaving,
-            authenticator: channel.row.authenticator.clone(),
-            members: channel.row.members,
-            unread: channel.row.unread,
-        }
+                channel: *id,
+                name: channel.row.name.clone(),
+                description,
+                avatar,
+                suite: channel.row.suite,
+                epoch: channel.row.epoch,
+                cursor: channel.row.cursor.seq(),
+                chain: channel.row.cursor.chain(),
+                member: channel.row.member && !channel.row.leaving,
+                authenticator: channel.row.authenticator.clone(),
+                members: channel.row.members,
+                unread: channel.row.unread,
+            }
         };
         groups.map(summary).collect()
     }

@@ -124,6 +124,7 @@ impl Group {
         payload: &[u8],
     ) -> Result<Change, MlsError> {
         let verdict = self.before().judge(by, &staged)?;
+        self.before().check_queued(self.mls.pending_proposals(), &verdict)?;
         if let Some(path) = Path::read(payload)? {
             path.check_keys(self.suite())?;
         }

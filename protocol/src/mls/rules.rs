@@ -255,6 +255,25 @@ impl Before<'_> {
         }
     }
 
+    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
+    /// leave may still commit others' wishes, one that others want removed may not commit at all. Whether an Add may
+    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`].
+    pub(super) fn check_queued<'p>(
+        &self,
+        mut queued: impl Iterator<Item = &'p QueuedProposal>,
+        verdict: &Verdict,
+    ) -> Result<(), MlsError> {
+        let committer = verdict.committer.sender();
+        let is_own =
+            |leaf: &u32| self.records.get(leaf).is_some_and(|record| record.sender() == committer);
+        let kept = queued.any(|proposal| {
+            let leaves = matches!(proposal.proposal(), Proposal::SelfRemove);
+            removes(proposal)
+                .is_some_and(|leaf| !verdict.removed.contains(&leaf) && !(leaves && is_own(&leaf)))
+        });
+        if kept { Err(MlsError::LeftOut) } else { Ok(()) }
+    }
+
     /// Whether somebody who may add and remove is left when a queued removal and those queued before it come true: a
     /// commit has to include them all, so none may be queued that no commit could.
     pub(super) fn keeps_an_admin<'p>(
@@ -398,4 +417,18 @@ pub(super) fn removes(proposal: &QueuedProposal) -> Option<u32> {
         (Proposal::SelfRemove, MlsSender::Member(leaf)) => Some(leaf.u32()),
         _ => None,
     }
+}
+
+/// The latest end of the key packages of those who are queued to be added and are not.
+pub(super) fn adds_left_out<'p>(
+    queued: impl Iterator<Item = &'p QueuedProposal>,
+    verdict: &Verdict,
+) -> Option<UnixMillis> {
+    let left_out = |proposal: &QueuedProposal| {
+        let Proposal::Add(add) = proposal.proposal() else { return None };
+        let whom = record_in(add.key_package().leaf_node()).ok()?.sender();
+        let added = verdict.added.iter().any(|added| added.record.sender() == whom);
+        if added { None } else { expiry(add.key_package()).ok() }
+    };
+    queued.filter_map(left_out).max()
 }

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::world::{Device, World, adding, removing};
+use crate::mls::commit::Wish;
 use crate::mls::group::{Bundle, Plan};
 use crate::mls::suite::Suite;
 
@@ -108,7 +109,8 @@ impl Run {
     }
 
     fn leave(&mut self, leaver: usize) {
-        let Ok(wish) = self.devices[leaver].run(|group, cx, local| group.propose_leave(cx, local))
+        let Ok(wish) =
+            self.devices[leaver].run(|group, cx, local| group.propose(cx, local, Wish::Leave))
         else {
             assert!(self.devices[leaver].group().has_proposals());
             return;
