@@ -342,6 +342,9 @@ fn warn(output: Output, event: &Event) {
         Event::ServerFault { fault, .. } => {
             output.warn(&format!("the server broke the protocol: {fault}"));
         }
+        Event::LeaveUndone { channel } => output.warn(&format!(
+            "this device is the last admin of group {channel} and a member still: name another, and leave again"
+        )),
         Event::Evicted { channel, .. } => {
             output.note(&format!("this device is no member of group {channel} any more"));
         }

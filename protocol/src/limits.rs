@@ -154,6 +154,11 @@ pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
 pub const CHAINS_KEPT: usize = 256;
 /// How many of them are stored with the cursor; each costs 32 bytes per batch.
 pub const CHAINS_STORED: usize = 8;
+/// How long a device key of before is kept at least: as long as a welcome may come for a key package made with it.
+pub const OLD_DEVICE_KEY_TIME: Duration =
+    Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
+/// Device keys of before that are kept at once.
+pub const OLD_DEVICE_KEYS: usize = 8;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away

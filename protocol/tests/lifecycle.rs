@@ -10,7 +10,8 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId, Digest};
-use qpc_protocol::wire::message::{Body, Request};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Reply, Request};
 use world::talk::*;
 use world::{Rules, World};
 
@@ -355,4 +356,144 @@ fn of_two_admins_who_leave_at_once_one_stays() {
     assert_eq!(world.group(CAROL, channel).members, 2);
     assert_eq!(admins(&mut world, CAROL, channel), [stays]);
     said(&mut world, stays, channel, "somebody has to");
+}
+
+// ---- another device key -----------------------------------------------------------------------
+
+fn device_keys(world: &mut World, of: usize, by: usize) -> Vec<[u8; 32]> {
+    let account = account(world, of);
+    let devices = world.done(by, |client, now| client.devices(now));
+    let Outcome::Devices(devices) = devices else { panic!("{devices:?}") };
+    let of = devices.into_iter().filter(|entry| entry.record.account == account);
+    of.map(|entry| entry.record.device_key).collect()
+}
+
+/// How often everybody saw a device get another key in the group.
+fn rekeyed(world: &World, device: usize, witness: usize) -> usize {
+    let who = world.devices[device].client.as_ref().unwrap().whoami().unwrap().1;
+    let seen = |event: &&Event| matches!(event, Event::Changed(c) if c.updated.contains(&who));
+    world.devices[witness].log.iter().filter(seen).count()
+}
+
+#[test]
+fn a_new_device_key_goes_everywhere_and_everything_goes_on() {
+    let (mut world, channel) = three(40);
+    let other = group_of(&mut world, BOB, &["carol"]);
+    let before = device_keys(&mut world, BOB, BOB);
+    world.done(BOB, |client, now| client.rotate(now));
+    world.settle();
+    let after = device_keys(&mut world, BOB, BOB);
+    assert!(before.len() == 1 && after.len() == 1 && before != after);
+    assert_eq!(rekeyed(&world, BOB, CAROL), 2);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+    agree(&world, other, &[BOB, CAROL]);
+    said(&mut world, BOB, channel, "with the new key");
+    // A new session, a refreshed one, and a login: each under the new key.
+    world.cut(BOB);
+    said(&mut world, BOB, channel, "resumed");
+    world.pass(Duration::from_secs(2 * 60 * 60));
+    world.cut(BOB);
+    said(&mut world, BOB, channel, "refreshed");
+    world.done(BOB, |client, now| client.logout(now));
+    let password = "password of bob".to_owned();
+    world.done(BOB, |client, now| client.login(now, "bob", password.into()));
+    said(&mut world, BOB, channel, "logged in");
+    world.settle();
+    let all = ["with the new key", "resumed", "refreshed", "logged in"];
+    assert_eq!(world.bodies(CAROL), all);
+    // Others add it by key packages of the new key.
+    let third = group_of(&mut world, ALICE, &["bob"]);
+    said(&mut world, BOB, third, "here too");
+    assert_eq!(rekeyed(&world, BOB, ALICE), 1, "it joined with the new key");
+    for device in [ALICE, BOB, CAROL] {
+        assert!(!saw(&world, device, |e| matches!(e, Event::Unreadable { .. })));
+    }
+}
+
+#[test]
+fn a_welcome_for_a_key_package_of_the_old_key_is_joined_and_the_leaf_moved() {
+    let (mut world, _) = three(41);
+    let made = world.done(ALICE, |c, now| c.create_group(now, "another", Suite::Hybrid));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    // Alice has the key package, and commits only after bob has a new key.
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(_)) => vec![],
+        _ => vec![frame],
+    });
+    let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
+    world.run();
+    world.done(BOB, |client, now| client.rotate(now));
+    world.liar = None;
+    world.cut(ALICE);
+    world.outcome(ALICE, invite);
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+    assert_eq!(rekeyed(&world, BOB, ALICE), 2, "in the old group and in this one");
+    said(&mut world, BOB, channel, "moved");
+}
+
+#[test]
+fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
+    // Each try crashes bob one batch later, until he gets through without; the answer to the new record is lost as well.
+    for lost in [false, true] {
+        for crash in 0.. {
+            let (mut world, channel) = three(42);
+            let before = device_keys(&mut world, BOB, BOB);
+            if lost {
+                let mut registering = false;
+                lie(&mut world, BOB, false, move |frame| {
+                    let done = matches!(&frame.body, Body::Reply(Reply::Done));
+                    if done && !registering {
+                        registering = true;
+                        return vec![];
+                    }
+                    vec![frame]
+                });
+            }
+            let crashes = world.devices[BOB].crashes;
+            world.devices[BOB].crash_in = Some(crash);
+            world.command(BOB, |client, now| client.rotate(now));
+            world.run();
+            world.liar = None;
+            if world.devices[BOB].client.is_none() {
+                world.start(BOB);
+            } else if lost {
+                world.cut(BOB);
+            }
+            world.settle();
+            let through = world.devices[BOB].crashes == crashes;
+            world.devices[BOB].crash_in = None;
+            let after = device_keys(&mut world, BOB, BOB);
+            // Only a crash before anything was durable leaves the old key.
+            assert_eq!(before == after, crash == 0 && !through, "crash {crash}");
+            said(&mut world, BOB, channel, "still me");
+            world.cut(BOB);
+            said(&mut world, BOB, channel, "and again");
+            world.settle();
+            agree(&world, channel, &[ALICE, BOB, CAROL]);
+            assert_eq!(rekeyed(&world, BOB, CAROL), usize::from(before != after));
+            assert_eq!(world.bodies(CAROL), ["still me", "and again"]);
+            assert!(!saw(&world, BOB, |e| matches!(e, Event::SessionEnded(_))));
+            if through {
+                assert!(crash > 2, "{crash}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn old_keys_are_forgotten_and_only_so_many_kept() {
+    let (mut world, channel) = three(43);
+    for _ in 0..8 {
+        world.done(BOB, |client, now| client.rotate(now));
+        world.settle();
+    }
+    let now = world.now;
+    assert_eq!(world.client(BOB).rotate(now), Err(Refused::Busy));
+    world.pass(DAY * 9);
+    world.done(BOB, |client, now| client.rotate(now));
+    world.settle();
+    assert_eq!(rekeyed(&world, BOB, ALICE), 9);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
 }

@@ -12,6 +12,7 @@
 mod disk;
 mod homes;
 mod kill;
+mod lifecycle;
 mod many;
 mod search;
 mod secrets;

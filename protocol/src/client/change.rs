@@ -137,9 +137,7 @@ impl Client {
         ticket: Ticket,
         wish: Wish<'_>,
     ) -> Result<(), MlsError> {
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return Ok(());
-        };
+        let Some(device) = self.device_in(id) else { return Ok(()) };
         let made = self.with_group(id, |group, cx| {
             let epoch = group.epoch();
             group.propose(cx, &device, wish).map(|payload| (epoch, payload))

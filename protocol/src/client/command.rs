@@ -443,7 +443,7 @@ impl Client {
 
     // ---- checks -------------------------------------------------------------------------------
 
-    fn begin(&mut self, now: Now) -> Result<(), Refused> {
+    pub(super) fn begin(&mut self, now: Now) -> Result<(), Refused> {
         self.set_now(now);
         if self.stopped {
             return Err(Refused::Stopped);

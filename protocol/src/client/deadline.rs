@@ -40,7 +40,8 @@ impl Client {
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
         let held = held.flatten().min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
-        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
+        let retry =
+            retries.chain(self.packages_retry).chain(self.rotation_retry).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -80,6 +81,10 @@ impl Client {
             && !self.asked_status()
         {
             self.begin_packages();
+        }
+        if self.rotation_retry.is_some_and(|at| at <= mono) {
+            self.rotation_retry = None;
+            self.offer_key();
         }
         self.check_leaves();
         for (id, channel) in &mut self.channels {

@@ -5,6 +5,7 @@
 //! | `d/version` | state version, `u64` big endian (the gate's) |
 //! | `d/identity` | [`Identity`] |
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
+//! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
 //! | `d/packages` | [`PackagePlan`] |
 //! | `d/restored` | empty: this state is older than what the device once was |
 //! | `d/a/` account | [`Contact`] |
@@ -42,6 +43,7 @@ pub const DIRECTORY: &[u8] = b"d/";
 pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const RESTORED: &[u8] = b"d/restored";
+pub(super) const ROTATION: &[u8] = b"d/rotation";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
@@ -215,7 +217,7 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        !matches!(self.want, Want::Flush | Want::LeaveAgain | Want::Renew)
+        !matches!(self.want, Want::Flush | Want::LeaveAgain | Want::Renew | Want::Rotate)
     }
 
     /// Whether it is about our own removal.
@@ -247,6 +249,8 @@ pub(super) enum Want {
     SetRole { account: AccountId, role: Role },
     /// Fresh keys in our own leaf, since they have become due. Nobody asked for this one.
     Renew,
+    /// The present device key in our own leaf.
+    Rotate,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.

@@ -26,6 +26,7 @@ mod net;
 mod outbox;
 mod prepare;
 mod restore;
+mod rotation;
 mod session;
 mod unread;
 mod upkeep;
@@ -52,6 +53,7 @@ use event::{Event, Outcome};
 use job::ClientJobOutput;
 use keys::Packages;
 use net::{Ask, Net};
+use rotation::Rotation;
 use session::{AuthTask, Phase};
 
 pub use directory::DIRECTORY;
@@ -145,6 +147,9 @@ pub struct Client {
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
+    rotation: Rotation,
+    /// When to offer the next key again after the server could not take it.
+    rotation_retry: Option<Duration>,
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the server has a last-resort one.

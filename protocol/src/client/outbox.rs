@@ -111,9 +111,7 @@ impl Client {
             self.drop_item(ticket);
             return true;
         };
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return false;
-        };
+        let Some(device) = self.device_in(id) else { return false };
         let plaintext = content.encode();
         let made = self.with_group(id, |group, cx| {
             let epoch = group.epoch();

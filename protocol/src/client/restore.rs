@@ -8,6 +8,7 @@ use super::directory::{
 use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;
+use super::rotation::Rotation;
 use super::{Channel, Client, Config};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;
@@ -28,6 +29,7 @@ struct Directory {
     tokens: Option<Tokens>,
     plan: PackagePlan,
     restored: bool,
+    rotation: Rotation,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
     leaves: BTreeMap<ChannelId, Leaf>,
@@ -54,6 +56,8 @@ impl Directory {
             self.identity = Some(identity);
         } else if key == directory::TOKENS {
             self.tokens = Some(decode(key, value)?);
+        } else if key == directory::ROTATION {
+            self.rotation = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = true;
         } else if key == directory::PACKAGES {
@@ -100,6 +104,7 @@ impl Client {
             tokens,
             plan,
             restored,
+            rotation,
             contacts,
             channels,
             leaves,
@@ -146,6 +151,8 @@ impl Client {
             intents,
             outbox,
             inflight: BTreeSet::new(),
+            rotation,
+            rotation_retry: None,
             packages: Packages::Cold,
             plan,
             wanted_packages: None,

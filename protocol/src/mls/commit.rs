@@ -88,7 +88,9 @@ impl Group {
         let mut builder = self
             .mls
             .commit_builder()
-            .force_self_update(nothing || plan.update || self.meta.stale_leaf)
+            .force_self_update(
+                nothing || plan.update || plan.rotate.is_some() || self.meta.stale_leaf,
+            )
             .propose_adds(adds)
             .propose_removals(removes.into_iter().map(LeafNodeIndex::new));
         if let Some(data) = &plan.data {

@@ -232,6 +232,11 @@ impl Group {
         self.mls.own_leaf_index().u32()
     }
 
+    /// The device key in the own leaf; `None` once this device is out.
+    pub fn own_key(&self) -> Option<[u8; 32]> {
+        Some(self.records.get(&self.own_leaf())?.device_key)
+    }
+
     /// Whether a commit of ours waits for acceptance.
     pub fn has_pending(&self) -> bool {
         self.mls.pending_commit().is_some()

@@ -173,8 +173,8 @@ fn who_wants_to_leave_may_commit_the_wishes_of_others() {
         let wish =
             devices[index].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
         world.server.propose(devices[index].sender(), &wish).unwrap();
-        for other in (0..3).filter(|other| *other != index) {
-            devices[other].receive(&wish).unwrap();
+        for device in &mut devices {
+            device.receive(&wish).unwrap();
         }
     }
     let bundle = devices[1].commit(&Plan::default()).unwrap();
@@ -303,8 +303,9 @@ fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
     let early = devices[0].commit(&removing(&[target])).unwrap();
     let wish = devices[2].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
     world.server.propose(devices[2].sender(), &wish).unwrap();
-    devices[0].receive(&wish).unwrap();
-    devices[1].receive(&wish).unwrap();
+    for device in &mut devices {
+        device.receive(&wish).unwrap();
+    }
     // The server sees to it that nobody is kept; the pending commit is as it was, and is of no use any more.
     assert_eq!(world.accept_error(&devices[0], &early), MlsError::LeftOut);
     // The members by themselves, too.
