@@ -395,6 +395,7 @@ fn a_new_device_key_goes_everywhere_and_everything_goes_on() {
     world.cut(BOB);
     said(&mut world, BOB, channel, "refreshed");
     world.done(BOB, |client, now| client.logout(now));
+    world.pass(Duration::from_secs(1));
     let password = "password of bob".to_owned();
     world.done(BOB, |client, now| client.login(now, "bob", password.into()));
     said(&mut world, BOB, channel, "logged in");
@@ -421,7 +422,7 @@ fn a_welcome_for_a_key_package_of_the_old_key_is_joined_and_the_leaf_moved() {
         _ => vec![frame],
     });
     let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
-    world.run();
+    world.pass(Duration::from_millis(500));
     world.done(BOB, |client, now| client.rotate(now));
     world.liar = None;
     world.cut(ALICE);
@@ -453,8 +454,9 @@ fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
             let crashes = world.devices[BOB].crashes;
             world.devices[BOB].crash_in = Some(crash);
             world.command(BOB, |client, now| client.rotate(now));
-            world.run();
+            world.pass(Duration::from_millis(500));
             world.liar = None;
+            world.devices[BOB].crash_in = None;
             if world.devices[BOB].client.is_none() {
                 world.start(BOB);
             } else if lost {
@@ -462,7 +464,6 @@ fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
             }
             world.settle();
             let through = world.devices[BOB].crashes == crashes;
-            world.devices[BOB].crash_in = None;
             let after = device_keys(&mut world, BOB, BOB);
             // Only a crash before anything was durable leaves the old key.
             assert_eq!(before == after, crash == 0 && !through, "crash {crash}");

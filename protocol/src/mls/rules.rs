@@ -269,7 +269,7 @@ impl Before<'_> {
         let kept = queued.any(|proposal| {
             let leaves = matches!(proposal.proposal(), Proposal::SelfRemove);
             removes(proposal)
-                .is_some_and(|leaf| !verdict.removed.contains(&leaf) && !(leaves && is_own(&leaf)))
+                .is_some_and(|leaf| !(verdict.removed.contains(&leaf) || leaves && is_own(&leaf)))
         });
         if kept { Err(MlsError::LeftOut) } else { Ok(()) }
     }

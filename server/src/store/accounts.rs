@@ -420,7 +420,8 @@ impl SqliteStore {
     /// Removes what goes when a device does.
     fn drop_key_packages(&mut self, no: i64) -> Result<(), Stop> {
         run(&self.db, "DELETE FROM key_packages WHERE sender = ?", [no])?;
-        run(&self.db, "DELETE FROM last_resorts WHERE sender = ?", [no])
+        run(&self.db, "DELETE FROM last_resorts WHERE sender = ?", [no])?;
+        Ok(())
     }
 
     fn drop_holdings(&mut self, no: i64, sender: Sender) -> Result<(), Stop> {

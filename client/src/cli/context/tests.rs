@@ -7,6 +7,8 @@ fn group(id: u8, name: Option<&str>, member: bool) -> GroupSummary {
     GroupSummary {
         channel: ChannelId([id; 16]),
         name: name.map(str::to_owned),
+        description: String::new(),
+        avatar: None,
         suite: Suite::Hybrid,
         epoch: 1,
         cursor: 1,
