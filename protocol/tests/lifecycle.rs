@@ -239,11 +239,11 @@ fn older_metadata_is_never_shown_after_newer() {
     world.settle();
     for device in [ALICE, BOB, CAROL] {
         assert_eq!(described(&world, device, channel).name, "newer", "device {device}");
-        let names = world.devices[device].log.iter().filter_map(|event| match event {
+        let mut names = world.devices[device].log.iter().rev().filter_map(|event| match event {
             Event::Metadata(group) => Some(group.profile.name.clone()),
             _ => None,
         });
-        assert_eq!(names.last().unwrap(), "newer", "device {device}");
+        assert_eq!(names.next().unwrap(), "newer", "device {device}");
     }
 }
 
