@@ -65,6 +65,7 @@
 #   49  MessageIdReused     this message id was used for other bytes
 #   50  PayloadTooLarge     the payload is too large
 #   51  CursorInvalid       the cursor is beyond the end of the log
+#   52  ProposalLeftOut     the commit leaves out a proposal that waits in the group
 #   60  BlobUnknown         no such blob
 #   61  BlobMismatch        the bytes do not match the blob's hash
 #   62  BlobTooLarge        the blob is too large

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use qpc_protocol::client::event::{Event, Message, Outcome};
-use qpc_protocol::client::{Client, Config, Stretching};
+use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{ErrorCode, Refused, RestoreError, StoreFault};
@@ -59,6 +59,7 @@ impl Server {
             stretching: Stretching::default(),
             insecure_plain: false,
             auto_connect,
+            update: UpdatePolicy::default(),
         };
         Ok(ClientOptions { trust, connect_time: CONNECT_TIME, ..ClientOptions::new(config) })
     }
@@ -371,6 +372,9 @@ fn warn(output: Output, event: &Event) {
         Event::ServerFault { fault, .. } => {
             output.warn(&format!("the server broke the protocol: {fault}"));
         }
+        Event::LeaveUndone { channel } => output.warn(&format!(
+            "this device is the last admin of group {channel} and a member still: name another, and leave again"
+        )),
         Event::Evicted { channel, .. } => {
             output.note(&format!("this device is no member of group {channel} any more"));
         }

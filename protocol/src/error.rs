@@ -244,6 +244,7 @@ error_codes! {
     MessageIdReused = 49, "this message id was used for other bytes";
     PayloadTooLarge = 50, "the payload is too large";
     CursorInvalid = 51, "the cursor is beyond the end of the log";
+    ProposalLeftOut = 52, "the commit leaves out a proposal that waits in the group";
 
     BlobUnknown = 60, "no such blob";
     BlobMismatch = 61, "the bytes do not match the blob's hash";

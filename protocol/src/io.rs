@@ -271,6 +271,8 @@ pub enum WakeReason {
     Retry,
     /// A staggered or retried commit is due.
     Commit,
+    /// The keys of an own leaf have to be replaced.
+    Update,
     /// A long poll has to be answered.
     LongPoll,
     /// An answer is held back to its floor time.

@@ -131,6 +131,8 @@ pub const ADDS_PER_COMMIT: usize = 5_000;
 pub const PROPOSALS: usize = 256;
 /// Longest group name in bytes.
 pub const GROUP_NAME_BYTES: usize = 256;
+/// Longest group description in bytes: it is sent anew to everybody who joins.
+pub const GROUP_DESCRIPTION_BYTES: usize = 2_048;
 
 // ---- client -----------------------------------------------------------------------------------
 
@@ -153,8 +155,23 @@ pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
 pub const CHAINS_KEPT: usize = 256;
 /// How many of them are stored with the cursor; each costs 32 bytes per batch.
 pub const CHAINS_STORED: usize = 8;
+/// How long a device key of before is kept at least: as long as a welcome may come for a key package made with it.
+pub const OLD_DEVICE_KEY_TIME: Duration =
+    Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
+/// Device keys of before that are kept at once.
+pub const OLD_DEVICE_KEYS: usize = 8;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
+/// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away
+/// for longer than that, and has to rejoin, gets fresh keys by it anyway.
+pub const UPDATE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are.
+pub const UPDATE_ENTRIES: u64 = 1_000;
+/// Members who become due at once spread their updates over this long for each device of the group: above the time
+/// in which a commit reaches everybody, so that most find the way free.
+pub const UPDATE_SPREAD: Duration = Duration::from_millis(500);
+/// The longest such spread: that of the largest groups.
+pub const UPDATE_SPREAD_MOST: Duration = Duration::from_secs(60 * 60);
 
 // ---- server -----------------------------------------------------------------------------------
 
@@ -164,5 +181,15 @@ pub const STORE_OPS: usize = 16_384;
 pub const JOBS: usize = 1_024;
 /// Groups whose public state is kept in memory.
 pub const PUBLIC_GROUPS: usize = 1_024;
+/// How long the others are asked to wait for a member whose changes of a group came too late
+/// [`COMMIT_LOSSES`] times in a row: above the round trip of the slowest link that people would use.
+pub const COMMIT_TURN: Duration = Duration::from_secs(2);
+/// Who let such a turn pass gets no other for this long: a sixth of the time at most is lost to one that is gone.
+pub const COMMIT_TURN_PAUSE: Duration = Duration::from_secs(10);
+/// Members of a group whose losses are counted.
+pub const COMMIT_TURNS: usize = 64;
+/// A queued Add is insisted on while its key package has longer than this: a committer whose clock is ahead by
+/// [`CLOCK_SKEW`] leaves out what would be refused by one that is ahead of it by as much.
+pub const ADD_INSISTED: Duration = Duration::from_secs(2 * CLOCK_SKEW.as_secs());
 /// Commits and proposals waiting for one group.
 pub const GROUP_QUEUE: usize = 64;

@@ -6,6 +6,7 @@ mod world;
 
 use std::time::Duration;
 
+use qpc_protocol::client::Role;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::mls::suite::Suite;
@@ -56,6 +57,11 @@ fn who_leaves_alone_takes_the_group_along_and_no_ticket_stays_open() {
 #[test]
 fn what_was_said_before_leaving_goes_out_before() {
     let (mut world, channel) = three(3);
+    for device in [BOB, CAROL] {
+        let account = world.client(device).whoami().unwrap().1.account;
+        world.done(ALICE, |client, now| client.set_role(now, channel, account, Role::Admin));
+    }
+    world.settle();
     for device in [ALICE, BOB] {
         world.cut(device);
         let word = say(&mut world, device, channel, "farewell");

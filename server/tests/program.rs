@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
 use qpc_protocol::client::event::Event;
-use qpc_protocol::client::{Config, Stretching};
+use qpc_protocol::client::{Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::error::StoreFault;
 use qpc_protocol::io::{Page, Target};
@@ -220,6 +220,7 @@ fn client(address: &Address) -> (ClientHandle, Receiver<Event>) {
         stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
         insecure_plain: false,
         auto_connect: true,
+        update: UpdatePolicy::default(),
     };
     let mut options = ClientOptions::new(config);
     options.probe_time = Some(Duration::from_millis(500));

@@ -147,7 +147,7 @@ JSON, per ping: {\"type\":\"pong\",\"server\",\"micros\",\"key_exchange\",\"post
     #[command(after_help = "Example: qpc health --server qpc://127.0.0.1:7000#<pin>\n
 JSON: {\"type\":\"health\",\"server\",\"healthy\",\"version\",\"time\"} (time in Unix ms)")]
     Health,
-    /// Groups: create, list, members, invite, remove, leave.
+    /// Groups: create, list, members, invite, remove, update, set, role, leave.
     #[command(subcommand, visible_alias = "groups")]
     Group(GroupVerb),
     /// Open the direct channel with another account: the one that the two of you have.
@@ -275,7 +275,7 @@ JSON: {\"type\":\"group\",\"group\",\"kind\":\"group\",\"name\",\"suite\"}")]
     Create(NewGroup),
     /// List the groups of this device, after receiving new invitations.
     #[command(after_help = "Example: qpc group list --json\n
-JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"cursor\",\"authenticator\"}
+JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"description\",\"avatar\",\"cursor\",\"authenticator\"}
 (authenticator: the same on all members of the epoch, in hexadecimal; null if this device has left or was removed)")]
     List {
         /// Do not ask the server.
@@ -304,7 +304,26 @@ JSON: {\"type\":\"removed\",\"group\",\"account\",\"epoch\"}")]
         /// The member's name, or the first digits of its account id.
         username: String,
     },
-    /// Leave a group.
+    /// Fresh keys for this device in a group. It gets them by itself, too: every 7 days, or after 1,000 entries of the
+    /// group's log.
+    #[command(after_help = "Example: qpc group update team\n
+JSON: {\"type\":\"updated\",\"group\",\"epoch\"}")]
+    Update {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+    },
+    /// Change what a group shows of itself, for its admins. The server never learns any of it.
+    #[command(
+        after_help = "Example: qpc group set team --name harbour --description \"who sails when\" --avatar boat.png\n
+JSON: {\"type\":\"group_set\",\"group\",\"epoch\"}"
+    )]
+    Set(GroupProfile),
+    /// Make a member an admin, who adds, removes and sets, or a plain member again, for admins. The last admin stays
+    /// one.
+    #[command(after_help = "Example: qpc group role team bob admin\n
+JSON: {\"type\":\"role\",\"group\",\"account\",\"role\",\"epoch\"}")]
+    Role(NewRole),
+    /// Leave a group. Its last admin names another one first.
     #[command(after_help = "Example: qpc group leave team\n\nJSON: {\"type\":\"left\",\"group\"}")]
     Leave {
         /// The group: its name, the first digits of its id, or @ and a username.
@@ -332,6 +351,11 @@ pub(super) enum DevicesVerb {
     #[command(after_help = "Example: qpc devices list\n
 JSON, per device: {\"type\":\"device\",\"device\",\"self\",\"revoked\",\"since\",\"last_seen\"} (Unix ms)")]
     List,
+    /// Give this device a new key, in its record and in every group.
+    #[command(
+        after_help = "Example: qpc devices rotate\n\nJSON: {\"type\":\"rotated\",\"device\"}"
+    )]
+    Rotate,
     /// Revoke one for good.
     #[command(
         after_help = "Example: qpc devices revoke 3f9a02\n\nJSON: {\"type\":\"revoked\",\"device\"}"
@@ -340,6 +364,34 @@ JSON, per device: {\"type\":\"device\",\"device\",\"self\",\"revoked\",\"since\"
         /// The first digits of its id.
         device: String,
     },
+}
+
+/// What a group shows of itself; what is not named stays.
+#[derive(Debug, Args)]
+pub(super) struct GroupProfile {
+    /// The group: its name, or the first digits of its id.
+    pub(super) group: String,
+    /// Its name, 1 to 256 bytes.
+    #[arg(long, required_unless_present_any = ["description", "avatar"])]
+    pub(super) name: Option<String>,
+    /// What it is about, at most 2048 bytes; empty for nothing.
+    #[arg(long)]
+    pub(super) description: Option<String>,
+    /// Its picture: a file, of which the members get the SHA-256, or that in 64 digits; empty for none.
+    #[arg(long, value_name = "FILE or SHA-256")]
+    pub(super) avatar: Option<String>,
+}
+
+/// What a member may do.
+#[derive(Debug, Args)]
+pub(super) struct NewRole {
+    /// The group: its name, or the first digits of its id.
+    pub(super) group: String,
+    /// The member's name, or the first digits of its account id.
+    pub(super) username: String,
+    /// admin or member.
+    #[arg(value_parser = ["admin", "member"])]
+    pub(super) role: String,
 }
 
 /// A group to make.

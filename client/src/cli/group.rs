@@ -92,8 +92,12 @@ pub(super) async fn list(context: &Context, offline: bool) -> Result<(), Problem
 
 fn shown(group: &GroupSummary) -> (String, Value) {
     let state = if group.member { "" } else { "  (left)" };
+    let about = match group.description.as_str() {
+        "" => String::new(),
+        about => format!("  {}", plain(about)),
+    };
     let text = format!(
-        "{}  {}  {} devices, {} unread{state}",
+        "{}  {}  {} devices, {} unread{state}{about}",
         group.channel,
         plain(&shown_name(group)),
         group.members,
@@ -112,6 +116,8 @@ fn shown(group: &GroupSummary) -> (String, Value) {
         "members": group.members,
         "unread": group.unread,
         "member": group.member,
+        "description": group.description,
+        "avatar": group.avatar.map(|avatar| HEXLOWER.encode(&avatar.0)),
         "cursor": group.cursor,
         "authenticator": authenticator,
     });
@@ -218,7 +224,7 @@ pub(super) async fn remove(
 
 /// The account of a member: by the name that the directory confirmed, else as the directory says now, else by the
 /// first digits of its id.
-async fn member_account(
+pub(super) async fn member_account(
     session: &mut Session,
     group: ChannelId,
     wanted: &str,

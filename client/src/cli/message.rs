@@ -111,7 +111,7 @@ impl Reader {
         let message = match event {
             Event::Message(message) => message,
             Event::Metadata(group) => {
-                self.names.insert(group.channel, Some(group.name.clone()));
+                self.names.insert(group.channel, Some(group.profile.name.clone()));
                 return Ok(());
             }
             _ => return Ok(()),

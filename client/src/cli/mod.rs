@@ -4,6 +4,7 @@ mod account;
 mod args;
 mod context;
 mod group;
+mod lifecycle;
 mod message;
 mod service;
 
@@ -99,6 +100,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
             account::keys(&context, true).await
         }
         Verb::Devices(DevicesVerb::List) => account::devices(&context).await,
+        Verb::Devices(DevicesVerb::Rotate) => lifecycle::rotate(&context).await,
         Verb::Devices(DevicesVerb::Revoke { device }) => account::revoke(&context, device).await,
         Verb::Ping { count } => service::ping(&context, count).await,
         Verb::Health => service::health(&context).await,
@@ -114,6 +116,9 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
         Verb::Group(GroupVerb::Remove { group, username }) => {
             group::remove(&context, group, username).await
         }
+        Verb::Group(GroupVerb::Update { group }) => lifecycle::update(&context, group).await,
+        Verb::Group(GroupVerb::Set(profile)) => lifecycle::set(&context, profile).await,
+        Verb::Group(GroupVerb::Role(role)) => lifecycle::role(&context, role).await,
         Verb::Group(GroupVerb::Leave { group }) => group::leave(&context, group).await,
         Verb::Direct { username } => group::direct(&context, username).await,
         Verb::Send { group, text, all: _ } => message::send(&context, group, text).await,

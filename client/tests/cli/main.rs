@@ -14,6 +14,7 @@ mod direct;
 mod disk;
 mod homes;
 mod kill;
+mod lifecycle;
 mod many;
 mod search;
 mod secrets;

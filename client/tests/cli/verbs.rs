@@ -76,7 +76,9 @@ fn two_people_talk_and_part() {
         keys(&listed[0]),
         [
             "authenticator",
+            "avatar",
             "cursor",
+            "description",
             "epoch",
             "group",
             "kind",

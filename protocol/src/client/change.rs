@@ -8,15 +8,19 @@ use core::time::Duration;
 use super::Client;
 use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
+use super::metadata::last_admin;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId};
 use crate::io::Ticket;
-use crate::mls::group::Change;
+use crate::mls::MlsError;
+use crate::mls::commit::Wish;
 use crate::store::batch::Op;
 use crate::wire::message::{Submit, SubmitKind};
 
 /// A spread of this long per leaf keeps members from committing the same thing at once.
 const STAGGER: Duration = Duration::from_millis(150);
+/// Who lost a race is seldom the only one: this long others may add their proposals before all are committed together.
+const GATHER: Duration = Duration::from_millis(200);
 
 impl Client {
     pub(super) fn store_intent(&mut self, ticket: Ticket, intent: Intent) {
@@ -77,8 +81,9 @@ impl Client {
         of_channel.map(|(ticket, _)| *ticket).collect()
     }
 
-    /// Proposals wait in a group: somebody has to commit them. Members wait their turn, by leaf.
-    pub(super) fn want_flush(&mut self, id: ChannelId) {
+    /// Proposals wait in a group: somebody has to commit them. Members wait their turn, by leaf; what comes from losers
+    /// of a race waits a little for more of its kind.
+    pub(super) fn want_flush(&mut self, id: ChannelId, gather: bool) {
         let turn = self.with_group(id, |group, _| {
             let own = group.own_leaf();
             group.members().iter().filter(|member| member.leaf < own).count()
@@ -93,10 +98,74 @@ impl Client {
         }
         let ticket = self.next_ticket();
         self.store_intent(ticket, Intent { channel: id, want: Want::Flush, losses: 0 });
-        let at = self.now.mono + STAGGER.saturating_mul(turn.min(200));
+        let first = if gather { GATHER } else { Duration::ZERO };
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.hold_until = channel.hold_until.max(Some(at));
+            channel.flush_at = Some(self.now.mono + first + STAGGER.saturating_mul(turn.min(200)));
         }
+    }
+
+    // ---- proposals ----------------------------------------------------------------------------
+
+    /// Whether a proposal of this device is on its way in a channel: what the log has not shown yet cannot be in a
+    /// commit of ours, and the server takes none without it.
+    pub(super) fn is_proposing(&self, id: ChannelId) -> bool {
+        let mut items = self.outbox.values();
+        items.any(|item| item.channel == id && matches!(item.what, OutWhat::Proposal { .. }))
+    }
+
+    /// Publishes what an intent wants as proposals, for whoever commits next: its own commits came too late.
+    pub(super) fn propose(&mut self, id: ChannelId, ticket: Ticket, wishes: &[Wish<'_>]) {
+        if self.is_proposing(id) {
+            return;
+        }
+        for wish in wishes {
+            match self.propose_one(id, ticket, *wish) {
+                Ok(()) => {}
+                // Somebody else proposed the same.
+                Err(MlsError::Pending(_)) => {}
+                Err(error) => {
+                    let detail = format!("the proposal cannot be made: {error}");
+                    let code = ErrorCode::CommitInvalid;
+                    return self.fail_intent(ticket, Failed::Server { code, detail });
+                }
+            }
+        }
+    }
+
+    fn propose_one(
+        &mut self,
+        id: ChannelId,
+        ticket: Ticket,
+        wish: Wish<'_>,
+    ) -> Result<(), MlsError> {
+        let Some(device) = self.device_in(id) else { return Ok(()) };
+        let made = self.with_group(id, |group, cx| {
+            let epoch = group.epoch();
+            group.propose(cx, &device, wish).map(|payload| (epoch, payload))
+        });
+        let Some((epoch, payload)) = made.transpose()? else { return Ok(()) };
+        let generation = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
+        let message = MessageId(self.entropy.array());
+        let kind = SubmitKind::Proposal;
+        let payload = payload.into();
+        let submit = Submit { channel: id, generation, epoch, message, kind, payload };
+        self.stage_channel(id);
+        let item = self.next_ticket();
+        let what = OutWhat::Proposal { submit, intent: ticket.0 };
+        self.store_item(item, OutItem { channel: id, message, what, accepted: None, silent: true });
+        Ok(())
+    }
+
+    /// The server did not take a proposal. What was to be changed is committed after all, or found to be true.
+    pub(super) fn proposal_refused(&mut self, ticket: Ticket, failed: Failed) {
+        let Some(mut intent) = self.intents.remove(&ticket) else { return };
+        let (id, leaves) = (intent.channel, intent.leaves());
+        intent.losses = 0;
+        self.store_intent(ticket, intent);
+        if leaves {
+            return self.leave_refused(ticket, failed);
+        }
+        self.hold(id, 0);
     }
 
     // ---- leaving ------------------------------------------------------------------------------
@@ -105,9 +174,6 @@ impl Client {
         let proposed = self.outbox.values().any(
             |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
         );
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return;
-        };
         // What was said before leaving goes out before: nothing can be sent while the proposal waits.
         let unsaid = self.outbox.values().any(|item| {
             let unsealed = matches!(item.what, OutWhat::Application { sealed: None, .. });
@@ -121,50 +187,41 @@ impl Client {
             self.fulfil(ticket, Outcome::Done);
             return self.forget_channel(id);
         }
-        let made = self.with_group(id, |group, cx| {
-            let epoch = group.epoch();
-            group.propose_leave(cx, &device).map(|payload| (epoch, payload))
-        });
-        let (epoch, payload) = match made {
-            Some(Ok(made)) => made,
-            Some(Err(error)) => {
-                let failed = Failed::Server {
-                    code: ErrorCode::CommitInvalid,
-                    detail: format!("the proposal cannot be made: {error}"),
-                };
-                return self.fail_intent(ticket, failed);
+        match self.propose_one(id, ticket, Wish::Leave) {
+            Ok(()) => {}
+            Err(MlsError::NoAdmin) => self.leave_refused(ticket, last_admin()),
+            Err(error) => {
+                let detail = format!("the proposal cannot be made: {error}");
+                let code = ErrorCode::CommitInvalid;
+                self.leave_refused(ticket, Failed::Server { code, detail });
             }
-            None => return,
-        };
-        let Some(generation) = self.channels.get(&id).map(|channel| channel.row.generation) else {
-            return;
-        };
-        let message = MessageId(self.entropy.array());
-        let submit = Submit {
-            channel: id,
-            generation,
-            epoch,
-            message,
-            kind: SubmitKind::Proposal,
-            payload: payload.into(),
-        };
-        self.stage_channel(id);
-        let item = self.next_ticket();
-        let what = OutWhat::Proposal { submit, intent: ticket.0 };
-        self.store_item(item, OutItem { channel: id, message, what, accepted: None, silent: true });
+        }
     }
 
     /// The server took our own removal: from here on it is the others' to commit.
     pub(super) fn on_leave_accepted(&mut self, intent: u64) {
-        let Some(channel) = self.intents.get(&Ticket(intent)).map(|intent| intent.channel) else {
-            return;
-        };
+        let leaving = self.intents.get(&Ticket(intent)).filter(|intent| intent.leaves());
+        let Some(channel) = leaving.map(|intent| intent.channel) else { return };
         if let Some(channel) = self.channels.get_mut(&channel) {
             channel.row.leaving = true;
             channel.row_dirty = true;
         }
         self.fulfil(Ticket(intent), Outcome::Done);
         self.stage_channel(channel);
+    }
+
+    /// This device cannot leave, or not yet: it is a member as before. If the application was told otherwise, since
+    /// a first proposal had been accepted, it hears of it.
+    pub(super) fn leave_refused(&mut self, ticket: Ticket, failed: Failed) {
+        let Some(id) = self.intents.get(&ticket).map(|intent| intent.channel) else { return };
+        self.fail_intent(ticket, failed);
+        if let Some(channel) = self.channels.get_mut(&id)
+            && core::mem::take(&mut channel.row.leaving)
+        {
+            channel.row_dirty = true;
+            self.stage_channel(id);
+            self.event(Event::LeaveUndone { channel: id });
+        }
     }
 
     /// A commit took the epoch that our own removal was proposed in, and left it out: proposed anew.
@@ -174,26 +231,6 @@ impl Client {
             let ticket = self.next_ticket();
             self.store_intent(ticket, Intent { channel: id, want: Want::LeaveAgain, losses: 0 });
         }
-    }
-
-    // ---- names --------------------------------------------------------------------------------
-
-    /// Tells those who were just added what the group and its members are called.
-    pub(super) fn introduce(&mut self, id: ChannelId, change: &Change) {
-        if change.added.is_empty() {
-            return;
-        }
-        let has = self.channels.get(&id).is_some_and(|channel| channel.row.metadata.is_some());
-        if !has {
-            return;
-        }
-        let message = MessageId(self.entropy.array());
-        let what = OutWhat::Application { body: Vec::new().into(), metadata: true, sealed: None };
-        let ticket = self.next_ticket();
-        self.store_item(
-            ticket,
-            OutItem { channel: id, message, what, accepted: None, silent: true },
-        );
     }
 }
 

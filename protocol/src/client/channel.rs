@@ -3,8 +3,8 @@
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow};
-use crate::id::ChannelId;
+use super::directory::{self, ChannelRow, Leaf};
+use crate::id::{AccountId, ChannelId};
 use crate::io::{LinkId, LoadId};
 use crate::mls::group::Group;
 use crate::store::batch::Records;
@@ -71,6 +71,10 @@ pub(super) struct Join {
 pub(super) struct Channel {
     pub row: ChannelRow,
     pub row_dirty: bool,
+    /// How old the own leaf's keys are; `None` for an inbox.
+    pub leaf: Option<Leaf>,
+    /// They are due: when they are replaced.
+    pub update_at: Option<Duration>,
     /// The group cannot be followed any further; tried again with the next session.
     pub stuck: bool,
     pub inbox: bool,
@@ -90,6 +94,8 @@ pub(super) struct Channel {
     pub need_epoch: u64,
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
+    /// Queued proposals are committed at this time, unless somebody else has done it.
+    pub flush_at: Option<Duration>,
     /// What the server could not do is not asked again before this time: the subscription, a welcome's tree.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
@@ -114,6 +120,8 @@ impl Channel {
         Self {
             row,
             row_dirty: false,
+            leaf: None,
+            update_at: None,
             stuck: false,
             inbox,
             slot,
@@ -126,6 +134,7 @@ impl Channel {
             join: None,
             need_epoch: 0,
             hold_until: None,
+            flush_at: None,
             retry_at: None,
             gaps: 0,
             wrong_trees: 0,
@@ -142,6 +151,14 @@ impl Channel {
         match &mut self.slot {
             Slot::Warm(group) => Some(group),
             _ => None,
+        }
+    }
+
+    /// The accounts of its members, as far as the group is in memory.
+    pub(super) fn group_members(&self) -> BTreeSet<AccountId> {
+        match &self.slot {
+            Slot::Warm(group) => group.members().iter().map(|m| m.record.account).collect(),
+            _ => BTreeSet::new(),
         }
     }
 
@@ -176,6 +193,8 @@ impl Channel {
         self.acked = 0;
         self.hold_until = None;
         self.retry_at = None;
+        self.update_at = None;
+        self.flush_at = None;
         self.gaps = 0;
         self.stuck = false;
         self.checked_for = 0;

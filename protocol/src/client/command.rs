@@ -3,10 +3,10 @@
 use zeroize::Zeroizing;
 
 use super::channel::Slot;
-use super::content::Metadata;
 use super::direct::{is_direct, is_open};
 use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
 use super::event::{Failed, GroupMember, Outcome};
+use super::metadata::{Metadata, Profile};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
 use super::{Channel, Client, Event};
@@ -224,7 +224,8 @@ impl Client {
         let generation = 1;
         let device = self.identity.as_ref().and_then(|identity| identity.local());
         let device = device.ok_or(Refused::NoAccount)?;
-        let metadata = Metadata::seal(self.config.backend, &mut self.entropy, name);
+        let profile = Profile { name: name.to_owned(), ..Profile::default() };
+        let metadata = Metadata::seal(self.config.backend, &mut self.entropy, &profile);
         let metadata = metadata.ok_or(Refused::Invalid("a group's name has 1 to 256 bytes"))?;
         let data = GroupData { version: 1, admins, open: false, metadata: metadata.hash() };
         let new = NewGroup { id: GroupId::of(id, generation), suite, data };
@@ -246,6 +247,7 @@ impl Client {
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.founding.insert(id);
+        self.leaf_is_fresh(id);
         self.stage_channel(id);
         Ok(founding)
     }
@@ -302,7 +304,12 @@ impl Client {
         self.want(now, channel, Want::Update)
     }
 
-    fn want(&mut self, now: Now, channel: ChannelId, want: Want) -> Result<Ticket, Refused> {
+    pub(super) fn want(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        want: Want,
+    ) -> Result<Ticket, Refused> {
         self.begin(now)?;
         self.need_session()?;
         self.need_member(channel)?;

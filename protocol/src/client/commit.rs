@@ -8,9 +8,10 @@ use super::direct::is_direct;
 use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, MessageId};
+use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
-use crate::limits::ADDS_PER_COMMIT;
+use crate::limits::{ADDS_PER_COMMIT, COMMIT_LOSSES};
+use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::check;
 use crate::wire::message::{CommitBundle, Failure, Part};
@@ -22,6 +23,14 @@ const UNMADE: u32 = 1_000;
 /// Pause in milliseconds before a commit goes out again that the server refused for another one, which its log does
 /// not show.
 pub(super) const CONTRADICTED: u32 = 1_000;
+
+/// A group as a plan finds it.
+struct Present {
+    epoch: u64,
+    members: Vec<Sender>,
+    may_change: bool,
+    proposals: bool,
+}
 
 impl Client {
     /// Whether a commit or proposal may be made in a channel now.
@@ -58,8 +67,8 @@ impl Client {
                 intents.push(ticket);
             }
         }
-        if !intents.is_empty() {
-            self.commit(id, &plan, intents);
+        if !intents.is_empty() && !self.is_proposing(id) {
+            self.commit(id, plan, intents);
         }
     }
 
@@ -85,77 +94,122 @@ impl Client {
         let (Some(intent), Some(me)) = (self.intents.get(&ticket).cloned(), self.me()) else {
             return false;
         };
-        let Some((epoch, members, may_change, proposals)) = self.with_group(id, |group, _| {
-            let members: Vec<_> = group.members().iter().map(|m| m.record.sender()).collect();
-            (group.epoch(), members, group.data().may_change(me.account), group.has_proposals())
+        let Some(present) = self.with_group(id, |group, _| Present {
+            epoch: group.epoch(),
+            members: group.members().iter().map(|m| m.record.sender()).collect(),
+            may_change: group.data().may_change(me.account),
+            proposals: group.has_proposals(),
         }) else {
             return false;
         };
-        match intent.want {
+        let losses = intent.losses;
+        let is_true = match intent.want {
             Want::Add { account, packages: Some(packages), .. } => {
-                if self.waits_for_the_other(id, account, &members, plan) {
+                if self.waits_for_the_other(id, account, &present.members, plan) {
                     return false;
                 }
-                if !may_change && !is_direct(id) {
-                    self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
-                    return false;
-                }
-                let backend = self.config.backend;
-                let wall = self.now.wall;
-                let before = plan.adds.len();
-                let mut expired = false;
-                for package in packages {
-                    let Ok(checked) = check(backend, &package, wall) else {
-                        expired = true;
-                        continue;
-                    };
-                    let twice = plan.adds.contains(&package);
-                    if !members.contains(&checked.record.sender()) && !twice {
-                        plan.adds.push(package);
-                    }
-                }
-                if plan.adds.len() > ADDS_PER_COMMIT {
-                    plan.adds.truncate(before);
-                    return false;
-                }
-                if plan.adds.len() == before && expired {
-                    self.claim_again(ticket);
-                    return false;
-                }
-                if plan.adds.len() == before {
-                    self.fulfil(ticket, Outcome::Epoch(epoch));
-                    return false;
-                }
-                true
+                return self.plan_add((id, ticket, losses), packages, &present, plan);
             }
+            // A change of roles goes first, and alone: it may decide whether this one is allowed.
+            Want::Remove { .. } if plan.data.is_some() => return false,
             Want::Remove { account } => {
-                if !may_change && account != me.account {
-                    self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
-                    return false;
-                }
-                let gone: Vec<_> =
-                    members.into_iter().filter(|m| m.account == account && *m != me).collect();
-                if gone.is_empty() {
-                    self.fulfil(ticket, Outcome::Epoch(epoch));
-                    return false;
-                }
-                plan.removes.extend(
-                    gone.iter().filter(|m| !plan.removes.contains(m)).copied().collect::<Vec<_>>(),
-                );
-                true
+                return self.plan_remove((id, ticket, losses), (account, me), present, plan);
             }
-            Want::Update => true,
-            Want::Flush if !proposals => {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-                false
-            }
-            Want::Flush => true,
+            Want::Update => false,
+            Want::Renew => !self.wants_renewal(id),
+            Want::Rotate => self.key_for(id).is_none(),
+            Want::Flush => !present.proposals,
             Want::Leave | Want::LeaveAgain => {
                 self.propose_leave(id, ticket);
-                false
+                return false;
             }
-            Want::Add { .. } | Want::Found { .. } => false,
+            Want::Describe { change, .. } => {
+                return self.plan_profile(id, ticket, &change, plan);
+            }
+            Want::SetRole { account, role } => {
+                return self.plan_role(id, ticket, (account, role), plan);
+            }
+            Want::Add { .. } | Want::Found { .. } => return false,
+        };
+        if is_true {
+            self.fulfil(ticket, Outcome::Epoch(present.epoch));
+            return false;
         }
+        plan.update |= matches!(intent.want, Want::Update | Want::Renew);
+        // Not its turn to commit others' proposals yet; but whoever has something else to commit takes them along.
+        let early = self.channels.get(&id).is_some_and(|channel| channel.flush_at.is_some());
+        !(early && matches!(intent.want, Want::Flush))
+    }
+
+    fn plan_add(
+        &mut self,
+        (id, ticket, losses): (ChannelId, Ticket, u32),
+        packages: Vec<Vec<u8>>,
+        present: &Present,
+        plan: &mut Plan,
+    ) -> bool {
+        if !present.may_change && !is_direct(id) {
+            self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
+            return false;
+        }
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let mut adds = Vec::new();
+        let mut expired = false;
+        for package in packages {
+            let Ok(checked) = check(backend, &package, wall) else {
+                expired = true;
+                continue;
+            };
+            let twice = plan.adds.contains(&package) || adds.contains(&package);
+            if !present.members.contains(&checked.record.sender()) && !twice {
+                adds.push(package);
+            }
+        }
+        if adds.is_empty() && expired {
+            self.claim_again(ticket);
+            return false;
+        }
+        if adds.is_empty() {
+            self.fulfil(ticket, Outcome::Epoch(present.epoch));
+            return false;
+        }
+        if losses >= COMMIT_LOSSES {
+            let wishes: Vec<_> = adds.iter().map(|package| Wish::Add(package)).collect();
+            self.propose(id, ticket, &wishes);
+            return false;
+        }
+        let fits = plan.adds.len() + adds.len() <= ADDS_PER_COMMIT;
+        if fits {
+            plan.adds.append(&mut adds);
+        }
+        fits
+    }
+
+    fn plan_remove(
+        &mut self,
+        (id, ticket, losses): (ChannelId, Ticket, u32),
+        (account, me): (AccountId, Sender),
+        present: Present,
+        plan: &mut Plan,
+    ) -> bool {
+        if !present.may_change && account != me.account {
+            self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
+            return false;
+        }
+        let of_account = |member: &Sender| member.account == account && *member != me;
+        let mut gone: Vec<_> = present.members.into_iter().filter(of_account).collect();
+        if gone.is_empty() {
+            self.fulfil(ticket, Outcome::Epoch(present.epoch));
+            return false;
+        }
+        if losses >= COMMIT_LOSSES {
+            let wishes: Vec<_> = gone.into_iter().map(Wish::Remove).collect();
+            self.propose(id, ticket, &wishes);
+            return false;
+        }
+        gone.retain(|member| !plan.removes.contains(member));
+        plan.removes.append(&mut gone);
+        true
     }
 
     /// Key packages kept with an intent ended before a commit came through: others are needed.
@@ -168,13 +222,12 @@ impl Client {
         }
     }
 
-    fn commit(&mut self, id: ChannelId, plan: &Plan, intents: Vec<Ticket>) {
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return;
-        };
+    fn commit(&mut self, id: ChannelId, mut plan: Plan, intents: Vec<Ticket>) {
+        plan.rotate = self.key_for(id);
+        let Some(device) = self.device_in(id) else { return };
         let made = self.with_group(id, |group, cx| {
             let epoch = group.epoch();
-            group.commit(cx, &device, plan).map(|bundle| (epoch, bundle))
+            group.commit(cx, &device, &plan).map(|bundle| (epoch, bundle))
         });
         let (epoch, bundle) = match made {
             Some(Ok(made)) => made,
@@ -221,10 +274,14 @@ impl Client {
         match merged {
             Some(Ok(change)) => {
                 self.on_change(id, &change);
-                for ticket in intents {
-                    self.fulfil(Ticket(ticket), Outcome::Epoch(change.epoch));
+                self.note_own_commit(id, &change);
+                for ticket in intents.into_iter().map(Ticket) {
+                    self.publish_profile(id, ticket);
+                    self.fulfil(ticket, Outcome::Epoch(change.epoch));
                 }
-                self.introduce(id, &change);
+                if !change.added.is_empty() {
+                    self.tell_metadata(id);
+                }
             }
             Some(Err(error)) => {
                 if let Some(channel) = self.channels.get_mut(&id) {
@@ -248,22 +305,26 @@ impl Client {
             .map(|(ticket, _)| *ticket)
             .collect();
         for ticket in lost {
-            let Some(item) = self.drop_item(ticket) else { continue };
-            let OutWhat::Commit { intents, .. } = item.what else { continue };
-            let mut most = 0;
-            for ticket in intents {
-                if let Some(mut intent) = self.intents.remove(&Ticket(ticket)) {
-                    intent.losses += 1;
-                    most = most.max(intent.losses);
-                    self.store_intent(Ticket(ticket), intent);
-                }
+            self.lose(id, ticket);
+        }
+    }
+
+    fn lose(&mut self, id: ChannelId, ticket: Ticket) {
+        let Some(item) = self.drop_item(ticket) else { return };
+        let OutWhat::Commit { intents, .. } = item.what else { return };
+        let mut most = 0;
+        for ticket in intents {
+            if let Some(mut intent) = self.intents.remove(&Ticket(ticket)) {
+                intent.losses += 1;
+                most = most.max(intent.losses);
+                self.store_intent(Ticket(ticket), intent);
             }
-            let spread = RETRY.saturating_mul(1 << most.min(5)).as_micros();
-            let spread = u64::try_from(spread).unwrap_or(u64::MAX).max(1);
-            let wait = Duration::from_micros(self.entropy.u64() % spread);
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.hold_until = Some(self.now.mono + wait);
-            }
+        }
+        let spread = RETRY.saturating_mul(1 << most.min(5)).as_micros();
+        let spread = u64::try_from(spread).unwrap_or(u64::MAX).max(1);
+        let wait = Duration::from_micros(self.entropy.u64() % spread);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.hold_until = Some(self.now.mono + wait);
         }
     }
 
@@ -284,6 +345,14 @@ impl Client {
                 // If the log shows no other commit, the same is not refused again at once.
                 self.hold(id, CONTRADICTED);
                 self.dirty.insert(id);
+            }
+            // Somebody proposed something that this device had not read yet: with it, the next try is as good as any.
+            ErrorCode::ProposalLeftOut => {
+                self.lose(id, ticket);
+                self.drop_orphan(id);
+                if let Some(channel) = self.channels.get_mut(&id) {
+                    channel.unsubscribe();
+                }
             }
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
                 self.hold(id, failure.retry_after_ms);

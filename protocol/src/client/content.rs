@@ -11,10 +11,9 @@
 
 use zeroize::Zeroizing;
 
-use crate::crypto::{Aead, Backend};
-use crate::env::Entropy;
+use super::metadata::Metadata;
 use crate::id::{AccountId, Digest};
-use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES};
+use crate::limits::CONTENT_BYTES;
 use crate::wire::message::Username;
 
 const FORMAT: u8 = 1;
@@ -102,52 +101,6 @@ impl Content {
             _ => ContentBody::Unknown,
         };
         Some(Self { seq, chain, username, body })
-    }
-}
-
-/// A group's name, sealed under a key that only members have; the group's context holds the hash of the
-/// sealed form, so that a joiner knows it is the group's own.
-#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Metadata {
-    key: Zeroizing<[u8; 32]>,
-    sealed: Vec<u8>,
-}
-
-impl core::fmt::Debug for Metadata {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Metadata({} bytes)", self.sealed.len())
-    }
-}
-
-impl Metadata {
-    const AAD: &'static [u8] = b"qpc-metadata-v1";
-
-    /// Seals a name under a fresh key, used once: the nonce is zero.
-    pub(super) fn seal(backend: Backend, entropy: &mut Entropy, name: &str) -> Option<Self> {
-        if name.len() > GROUP_NAME_BYTES {
-            return None;
-        }
-        let key = Zeroizing::new(entropy.array());
-        let sealed = backend
-            .aead_seal(Aead::ChaCha20Poly1305, &*key, &[0; 12], Self::AAD, name.as_bytes())
-            .ok()?;
-        Some(Self { key, sealed })
-    }
-
-    /// Opens it, if it is what the group's context names.
-    pub(super) fn open(&self, backend: Backend, expected: Digest) -> Option<String> {
-        if self.hash() != expected {
-            return None;
-        }
-        let name = backend
-            .aead_open(Aead::ChaCha20Poly1305, &*self.key, &[0; 12], Self::AAD, &self.sealed)
-            .ok()?;
-        String::from_utf8(name.to_vec()).ok().filter(|name| name.len() <= GROUP_NAME_BYTES)
-    }
-
-    /// What the group's context holds.
-    pub(super) fn hash(&self) -> Digest {
-        Digest::of(&[&self.sealed])
     }
 }
 

@@ -26,7 +26,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 7] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 8] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -38,10 +38,12 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let held = self.channels.values().filter_map(|channel| channel.hold_until);
-        let held = held.min().filter(|_| online);
+        let held =
+            self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
+        let held = held.flatten().min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
-        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
+        let retry =
+            retries.chain(self.packages_retry).chain(self.rotation_retry).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -50,6 +52,7 @@ impl Client {
             (packages, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
             (retry, WakeReason::Retry),
+            (self.update_deadline().filter(|_| online), WakeReason::Update),
         ]
     }
 
@@ -80,9 +83,18 @@ impl Client {
         {
             self.begin_packages();
         }
+        if self.rotation_retry.is_some_and(|at| at <= mono) {
+            self.rotation_retry = None;
+            self.offer_key();
+        }
+        self.check_leaves();
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;
+                self.dirty.insert(*id);
+            }
+            if channel.flush_at.is_some_and(|at| at <= mono) {
+                channel.flush_at = None;
                 self.dirty.insert(*id);
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {

@@ -5,10 +5,12 @@
 //! | `d/version` | state version, `u64` big endian (the gate's) |
 //! | `d/identity` | [`Identity`] |
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
+//! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
 //! | `d/packages` | [`PackagePlan`] |
 //! | `d/restored` | empty: this state is older than what the device once was |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
+//! | `d/l/` channel | [`Leaf`] |
 //! | `d/i/` ticket | [`Intent`] |
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
@@ -23,7 +25,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::content::Metadata;
+use super::metadata::{Metadata, ProfileChange, Role};
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
@@ -41,9 +43,11 @@ pub const DIRECTORY: &[u8] = b"d/";
 pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const RESTORED: &[u8] = b"d/restored";
+pub(super) const ROTATION: &[u8] = b"d/rotation";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
+pub(super) const LEAF: &[u8] = b"d/l/";
 pub(super) const INTENT: &[u8] = b"d/i/";
 pub(super) const OUTBOX: &[u8] = b"d/o/";
 pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
@@ -195,6 +199,15 @@ impl ChannelRow {
     }
 }
 
+/// How old the keys of this device's own leaf in a group are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Leaf {
+    /// When they were made.
+    pub since: UnixMillis,
+    /// How far the group's log had been read then.
+    pub seq: u64,
+}
+
 /// A change of a group that this device wants to come true, however many commits it takes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Intent {
@@ -207,7 +220,7 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        !matches!(self.want, Want::Flush | Want::LeaveAgain)
+        !matches!(self.want, Want::Flush | Want::LeaveAgain | Want::Renew | Want::Rotate)
     }
 
     /// Whether it is about our own removal.
@@ -233,6 +246,14 @@ pub(super) enum Want {
     Flush,
     /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
     LeaveAgain,
+    /// What the group shows of itself changed; the sealed form is that of the commit under way.
+    Describe { change: ProfileChange, sealed: Option<Metadata> },
+    /// Another role for an account.
+    SetRole { account: AccountId, role: Role },
+    /// Fresh keys in our own leaf, since they have become due. Nobody asked for this one.
+    Renew,
+    /// The present device key in our own leaf.
+    Rotate,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.

@@ -1,5 +1,6 @@
 //! What a client's machine tells the application.
 
+use super::metadata::Profile;
 use crate::env::UnixMillis;
 use crate::error::{ErrorCode, PeerFault};
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
@@ -50,6 +51,12 @@ pub enum Event {
         channel: ChannelId,
         /// Who did it, as far as known.
         by: Option<Sender>,
+    },
+    /// This device had left that group, its removal did not come true before it became its last admin, and so it is
+    /// a member still: name another admin, and leave again.
+    LeaveUndone {
+        /// The group.
+        channel: ChannelId,
     },
     /// An entry of a log could not be used, and why; it is passed over.
     Unreadable {
@@ -109,20 +116,13 @@ pub enum Event {
     SessionEnded(ErrorCode),
 }
 
-/// What a group is called.
-#[derive(Clone, PartialEq, Eq)]
+/// What a group shows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMetadata {
     /// The group.
     pub channel: ChannelId,
-    /// Its name, at most [`GROUP_NAME_BYTES`](crate::limits::GROUP_NAME_BYTES).
-    pub name: String,
-}
-
-// The name is sealed everywhere else: it must not get into a log by way of an event.
-impl core::fmt::Debug for GroupMetadata {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "GroupMetadata({:?}, {} bytes)", self.channel, self.name.len())
-    }
+    /// Its name and the rest.
+    pub profile: Profile,
 }
 
 /// A received message.
@@ -165,6 +165,10 @@ pub struct GroupChange {
     pub added: Vec<Sender>,
     /// Devices removed.
     pub removed: Vec<Sender>,
+    /// Devices with a new device key.
+    pub updated: Vec<Sender>,
+    /// Who the admins are from now on, if the group's data changed.
+    pub admins: Option<Vec<AccountId>>,
 }
 
 /// What a finished command came to.
@@ -184,7 +188,7 @@ pub enum Outcome {
     },
     /// `create_group`, `open_direct`.
     Group(ChannelId),
-    /// `invite`, `remove`, `leave`, `update`: the epoch that made it true.
+    /// `invite`, `remove`, `update`, `set_metadata`, `set_role`: the epoch that made it true.
     Epoch(u64),
     /// `send`: accepted and durable on the server.
     Sent(Sent),
@@ -283,6 +287,10 @@ pub struct GroupSummary {
     pub kind: ChannelKind,
     /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it.
     pub name: Option<String>,
+    /// What it is about; empty if nothing is said of that, or its metadata did not arrive yet.
+    pub description: String,
+    /// SHA-256 of its picture.
+    pub avatar: Option<Digest>,
     /// Its suite.
     pub suite: Suite,
     /// Its epoch here.

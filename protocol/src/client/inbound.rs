@@ -2,11 +2,10 @@
 //! change of state and an event, in one batch.
 
 use super::Client;
-use super::channel::{Slot, Subscription, WAITING_BYTES};
+use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
-use super::direct::is_direct;
 use super::directory::{self, OutWhat, StoredMessage};
-use super::event::{Event, GroupChange, GroupMetadata};
+use super::event::{Event, GroupChange};
 use super::net::Call;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
@@ -19,7 +18,6 @@ use crate::mls::group::{Change, Received};
 use crate::store::batch::Op;
 use crate::wire::message::{Entries, Entry, EntryKind, Failure, Part, Request};
 use core::time::Duration;
-use std::collections::BTreeSet;
 
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
@@ -223,8 +221,7 @@ impl Client {
             Some(Ok(Received::Application { sender, epoch, content })) => {
                 self.on_content(id, entry, &sender, epoch, &content);
             }
-            Some(Ok(Received::Proposal { leaves: true, .. })) => self.want_flush(id),
-            Some(Ok(Received::Proposal { .. })) => {}
+            Some(Ok(Received::Proposal { leaves, .. })) => self.want_flush(id, !leaves),
             Some(Ok(Received::Commit(change))) => {
                 self.lose_pending(id);
                 self.on_change(id, &change);
@@ -293,13 +290,34 @@ impl Client {
         let Some(item) = self.outbox.get(&ticket) else { return true };
         match &item.what {
             OutWhat::Commit { .. } => self.win_pending(id, ticket),
-            OutWhat::Application { .. } | OutWhat::Proposal { .. } => {
+            OutWhat::Application { metadata, sealed, .. } => {
+                let told = sealed.as_ref().filter(|_| *metadata).map(|submit| submit.epoch);
                 if item.accepted.is_some() {
                     self.drop_item(ticket);
                 }
+                if let Some(epoch) = told {
+                    self.check_told(id, epoch);
+                }
+            }
+            OutWhat::Proposal { .. } => {
+                if item.accepted.is_some() {
+                    self.drop_item(ticket);
+                }
+                self.queue_own(id, entry);
             }
         }
         true
+    }
+
+    /// A proposal of this device came up in the log: it waits here as at everybody else's. Who is to leave does not
+    /// commit it; all others are asked in turn, this device among them.
+    fn queue_own(&mut self, id: ChannelId, entry: &Entry) {
+        let Part::Inline(payload) = &entry.payload else { return };
+        match self.with_group(id, |group, cx| group.receive(cx, payload)) {
+            Some(Ok(Received::Proposal { leaves: false, .. })) => self.want_flush(id, true),
+            Some(Err(error)) => self.unreadable(id, entry.seq, &error.to_string()),
+            _ => {}
+        }
     }
 
     /// The server signed that a submission of ours stands at a seq that was read by now. If it was not there, the
@@ -322,13 +340,13 @@ impl Client {
 
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
-        let summary = self.with_group(id, |group, _| {
-            (group.authenticator(), group.members().len(), group.data().metadata)
-        });
+        let summary =
+            self.with_group(id, |group, _| (group.authenticator(), group.members().len()));
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.epoch = change.epoch;
+        channel.flush_at = None;
         channel.row_dirty = true;
-        if let Some((authenticator, members, _)) = summary {
+        if let Some((authenticator, members)) = summary {
             channel.row.authenticator = authenticator;
             channel.row.members = u32::try_from(members).unwrap_or(u32::MAX);
         }
@@ -341,6 +359,7 @@ impl Client {
             let prefix = directory::group_prefix(id, channel.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
             self.abandon(id);
+            self.forget_leaf(id);
             self.stage_channel(id);
             self.wake_inboxes();
             self.event(Event::Evicted { channel: id, by: Some(change.committer) });
@@ -357,6 +376,8 @@ impl Client {
             by: change.committer,
             added: change.added.iter().map(DeviceRecord::sender).collect(),
             removed: change.removed.clone(),
+            updated: change.updated.iter().map(DeviceRecord::sender).collect(),
+            admins: change.data.as_ref().map(|data| data.admins.clone()),
         }));
     }
 
@@ -400,28 +421,10 @@ impl Client {
                 self.deliver(id, entry.seq, message);
             }
             ContentBody::Metadata { metadata, names } => {
-                let expected = self.with_group(id, |group, _| group.data().metadata);
-                let name = expected.and_then(|hash| metadata.open(self.config.backend, hash));
-                if let (Some(name), Some(channel)) = (name, self.channels.get_mut(&id)) {
-                    // A direct channel is called as the other account is, whatever that one says.
-                    let new = !is_direct(id) && channel.row.name.as_ref() != Some(&name);
-                    channel.row.metadata = Some(metadata);
-                    channel.row_dirty = true;
-                    if new {
-                        channel.row.name = Some(name.clone());
-                        self.stage_channel(id);
-                        self.event(Event::Metadata(GroupMetadata { channel: id, name }));
-                    }
-                }
-                let members = self.with_group(id, |group, _| {
-                    group
-                        .members()
-                        .iter()
-                        .map(|member| member.record.account)
-                        .collect::<BTreeSet<_>>()
-                });
+                self.take_metadata(id, metadata);
+                let members =
+                    self.channels.get(&id).map(Channel::group_members).unwrap_or_default();
                 // Names of others are none of its business, and there is no end of them.
-                let members = members.unwrap_or_default();
                 for (account, username) in names.into_iter().filter(|(of, _)| members.contains(of))
                 {
                     self.hear_name(account, username);

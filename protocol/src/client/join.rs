@@ -177,22 +177,27 @@ impl Client {
     }
 
     fn join_now(&mut self, inbox: ChannelId) -> Result<(), MlsError> {
+        let devices = self.own_devices();
         let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
             return Ok(());
         };
-        let (Some(origin), Some(device)) =
-            (join.entry.origin, self.identity.as_ref().and_then(|identity| identity.local()))
-        else {
-            return Ok(());
-        };
+        let Some(origin) = join.entry.origin else { return Ok(()) };
         let Part::Inline(welcome) = &join.entry.payload else {
             return Err(MlsError::Invalid("the welcome is a blob".into()));
         };
         let Some(packages) = self.packages.warm() else { return Ok(()) };
-        let mut entropy = self.entropy.fork();
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        let group = Group::join(cx, &device, packages, welcome, &join.tree)?;
+        // The key package may have been made with a key of before.
+        let mut joined = Err(MlsError::Record);
+        for device in devices {
+            let mut entropy = self.entropy.fork();
+            let (backend, wall) = (self.config.backend, self.now.wall);
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            joined = Group::join(cx, &device, packages, welcome, &join.tree);
+            if !matches!(joined, Err(MlsError::Record)) {
+                break;
+            }
+        }
+        let group = joined?;
         let generation = join.entry.generation;
         if group.id() != GroupId::of(origin.channel, generation) {
             return Err(MlsError::WrongGroup);
@@ -204,7 +209,9 @@ impl Client {
         if is_direct(origin.channel) {
             let members = group.members();
             let accounts = members.iter().map(|member| member.record.account);
-            if !is_between(origin.channel, device.record.account, accounts) {
+            let between =
+                self.me().is_some_and(|me| is_between(origin.channel, me.account, accounts));
+            if !between {
                 return Err(MlsError::NotAllowed("a direct channel is for its two accounts"));
             }
         }
@@ -250,9 +257,13 @@ impl Client {
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.note_other(id);
+        self.leaf_is_fresh(id);
         self.stage_packages();
         self.stage_channel(id);
         self.dirty.insert(id);
+        if self.key_for(id).is_some() {
+            self.want_new_key(id);
+        }
         self.event(Event::Joined { channel: id, by });
     }
 

@@ -341,6 +341,7 @@ impl Client {
                 }
                 return answered;
             }
+            (Call::Rotate, Reply::Done) => self.on_rotated(),
             (Call::PackageStatus, Reply::KeyPackages { available, last_resort }) => {
                 self.on_package_status(available, last_resort)
             }
@@ -379,6 +380,7 @@ impl Client {
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
             Call::KeepAlive | Call::Tell | Call::Confirm(_) => {}
+            Call::Rotate => self.on_rotation_refused(failure),
             Call::PackageStatus | Call::PackageUpload => self.on_packages_refused(failure),
             Call::Ask(ticket, _) => self.event(Event::Failed(ticket, Failed::from(failure))),
             Call::Found(ticket) | Call::Resolve(ticket) | Call::Claim(ticket) => {

@@ -22,12 +22,15 @@ pub mod job;
 mod join;
 mod keys;
 mod link;
+mod metadata;
 mod net;
 mod outbox;
 mod prepare;
 mod restore;
+mod rotation;
 mod session;
 mod unread;
+mod upkeep;
 mod view;
 
 use core::time::Duration;
@@ -51,9 +54,12 @@ use event::{Event, Outcome};
 use job::ClientJobOutput;
 use keys::Packages;
 use net::{Ask, Net};
+use rotation::Rotation;
 use session::{AuthTask, Phase};
 
 pub use directory::DIRECTORY;
+pub use metadata::{Profile, ProfileChange, Role};
+pub use upkeep::UpdatePolicy;
 
 /// Records read with one load.
 const LOAD_PAGE: usize = 1024;
@@ -72,6 +78,8 @@ pub struct Config {
     /// Connect by itself and stay connected. Without it, only [`Client::connect`] and commands that need a
     /// connection do.
     pub auto_connect: bool,
+    /// When the keys of an own leaf are replaced without being asked.
+    pub update: UpdatePolicy,
 }
 
 /// Cost of Argon2id (RFC 9106).
@@ -140,6 +148,9 @@ pub struct Client {
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
+    rotation: Rotation,
+    /// When to offer the next key again after the server could not take it.
+    rotation_retry: Option<Duration>,
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the server has a last-resort one.

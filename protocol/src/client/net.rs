@@ -18,6 +18,8 @@ pub(super) enum Call {
     LoginStart,
     LoginFinish,
     DeviceRegister,
+    /// `DeviceRegister` with a new key, within a session.
+    Rotate,
     Resume,
     Refresh,
     KeepAlive,

@@ -101,7 +101,7 @@ impl Client {
             Some((false, true)) => {
                 // Whoever is about to leave waits for the others: a commit of its own would end its wish.
                 if !channel.row.leaving {
-                    self.want_flush(id);
+                    self.want_flush(id, false);
                 }
                 return false;
             }
@@ -111,9 +111,7 @@ impl Client {
             self.drop_item(ticket);
             return true;
         };
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return false;
-        };
+        let Some(device) = self.device_in(id) else { return false };
         let plaintext = content.encode();
         let made = self.with_group(id, |group, cx| {
             let epoch = group.epoch();
@@ -150,9 +148,12 @@ impl Client {
         metadata: bool,
         body: zeroize::Zeroizing<Vec<u8>>,
     ) -> Option<Content> {
-        let row = &self.channels.get(&id)?.row;
+        let channel = self.channels.get(&id)?;
+        let row = &channel.row;
         let body = if metadata {
-            let names = self.contacts.iter();
+            // Whom else this device knows is nobody's business.
+            let members = channel.group_members();
+            let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
             let names = names.map(|(account, contact)| (*account, contact.username.clone()));
             ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
         } else {
@@ -248,10 +249,11 @@ impl Client {
         let id = item.channel;
         match failure.code {
             ErrorCode::StaleEpoch | ErrorCode::FutureEpoch | ErrorCode::EpochConflict => {
+                let sent_in = item.submit().map_or(0, |submit| submit.epoch);
                 let Some(channel) = self.channels.get_mut(&id) else { return };
                 channel.need_epoch = channel.need_epoch.max(failure.epoch);
-                if channel.need_epoch <= channel.row.epoch {
-                    // Either the log has caught up meanwhile, or the server contradicts itself: not again at once.
+                if channel.need_epoch <= channel.row.epoch && sent_in >= failure.epoch {
+                    // The server contradicts itself: not again at once.
                     self.hold(id, CONTRADICTED);
                 }
                 self.reseal(ticket);
@@ -259,7 +261,7 @@ impl Client {
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
-                    self.fail_intent(Ticket(intent), Failed::from(failure));
+                    self.proposal_refused(Ticket(intent), Failed::from(failure));
                 }
                 self.fail_item(ticket, Failed::from(failure));
             }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
+use super::directory::{
+    self, ChannelRow, Contact, Identity, Intent, Leaf, OutItem, PackagePlan, Want,
+};
 use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;
+use super::rotation::Rotation;
 use super::{Channel, Client, Config};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;
@@ -26,8 +29,10 @@ struct Directory {
     tokens: Option<Tokens>,
     plan: PackagePlan,
     restored: bool,
+    rotation: Rotation,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
+    leaves: BTreeMap<ChannelId, Leaf>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -51,6 +56,8 @@ impl Directory {
             self.identity = Some(identity);
         } else if key == directory::TOKENS {
             self.tokens = Some(decode(key, value)?);
+        } else if key == directory::ROTATION {
+            self.rotation = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = true;
         } else if key == directory::PACKAGES {
@@ -61,6 +68,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::CHANNEL) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.channels.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::LEAF) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.leaves.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -94,8 +104,10 @@ impl Client {
             tokens,
             plan,
             restored,
+            rotation,
             contacts,
             channels,
+            leaves,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -108,7 +120,11 @@ impl Client {
         let server = identity.as_ref().map(|identity| identity.server);
         let channels: BTreeMap<_, _> = channels
             .into_iter()
-            .map(|(id, row)| (id, Channel::new(row, Some(id) == inbox)))
+            .map(|(id, row)| {
+                let mut channel = Channel::new(row, Some(id) == inbox);
+                channel.leaf = leaves.get(&id).copied();
+                (id, channel)
+            })
             .collect();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
         let dirty = spilled.map(|(id, _)| *id).collect();
@@ -135,6 +151,8 @@ impl Client {
             intents,
             outbox,
             inflight: BTreeSet::new(),
+            rotation,
+            rotation_retry: None,
             packages: Packages::Cold,
             plan,
             wanted_packages: None,
@@ -173,6 +191,7 @@ impl Client {
         for ticket in self.outbox_of(id) {
             self.fail_item(ticket, Failed::Obsolete("the group is not there any more"));
         }
+        self.forget_leaf(id);
         if let Some(channel) = self.channels.remove(&id) {
             self.told = self.told.saturating_sub(channel.told.len());
             let prefix = directory::group_prefix(id, channel.row.generation);

@@ -13,6 +13,7 @@
 //! | `Device` | done | `Resume` |
 //! | `Resume` | reply | `Online` |
 //! | `Resume` | `TokenExpired`, `TokenInvalid` | `Refresh`, once |
+//! | `Resume`, `Refresh` | `ProofInvalid`, a rotation under way | the same, with the next key |
 //! | any | refused for good | `Anonymous`, and an event says why |
 
 use bytes::Bytes;
@@ -183,6 +184,8 @@ impl Client {
             self.greeting = Some((task.ticket, outcome));
         }
         self.open_pushes();
+        self.forget_old_keys();
+        self.offer_key();
         self.begin_sync();
         self.ask_waiting();
     }
@@ -409,7 +412,7 @@ impl Client {
         self.open_session();
     }
 
-    fn store_identity(&mut self, identity: Identity) {
+    pub(super) fn store_identity(&mut self, identity: Identity) {
         self.gate.stage(directory::put(directory::IDENTITY.to_vec(), &identity));
         self.identity = Some(identity);
     }
@@ -432,6 +435,15 @@ impl Client {
             {
                 if let Some(tokens) = self.tokens.clone() {
                     self.refresh(&tokens);
+                }
+            }
+            Call::Resume | Call::Refresh
+                if code == ErrorCode::ProofInvalid && self.try_next_key() =>
+            {
+                match self.tokens.clone() {
+                    Some(tokens) if *call == Call::Refresh => self.refresh(&tokens),
+                    Some(tokens) => self.resume(&tokens),
+                    None => {}
                 }
             }
             _ if matches!(

@@ -2,6 +2,7 @@
 
 use super::direct::{is_direct, is_open};
 use super::event::GroupSummary;
+use super::metadata::Profile;
 use super::{Channel, Client};
 use crate::crypto::safety_number::SafetyNumber;
 use crate::error::Refused;
@@ -29,21 +30,27 @@ impl Client {
         let known =
             |id: &ChannelId, channel: &Channel| !channel.inbox && is_open(*id, &channel.row);
         let groups = self.channels.iter().filter(|(id, channel)| known(id, channel));
-        let summary = |(id, channel): (&ChannelId, &Channel)| GroupSummary {
-            channel: *id,
-            kind: if is_direct(*id) { ChannelKind::Direct } else { ChannelKind::Group },
-            name: match channel.row.with {
-                Some(with) => self.username(with).map(|name| name.as_str().to_owned()),
-                None => channel.row.name.clone(),
-            },
-            suite: channel.row.suite,
-            epoch: channel.row.epoch,
-            cursor: channel.row.cursor.seq(),
-            chain: channel.row.cursor.chain(),
-            member: channel.row.member && !channel.row.leaving,
-            authenticator: channel.row.authenticator.clone(),
-            members: channel.row.members,
-            unread: channel.row.unread,
+        let profile = |channel: &Channel| channel.row.metadata.as_ref()?.open(self.config.backend);
+        let summary = |(id, channel): (&ChannelId, &Channel)| {
+            let Profile { description, avatar, .. } = profile(channel).unwrap_or_default();
+            GroupSummary {
+                channel: *id,
+                kind: if is_direct(*id) { ChannelKind::Direct } else { ChannelKind::Group },
+                name: match channel.row.with {
+                    Some(with) => self.username(with).map(|name| name.as_str().to_owned()),
+                    None => channel.row.name.clone(),
+                },
+                description,
+                avatar,
+                suite: channel.row.suite,
+                epoch: channel.row.epoch,
+                cursor: channel.row.cursor.seq(),
+                chain: channel.row.cursor.chain(),
+                member: channel.row.member && !channel.row.leaving,
+                authenticator: channel.row.authenticator.clone(),
+                members: channel.row.members,
+                unread: channel.row.unread,
+            }
         };
         groups.map(summary).collect()
     }

@@ -171,7 +171,9 @@ proptest! {
         let _ = agree(|backend| backend.mlkem768_encapsulate(&changed, &random));
         for short in [&public[..at], &ciphertext[..place.index(ciphertext.len())]] {
             prop_assert!(agree(|backend| backend.mlkem768_encapsulate(short, &random)).is_err());
-            prop_assert!(agree(|backend| backend.mlkem768_decapsulate(&seed, short)).is_err());
+            // A key may be cut to the length of a ciphertext.
+            let decapsulated = agree(|backend| backend.mlkem768_decapsulate(&seed, short));
+            prop_assert_eq!(decapsulated.is_ok(), short.len() == ciphertext.len());
         }
     }
 

@@ -29,7 +29,7 @@ impl Group {
     /// [`MlsError::PastEpoch`] (content older than [`limits::PAST_EPOCHS`] epochs or than our joining, a proposal or
     /// commit of any epoch but the present one); [`MlsError::Decrypt`]; [`MlsError::Pending`] for the own pending
     /// commit, which is to be merged instead; [`MlsError::Record`] and [`MlsError::Expired`] for changes that rest on
-    /// such leaves; else [`MlsError::Invalid`].
+    /// such leaves; [`MlsError::NoAdmin`]; else [`MlsError::Invalid`].
     pub fn receive(&mut self, cx: Context<'_>, payload: &[u8]) -> Result<Received, MlsError> {
         let peeked = PublicState::peek(payload)?;
         self.check_outside(&peeked)?;
@@ -99,6 +99,7 @@ impl Group {
 
     fn queue(&mut self, proposal: QueuedProposal) -> Result<Received, MlsError> {
         self.before().judge_proposal(&proposal)?;
+        self.before().keeps_an_admin(self.mls.pending_proposals().chain([&proposal]))?;
         let reference = proposal.proposal_reference_ref();
         if self.mls.pending_proposals().count() >= limits::PROPOSALS {
             return Err(invalid("too many proposals in this epoch"));
@@ -125,6 +126,7 @@ impl Group {
         payload: &[u8],
     ) -> Result<Change, MlsError> {
         let verdict = self.before().judge(by, &staged)?;
+        self.before().check_queued(self.mls.pending_proposals(), &verdict)?;
         if let Some(path) = Path::read(payload)? {
             path.check_keys(self.suite())?;
         }
@@ -148,6 +150,7 @@ impl Group {
             removed: removed.map(DeviceRecord::sender).collect(),
             updated: verdict.updated.clone(),
             data: verdict.data.clone(),
+            rekeyed: staged.update_path_leaf_node().is_some(),
             evicted: staged.self_removed(),
         }
     }

@@ -15,6 +15,7 @@ use super::rules::{self, invalid};
 use super::{Context, MlsError, encode, key_package, parallel, signer};
 use crate::env::UnixMillis;
 use crate::id::Sender;
+use crate::limits;
 
 impl Group {
     /// A PrivateMessage for the present epoch.
@@ -87,7 +88,9 @@ impl Group {
         let mut builder = self
             .mls
             .commit_builder()
-            .force_self_update(nothing || self.meta.stale_leaf)
+            .force_self_update(
+                nothing || plan.update || plan.rotate.is_some() || self.meta.stale_leaf,
+            )
             .propose_adds(adds)
             .propose_removals(removes.into_iter().map(LeafNodeIndex::new));
         if let Some(data) = &plan.data {
@@ -146,34 +149,80 @@ impl Group {
         self.step(|group| group.mls.clear_pending_commit(&group.overlay).map_err(internal))
     }
 
-    /// A SelfRemove proposal as a PublicMessage. It waits in the own queue too: until another member commits it, or
-    /// any other commit ends the epoch and the wish with it, nothing can be sent.
+    /// A proposal as a PublicMessage, for whoever commits next. It waits in the own queue as in all others' once the
+    /// log has shown it: then it is to be received as any other.
     ///
-    /// Errors: [`MlsError::NotMember`]; [`MlsError::Record`]; [`MlsError::Pending`] if there is a pending commit, or
-    /// this device has proposed to leave in this epoch already.
-    pub fn propose_leave(
+    /// Errors: [`MlsError::NotMember`]; [`MlsError::Record`]; [`MlsError::Pending`] if there is a pending commit;
+    /// [`MlsError::NoAdmin`]; else as [`Self::commit`].
+    pub fn propose(
         &mut self,
         cx: Context<'_>,
         device: &LocalDevice,
+        wish: Wish<'_>,
     ) -> Result<Vec<u8>, MlsError> {
         self.check_device(device)?;
         if self.has_pending() {
             return Err(MlsError::Pending("there is a pending commit"));
         }
-        let own = self.own_sender();
-        let mut queued = self.mls.pending_proposals();
-        if queued.any(|queued| is_self_remove(queued) && *queued.sender() == own) {
-            return Err(MlsError::Pending("this device is leaving already"));
+        let package = match wish {
+            Wish::Add(package) => {
+                Some(key_package::validate(&Crypto::verifier(cx.backend), package)?)
+            }
+            _ => None,
+        };
+        let whom = match (&package, wish) {
+            (Some(package), _) => rules::record_in(package.leaf_node())?.sender(),
+            (None, Wish::Remove(other)) => other,
+            (None, _) => device.record.sender(),
+        };
+        if self.proposed().contains(&whom) {
+            return Err(MlsError::Pending("a proposal for this device is queued already"));
         }
-        drop(queued);
+        let leaf = match wish {
+            Wish::Remove(other) => self.leaves_of(&[other])?.first().copied(),
+            _ => None,
+        };
         self.step(|group| {
+            let before = group.queued_references();
             let provider = Provider::new(cx.backend, cx.entropy, &group.overlay);
-            let message = group
-                .mls
-                .leave_group_via_self_remove(&provider, &device.signer(cx.backend))
-                .map_err(internal)?;
+            let signer = device.signer(cx.backend);
+            let mls = &mut group.mls;
+            let message = match (&package, leaf.map(LeafNodeIndex::new)) {
+                (Some(package), _) => {
+                    mls.propose_add_member(&provider, &signer, package).map_err(refused)?.0
+                }
+                (None, Some(leaf)) => {
+                    mls.propose_remove_member(&provider, &signer, leaf).map_err(refused)?.0
+                }
+                (None, None) => {
+                    mls.leave_group_via_self_remove(&provider, &signer).map_err(refused)?
+                }
+            };
+            group.before().keeps_an_admin(group.mls.pending_proposals())?;
+            for proposal in group.mls.pending_proposals() {
+                group.before().judge_proposal(proposal)?;
+            }
+            for reference in group.queued_references().difference(&before) {
+                group.mls.remove_pending_proposal(&group.overlay, reference).map_err(internal)?;
+            }
             encode(&message)
         })
+    }
+
+    /// The devices that queued proposals would add or remove.
+    pub fn proposed(&self) -> BTreeSet<Sender> {
+        let whom = |proposal: &QueuedProposal| match proposal.proposal() {
+            Proposal::Add(add) => {
+                rules::record_in(add.key_package().leaf_node()).ok().map(|record| record.sender())
+            }
+            _ => rules::removes(proposal).and_then(|leaf| Some(self.records.get(&leaf)?.sender())),
+        };
+        self.mls.pending_proposals().filter_map(whom).collect()
+    }
+
+    fn queued_references(&self) -> BTreeSet<ProposalRef> {
+        let queued = self.mls.pending_proposals();
+        queued.map(|proposal| proposal.proposal_reference_ref().clone()).collect()
     }
 
     /// Whether this device is a member still, and `device` what its leaf says.
@@ -209,7 +258,7 @@ impl Group {
             let include = match (proposal.proposal(), proposal.sender()) {
                 (Proposal::Add(add), _) => {
                     let package = add.key_package();
-                    rules::expiry(package)? > wall
+                    rules::expiry(package)? > wall.plus(limits::CLOCK_SKEW)
                         && selected.adds.insert(rules::record_in(package.leaf_node())?.sender())
                 }
                 (Proposal::Remove(remove), _) if remove.removed().u32() == self.own_leaf() => {
@@ -240,6 +289,17 @@ impl Group {
     }
 }
 
+/// What is proposed.
+#[derive(Clone, Copy, Debug)]
+pub enum Wish<'a> {
+    /// To add the device of this key package (an MLSMessage).
+    Add(&'a [u8]),
+    /// To remove a device.
+    Remove(Sender),
+    /// To be removed oneself.
+    Leave,
+}
+
 /// Which queued proposals a commit includes, and what they do already.
 #[derive(Default)]
 struct Queued {
@@ -257,10 +317,6 @@ impl Queued {
             }
         }
     }
-}
-
-fn is_self_remove(proposal: &QueuedProposal) -> bool {
-    matches!(proposal.proposal(), Proposal::SelfRemove)
 }
 
 /// OpenMLS found the plan to break a rule of MLS.

@@ -59,6 +59,11 @@ impl GroupData {
 
     /// Whether an account may change who is in the group.
     pub fn may_change(&self, account: AccountId) -> bool {
-        self.open || self.admins.binary_search(&account).is_ok()
+        self.open || self.is_admin(account)
+    }
+
+    /// Whether an account may change roles and metadata.
+    pub fn is_admin(&self, account: AccountId) -> bool {
+        self.admins.binary_search(&account).is_ok()
     }
 }

@@ -60,6 +60,8 @@ pub struct Plan {
     pub removes: Vec<Sender>,
     /// New group data.
     pub data: Option<GroupData>,
+    /// Fresh keys in the own leaf, whatever else is to change. A plan of nothing brings them too.
+    pub update: bool,
     /// A new device record and key for the own leaf.
     pub rotate: Option<LocalDevice>,
 }
@@ -99,6 +101,8 @@ pub struct Change {
     pub updated: Vec<DeviceRecord>,
     /// The group's data, if it changed.
     pub data: Option<GroupData>,
+    /// Whether the committer's leaf and its path have fresh keys.
+    pub rekeyed: bool,
     /// Whether this device is out: the group's records may be deleted.
     pub evicted: bool,
 }
@@ -241,6 +245,11 @@ impl Group {
     /// Index of the own leaf.
     pub fn own_leaf(&self) -> u32 {
         self.mls.own_leaf_index().u32()
+    }
+
+    /// The device key in the own leaf; `None` once this device is out.
+    pub fn own_key(&self) -> Option<[u8; 32]> {
+        Some(self.records.get(&self.own_leaf())?.device_key)
     }
 
     /// Whether a commit of ours waits for acceptance.

@@ -10,7 +10,7 @@
 //! puts into its batch. After an error the write set is discarded and the group read again from its records.
 
 mod apply;
-mod commit;
+pub mod commit;
 pub mod data;
 pub mod group;
 mod join;
@@ -84,6 +84,12 @@ pub enum MlsError {
     /// This device is no member any more.
     #[error("no longer a member")]
     NotMember,
+    /// A commit without a queued proposal that has to be in it.
+    #[error("a queued proposal is left out")]
+    LeftOut,
+    /// A change after which nobody could add, remove, or change roles.
+    #[error("a group keeps an admin: the last one names another before it goes")]
+    NoAdmin,
     /// There is a pending commit, or there is none, against expectation.
     #[error("pending commit: {0}")]
     Pending(&'static str),

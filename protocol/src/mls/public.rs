@@ -69,6 +69,9 @@ pub struct CheckedCommit {
     /// The earliest end of the key packages used: from then on the commit is not to be accepted any more. `None` if
     /// it adds nobody.
     pub expires: Option<UnixMillis>,
+    /// The latest end of a key package that was queued to be added and is not: until
+    /// [`limits::ADD_INSISTED`] before that, the commit is not to be accepted.
+    pub left_out: Option<UnixMillis>,
 }
 
 /// The outside of an MLSMessage.
@@ -206,6 +209,7 @@ impl PublicState {
                 return Err(invalid("a proposal for this device is queued already"));
             }
         }
+        self.before().keeps_an_admin(queued.iter().chain([&*proposal]))?;
         let adds = matches!(proposal.proposal(), Proposal::Add(_));
         if adds == self.records.values().any(|record| record.sender() == whom) {
             return Err(invalid("a proposal that changes nothing"));
@@ -254,7 +258,9 @@ impl PublicState {
         if verdict.committer.sender() != sender {
             return Err(invalid("a commit of another device"));
         }
-        self.check_queued(&verdict)?;
+        let queued = self.queued()?;
+        self.before().check_queued(queued.iter(), &verdict)?;
+        let left_out = rules::adds_left_out(queued.iter(), &verdict);
         let path = Path::read(commit)?;
         if let Some(path) = &path {
             path.check_keys(self.suite)?;
@@ -270,7 +276,10 @@ impl PublicState {
         };
         outside::check_group_info(self.backend, group_info, &expected)?;
         let path = path.as_ref().map(|path| (signer, path));
-        self.change(|state| state.merge(*staged, verdict, path, welcome.is_some()))
+        self.change(|state| {
+            let checked = state.merge(*staged, verdict, path, welcome.is_some())?;
+            Ok(CheckedCommit { left_out, ..checked })
+        })
     }
 
     /// The epoch and group of an MLSMessage, from its outside: whether it is a PrivateMessage and of which group.
@@ -368,31 +377,6 @@ impl PublicState {
         Ok(record.sender())
     }
 
-    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
-    /// leave may still commit others' wishes, one that others want removed may not commit at all. Adds are not
-    /// insisted on: their key packages may have expired.
-    fn check_queued(&self, verdict: &Verdict) -> Result<(), MlsError> {
-        let removed: BTreeSet<_> = verdict
-            .removed
-            .iter()
-            .filter_map(|leaf| self.records.get(leaf))
-            .map(DeviceRecord::sender)
-            .collect();
-        for proposal in self.queued()? {
-            let whom = self.subject(&proposal)?;
-            let own = whom == verdict.committer.sender();
-            let kept = match proposal.proposal() {
-                Proposal::Remove(_) => !removed.contains(&whom),
-                Proposal::SelfRemove => !removed.contains(&whom) && !own,
-                _ => false,
-            };
-            if kept {
-                return Err(invalid("a queued removal is left out"));
-            }
-        }
-        Ok(())
-    }
-
     fn check_welcome(&self, staged: &StagedCommit, welcome: Option<&[u8]>) -> Result<(), MlsError> {
         let mut added = Vec::new();
         for add in staged.add_proposals() {
@@ -468,6 +452,7 @@ impl PublicState {
             updates: updates.map(member_of).collect(),
             tree: welcome.then(|| self.tree()).transpose()?,
             expires: verdict.added.iter().map(|added| added.expires).min(),
+            left_out: None,
         })
     }
 }

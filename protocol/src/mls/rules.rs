@@ -288,6 +288,42 @@ impl Before<'_> {
         }
     }
 
+    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
+    /// leave may still commit others' wishes, one that others want removed may not commit at all. Whether an Add may
+    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`].
+    pub(super) fn check_queued<'p>(
+        &self,
+        mut queued: impl Iterator<Item = &'p QueuedProposal>,
+        verdict: &Verdict,
+    ) -> Result<(), MlsError> {
+        let committer = verdict.committer.sender();
+        let is_own =
+            |leaf: &u32| self.records.get(leaf).is_some_and(|record| record.sender() == committer);
+        let kept = queued.any(|proposal| {
+            let leaves = matches!(proposal.proposal(), Proposal::SelfRemove);
+            removes(proposal)
+                .is_some_and(|leaf| !(verdict.removed.contains(&leaf) || leaves && is_own(&leaf)))
+        });
+        if kept { Err(MlsError::LeftOut) } else { Ok(()) }
+    }
+
+    /// Whether somebody who may add and remove is left when a queued removal and those queued before it come true: a
+    /// commit has to include them all, so none may be queued that no commit could.
+    pub(super) fn keeps_an_admin<'p>(
+        &self,
+        queued: impl Iterator<Item = &'p QueuedProposal>,
+    ) -> Result<(), MlsError> {
+        let gone: BTreeSet<_> = queued.filter_map(removes).collect();
+        let stays = |(leaf, record): (&u32, &DeviceRecord)| {
+            self.data.is_admin(record.account) && !gone.contains(leaf)
+        };
+        if self.data.open || gone.is_empty() || self.records.iter().any(stays) {
+            Ok(())
+        } else {
+            Err(MlsError::NoAdmin)
+        }
+    }
+
     fn proposer(
         &self,
         proposal: &QueuedProposal,
@@ -336,7 +372,7 @@ impl Before<'_> {
             Proposal::GroupContextExtensions(change) => {
                 let data = check_context(change.extensions())?;
                 let by = self.proposer(proposal)?.1.account;
-                if self.data.admins.binary_search(&by).is_err() {
+                if !self.data.is_admin(by) {
                     return Err(invalid("group data changed by one who is no admin"));
                 }
                 if self.direct.is_some()
@@ -399,7 +435,10 @@ impl Before<'_> {
             .map(|(_, record)| record);
         let after = stay.chain(verdict.added.iter().map(|added| &added.record));
         let (mut devices, mut keys) = (BTreeSet::new(), BTreeSet::new());
+        let data = verdict.data.as_ref().unwrap_or(self.data);
+        let mut led = data.open;
         for record in after.chain([&verdict.committer]) {
+            led |= data.is_admin(record.account);
             if !devices.insert(record.sender()) || !keys.insert(record.device_key) {
                 return Err(invalid("a device with two leaves"));
             }
@@ -407,6 +446,32 @@ impl Before<'_> {
         if devices.len() > limits::MEMBERS {
             return Err(invalid("too many members"));
         }
+        if !led {
+            return Err(MlsError::NoAdmin);
+        }
         Ok(())
     }
+}
+
+/// The leaf that a proposal takes away.
+pub(super) fn removes(proposal: &QueuedProposal) -> Option<u32> {
+    match (proposal.proposal(), proposal.sender()) {
+        (Proposal::Remove(remove), _) => Some(remove.removed().u32()),
+        (Proposal::SelfRemove, MlsSender::Member(leaf)) => Some(leaf.u32()),
+        _ => None,
+    }
+}
+
+/// The latest end of the key packages of those who are queued to be added and are not.
+pub(super) fn adds_left_out<'p>(
+    queued: impl Iterator<Item = &'p QueuedProposal>,
+    verdict: &Verdict,
+) -> Option<UnixMillis> {
+    let left_out = |proposal: &QueuedProposal| {
+        let Proposal::Add(add) = proposal.proposal() else { return None };
+        let whom = record_in(add.key_package().leaf_node()).ok()?.sender();
+        let added = verdict.added.iter().any(|added| added.record.sender() == whom);
+        if added { None } else { expiry(add.key_package()).ok() }
+    };
+    queued.filter_map(left_out).max()
 }

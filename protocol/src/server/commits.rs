@@ -7,6 +7,7 @@ use super::connection::Call;
 use super::groups::{Work, WorkKind};
 use super::job::ServerJob;
 use super::submit::{Submitted, outside_holds, submission_hash};
+use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, MessageId, Sender};
 use crate::limits;
@@ -81,6 +82,10 @@ impl Server {
         if checked.expires.is_some_and(|end| at >= end) {
             let detail = "a key package has expired";
             return self.refuse_checked(channel, ErrorCode::KeyPackageInvalid, detail);
+        }
+        let insisted = |end: UnixMillis| end.minus(limits::ADD_INSISTED) > at;
+        if checked.left_out.is_some_and(insisted) {
+            return self.refuse_checked(channel, ErrorCode::ProposalLeftOut, "");
         }
         let CommitBundle { generation, epoch, message, .. } = bundle;
         let entry = Entry {

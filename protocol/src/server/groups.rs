@@ -14,6 +14,7 @@ use super::Server;
 use super::connection::Call;
 use super::job::ServerJob;
 use super::stored::{Step, Task};
+use super::turns::Turns;
 use crate::error::{ErrorCode, StoreFault};
 use crate::id::{ChannelId, Sender};
 use crate::limits;
@@ -39,6 +40,7 @@ pub(super) struct Slot {
     generation: u32,
     pub(super) stage: Stage,
     pub(super) queue: VecDeque<Work>,
+    turns: Turns,
     /// The key in `Groups::idle`.
     idle: Option<u64>,
 }
@@ -150,6 +152,7 @@ impl Groups {
             generation: 0,
             stage: Stage::Rest,
             queue: VecDeque::new(),
+            turns: Turns::default(),
             idle: None,
         });
         if let Some(key) = slot.idle.take() {
@@ -313,9 +316,16 @@ impl Server {
             }
             _ => return self.refuse_work(channel, ErrorCode::Unavailable, 0, ""),
         };
+        let changes = work.audit_kind().is_some();
         if work.epoch() != present {
             let code = work.epoch_code(present);
+            if changes {
+                slot.turns.lost(work.sender, self.now.mono);
+            }
             return self.refuse_work(channel, code, present, "");
+        }
+        if changes && !slot.turns.may(work.sender, self.now.mono) {
+            return self.refuse_work(channel, ErrorCode::Busy, 0, "");
         }
         let generation = work.generation();
         let held = slot
@@ -409,6 +419,8 @@ impl Server {
             MlsError::Record => ErrorCode::RecordInvalid,
             MlsError::NotMember => ErrorCode::NotMember,
             MlsError::NotAllowed(_) => ErrorCode::NotAllowed,
+            MlsError::NoAdmin => ErrorCode::NotAllowed,
+            MlsError::LeftOut => ErrorCode::ProposalLeftOut,
             MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
             _ if proposal => ErrorCode::BadRequest,
             _ => ErrorCode::CommitInvalid,
@@ -474,6 +486,9 @@ impl Server {
         }
         self.accept(call, channel, message, submitted.payload, seq, chain, time);
         if !duplicate {
+            if let Some(slot) = self.groups.slots.get_mut(&channel) {
+                slot.turns.won(submitted.entry.sender);
+            }
             self.end_readers(channel, removed, seq);
             let entry = crate::wire::message::Entry { seq, time, ..submitted.entry.clone() };
             self.appended(channel, seq, Some(entry));

@@ -30,6 +30,7 @@ mod stored;
 mod submit;
 mod timers;
 mod trees;
+mod turns;
 
 use core::fmt;
 use core::time::Duration;

@@ -42,7 +42,8 @@ pub enum StoreOp {
     DeleteAccount { account: AccountId, at: UnixMillis },
 
     /// Registers a device, with its inbox, or replaces its record and envelope keys. The same record again
-    /// is `Done`, and replaces envelope keys of a lower sequence. → `Done`, or `AccountUnknown`, `DeviceRevoked`,
+    /// is `Done`, and replaces envelope keys of a lower sequence. The device's refresh token is its new key's from then
+    /// on, and key packages made with another key go. → `Done`, or `AccountUnknown`, `DeviceRevoked`,
     /// `RecordStale` (sequence not above the stored one's, and not the same record), `DeviceLimit` (above `most`
     /// active ones), `ChannelExists` (another channel has the inbox's id).
     PutDevice { record: DeviceRecord, envelope_keys: EnvelopeKeys, most: u32, at: UnixMillis },

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use qpc_protocol::client::event::{Event, GroupSummary, Message, Outcome};
-use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY, Stretching};
+use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY, Stretching, UpdatePolicy};
 use qpc_protocol::crypto::{Backend, portable};
 use qpc_protocol::env::{Entropy, Now, UnixMillis};
 use qpc_protocol::error::{CloseCode, Refused, StoreFault, StoreFaultKind};
@@ -49,11 +49,18 @@ pub struct Rules {
     /// Bytes arrive in pieces of random size.
     pub split: bool,
     pub backend: Backend,
+    pub update: UpdatePolicy,
 }
 
 impl Rules {
     pub fn new(seed: u64) -> Self {
-        Self { seed, links: Links::Many, split: false, backend: portable() }
+        Self {
+            seed,
+            links: Links::Many,
+            split: false,
+            backend: portable(),
+            update: UpdatePolicy::default(),
+        }
     }
 
     pub fn one_link(self) -> Self {
@@ -76,12 +83,35 @@ pub type Garbler = Box<dyn FnMut(usize, bool, &mut Vec<u8>)>;
 struct Pipe {
     bytes: VecDeque<u8>,
     fin: bool,
+    /// Sent and not here yet: when it arrives.
+    late: VecDeque<(Duration, Vec<u8>, bool)>,
     fin_told: bool,
     /// The receiver asked for bytes.
     wanted: bool,
     /// Of a link with a liar on it: frames are read off `bytes`, what replaces them waits in `told`.
     decoder: Decoder,
     told: VecDeque<u8>,
+}
+
+impl Pipe {
+    fn send(&mut self, at: Duration, now: Duration, bytes: &[u8], fin: bool) {
+        if at > now || !self.late.is_empty() {
+            self.late.push_back((at, bytes.to_vec(), fin));
+        } else {
+            self.bytes.extend(bytes);
+            self.fin |= fin;
+        }
+    }
+
+    /// Takes in what arrives now; returns when more does.
+    fn arrive(&mut self, now: Duration) -> Option<Duration> {
+        while self.late.front().is_some_and(|(at, ..)| *at <= now) {
+            let (_, bytes, fin) = self.late.pop_front().unwrap();
+            self.bytes.extend(bytes);
+            self.fin |= fin;
+        }
+        self.late.front().map(|(at, ..)| *at)
+    }
 }
 
 /// A link between a device and the server.
@@ -104,6 +134,8 @@ pub struct Device {
     pub log: Vec<Event>,
     conn: Option<(ConnId, ConnId)>,
     pub connect: bool,
+    /// How long what it sends, and what is sent to it, is under way.
+    pub latency: Duration,
     /// Crash instead of making the n-th batch from now durable.
     pub crash_in: Option<u64>,
     pub crashes: u64,
@@ -197,6 +229,7 @@ impl World {
             log: Vec::new(),
             conn: None,
             connect: true,
+            latency: Duration::ZERO,
             crash_in: None,
             crashes: 0,
             batches: 0,
@@ -218,6 +251,7 @@ impl World {
             stretching: STRETCHING,
             insecure_plain: false,
             auto_connect: true,
+            update: self.rules.update,
         };
         let now = self.now;
         let device = &mut self.devices[device];
@@ -390,6 +424,12 @@ impl World {
                 see(self.run_device(device));
             }
             see(self.run_server());
+            let now = self.now.mono;
+            for wire in &mut self.wires {
+                for pipe in [&mut wire.up, &mut wire.down] {
+                    see(Idle { worked: false, wake_at: pipe.arrive(now) });
+                }
+            }
             busy |= self.run_wires();
             if !busy {
                 return wake;
@@ -426,9 +466,10 @@ impl World {
                     self.open(index, link, role == qpc_protocol::io::LinkRole::All)
                 }
                 Output::Send { link, fin, .. } => {
+                    let now = self.now.mono;
+                    let at = now + self.devices[index].latency;
                     if let Some(wire) = self.wire_at_device(index, link) {
-                        wire.up.bytes.extend(&buffer);
-                        wire.up.fin |= fin;
+                        wire.up.send(at, now, &buffer, fin);
                     }
                     self.sent_bytes += buffer.len() as u64;
                 }
@@ -585,9 +626,10 @@ impl World {
             self.note(usize::MAX, &output, &buffer);
             match output {
                 Output::Send { link, fin, .. } => {
+                    let now = self.now.mono;
                     if let Some(wire) = self.wires.iter_mut().find(|wire| wire.at_server == link) {
-                        wire.down.bytes.extend(&buffer);
-                        wire.down.fin |= fin;
+                        let at = now + self.devices[wire.device].latency;
+                        wire.down.send(at, now, &buffer, fin);
                     }
                     self.sent_bytes += buffer.len() as u64;
                 }

@@ -16,7 +16,7 @@ use async_channel::Receiver;
 use async_io::{Timer, block_on};
 use futures_lite::future;
 use qpc_protocol::client::event::{Event, Outcome};
-use qpc_protocol::client::{Client, Config, Stretching};
+use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{Fatal, Refused, StoreFault, StoreFaultKind};
@@ -143,6 +143,7 @@ impl Device {
             stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
             insecure_plain: false,
             auto_connect: true,
+            update: UpdatePolicy::default(),
         };
         let (handle, events) = open(ClientOptions::new(config), Box::new(store.clone())).unwrap();
         Self { handle, events, seen: Vec::new() }
@@ -457,6 +458,7 @@ fn a_clients_store_that_fails_ends_its_driver_and_says_why() {
             stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
             insecure_plain: false,
             auto_connect: true,
+            update: UpdatePolicy::default(),
         };
         let (handle, events) = open(ClientOptions::new(config), Box::new(Failing)).unwrap();
         let registered = handle

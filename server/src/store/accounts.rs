@@ -125,6 +125,14 @@ impl SqliteStore {
             if !same && record.sequence <= device.record.sequence {
                 return Err(ErrorCode::RecordStale.into());
             }
+            if device.record.device_key != record.device_key {
+                self.drop_key_packages(no)?;
+            }
+            run(
+                &self.db,
+                "UPDATE refresh_tokens SET device_key = ? WHERE sender = ?",
+                params![record.device_key, no],
+            )?;
             if !same || envelope_keys.sequence > device.envelope_keys.sequence {
                 run(
                     &self.db,
@@ -150,6 +158,11 @@ impl SqliteStore {
                  (sender, record, envelope_keys, tokens_from, state_version, last_seen)
              VALUES (?, ?, ?, 0, 0, ?)",
             params![no, record.encode(), envelope_keys.encode(), to_the_hour(at).0.cast_signed()],
+        )?;
+        run(
+            &self.db,
+            "UPDATE refresh_tokens SET device_key = ? WHERE sender = ?",
+            params![record.device_key, no],
         )?;
         self.open_channel(inbox, no, ChannelKind::Inbox, 0)?;
         Ok(StoreReply::Done)
@@ -405,9 +418,14 @@ impl SqliteStore {
     }
 
     /// Removes what goes when a device does.
-    fn drop_holdings(&mut self, no: i64, sender: Sender) -> Result<(), Stop> {
+    fn drop_key_packages(&mut self, no: i64) -> Result<(), Stop> {
         run(&self.db, "DELETE FROM key_packages WHERE sender = ?", [no])?;
         run(&self.db, "DELETE FROM last_resorts WHERE sender = ?", [no])?;
+        Ok(())
+    }
+
+    fn drop_holdings(&mut self, no: i64, sender: Sender) -> Result<(), Stop> {
+        self.drop_key_packages(no)?;
         run(&self.db, "DELETE FROM refresh_tokens WHERE sender = ?", [no])?;
         self.drop_channel(ChannelId::inbox(sender))
     }

@@ -8,6 +8,8 @@ fn group(id: u8, name: Option<&str>, member: bool) -> GroupSummary {
         channel: ChannelId([id; 16]),
         kind: ChannelKind::Group,
         name: name.map(str::to_owned),
+        description: String::new(),
+        avatar: None,
         suite: Suite::Hybrid,
         epoch: 1,
         cursor: 1,

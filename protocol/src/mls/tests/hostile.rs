@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::world::{Device, START, World, adding};
 use crate::crypto::portable;
 use crate::env::Entropy;
+use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::{KeyPackages, check};
 use crate::mls::suite::Suite;
@@ -40,7 +41,7 @@ impl Sample {
         let cx = Context { backend: portable(), entropy: &mut entropy, wall };
         other.discard_pending(cx).unwrap();
         let cx = Context { backend: portable(), entropy: &mut entropy, wall };
-        let proposal = other.propose_leave(cx, &alice.local).unwrap();
+        let proposal = other.propose(cx, &alice.local, Wish::Remove(bob.sender())).unwrap();
         let tree = world.accept(&mut alice, &bundle).unwrap();
         let commit = bundle.commit;
         Self { alice, bob, application, commit, proposal, package, welcome, tree, guest }

@@ -4,6 +4,7 @@ use openmls::prelude::LeafNodeIndex;
 
 use super::world::{Device, World, adding, removing};
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
+use crate::mls::commit::Wish;
 use crate::mls::group::{Group, LocalDevice, Plan, Received};
 use crate::mls::provider::Provider;
 use crate::mls::suite::Suite;
@@ -135,10 +136,15 @@ fn a_member_leaves_and_another_one_commits_it() {
         let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
         let mut world = World::new(suite, &mut devices);
         let leaver = devices[1].sender();
-        let wish = devices[1].run(|group, cx, local| group.propose_leave(cx, local)).unwrap();
-        let twice = devices[1].run(|group, cx, local| group.propose_leave(cx, local));
-        assert!(matches!(twice, Err(MlsError::Pending(_))));
+        let leave = |group: &mut Group, cx: Context<'_>, local: &LocalDevice| {
+            group.propose(cx, local, Wish::Leave)
+        };
+        let wish = devices[1].run(leave).unwrap();
+        // Until the log has shown it, it is as if nothing had been said.
+        assert!(!devices[1].group().has_proposals());
         world.server.propose(leaver, &wish).unwrap();
+        devices[1].receive(&wish).unwrap();
+        assert!(matches!(devices[1].run(leave), Err(MlsError::Pending(_))));
         for index in [0, 2] {
             let received = devices[index].receive(&wish).unwrap();
             let Received::Proposal { sender, leaves } = received else { panic!("no proposal") };
@@ -164,10 +170,11 @@ fn who_wants_to_leave_may_commit_the_wishes_of_others() {
     let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
     let mut world = World::new(Suite::Classical, &mut devices);
     for index in [1, 2] {
-        let wish = devices[index].run(|group, cx, local| group.propose_leave(cx, local)).unwrap();
+        let wish =
+            devices[index].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
         world.server.propose(devices[index].sender(), &wish).unwrap();
-        for other in (0..3).filter(|other| *other != index) {
-            devices[other].receive(&wish).unwrap();
+        for device in &mut devices {
+            device.receive(&wish).unwrap();
         }
     }
     let bundle = devices[1].commit(&Plan::default()).unwrap();
@@ -294,12 +301,15 @@ fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
     let mut world = World::new(Suite::Classical, &mut devices);
     let target = devices[1].sender();
     let early = devices[0].commit(&removing(&[target])).unwrap();
-    let wish = devices[2].run(|group, cx, local| group.propose_leave(cx, local)).unwrap();
+    let wish = devices[2].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
     world.server.propose(devices[2].sender(), &wish).unwrap();
-    devices[0].receive(&wish).unwrap();
-    devices[1].receive(&wish).unwrap();
+    for device in &mut devices {
+        device.receive(&wish).unwrap();
+    }
     // The server sees to it that nobody is kept; the pending commit is as it was, and is of no use any more.
-    assert!(matches!(world.accept_error(&devices[0], &early), MlsError::Invalid(_)));
+    assert_eq!(world.accept_error(&devices[0], &early), MlsError::LeftOut);
+    // The members by themselves, too.
+    assert_eq!(devices[1].receive(&early.commit).unwrap_err(), MlsError::LeftOut);
     assert!(devices[0].group().has_pending() && devices[0].group().has_proposals());
     devices[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
     // It says what is queued already, too.
@@ -352,4 +362,46 @@ fn content_is_not_printed() {
     let printed = format!("{received:?} {received:#?}");
     assert!(printed.contains("12 bytes"), "{printed}");
     assert!(!printed.contains("111, 110") && !printed.contains("only"), "{printed}");
+}
+
+#[test]
+fn what_is_proposed_by_reference_is_committed_by_anybody_and_comes_true() {
+    for suite in Suite::ALL {
+        let mut devices = vec![Device::new(1), Device::new(2), Device::new(3)];
+        let mut world = World::new(suite, &mut devices);
+        devices.push(Device::new(4));
+        let package = devices[3].package(suite, false);
+        let target = devices[2].sender();
+        let add = devices[0].run(|group, cx, local| group.propose(cx, local, Wish::Add(&package)));
+        let remove =
+            devices[0].run(|group, cx, local| group.propose(cx, local, Wish::Remove(target)));
+        for wish in [add.unwrap(), remove.unwrap()] {
+            world.server.propose(devices[0].sender(), &wish).unwrap();
+            for device in &mut devices[..3] {
+                assert!(matches!(device.receive(&wish), Ok(Received::Proposal { .. })));
+            }
+        }
+        assert_eq!(devices[1].group().proposed(), [devices[3].sender(), target].into());
+        // A plain member commits both, and welcomes.
+        let bundle = devices[1].commit(&Plan::default()).unwrap();
+        let tree = world.accept(&mut devices[1], &bundle).unwrap();
+        let change = devices[0].follow(&bundle.commit).unwrap();
+        assert_eq!(change.added, [devices[3].local.record.clone()]);
+        assert!(devices[2].follow(&bundle.commit).unwrap().evicted);
+        devices[3].join(bundle.welcome.as_ref().unwrap(), &tree).unwrap();
+        world.agree(&[&devices[0], &devices[1], &devices[3]]);
+    }
+}
+
+#[test]
+fn an_invitation_alone_brings_no_fresh_keys_and_an_update_beside_it_does() {
+    for update in [false, true] {
+        let mut devices = vec![Device::new(1), Device::new(2)];
+        let mut world = World::new(Suite::Classical, &mut devices);
+        let package = Device::new(3).package(Suite::Classical, false);
+        let plan = Plan { adds: vec![package], update, ..Plan::default() };
+        let bundle = devices[0].commit(&plan).unwrap();
+        world.accept(&mut devices[0], &bundle).unwrap();
+        assert_eq!(devices[1].follow(&bundle.commit).unwrap().rekeyed, update);
+    }
 }

@@ -4,6 +4,8 @@
 use proptest::prelude::*;
 
 use super::world::{Device, World, adding, removing};
+use crate::mls::MlsError;
+use crate::mls::commit::Wish;
 use crate::mls::group::{Bundle, Plan};
 use crate::mls::suite::Suite;
 
@@ -108,14 +110,19 @@ impl Run {
     }
 
     fn leave(&mut self, leaver: usize) {
-        let Ok(wish) = self.devices[leaver].run(|group, cx, local| group.propose_leave(cx, local))
-        else {
-            assert!(self.devices[leaver].group().has_proposals());
-            return;
+        let wish =
+            self.devices[leaver].run(|group, cx, local| group.propose(cx, local, Wish::Leave));
+        let wish = match wish {
+            Ok(wish) => wish,
+            Err(MlsError::NoAdmin) => return,
+            Err(error) => {
+                assert!(self.devices[leaver].group().has_proposals(), "{error}");
+                return;
+            }
         };
         self.world.server.propose(self.devices[leaver].sender(), &wish).unwrap();
-        for other in self.others(leaver) {
-            self.devices[other].receive(&wish).unwrap();
+        for member in self.members.clone() {
+            self.devices[member].receive(&wish).unwrap();
         }
     }
 

@@ -156,8 +156,19 @@ pub fn newer_records_replace_older_ones(store: &mut dyn Backend) {
     assert_eq!(stored(&mut bed), (2, 1, 5));
     bed.done(put(2, 1, 6));
     assert_eq!(stored(&mut bed), (2, 1, 6));
-    bed.done(put(3, 9, 1));
-    assert_eq!(stored(&mut bed), (3, 9, 1));
+    // With the key change what belonged to the one before: the refresh token is proved by the new one, and key packages
+    // of the old one are not handed out any more.
+    bed.done(put_refresh(of, 1, LIFE));
+    bed.run(put_packages(of, vec![package(1, Suite::Hybrid, later(LIFE))]));
+    bed.done(put(3, 1, 7));
+    assert_eq!(bed.run(find_refresh(of, 1, NOW)), StoreReply::RefreshKey([1; 32]));
+    bed.done(put(4, 9, 1));
+    assert_eq!(stored(&mut bed), (4, 9, 1));
+    assert_eq!(bed.run(find_refresh(of, 1, NOW)), StoreReply::RefreshKey([9; 32]));
+    assert!(bed.claim(1, Suite::Hybrid, NOW).iter().all(|(package, _)| package.is_none()));
+    bed.run(put_packages(of, vec![package(2, Suite::Hybrid, later(LIFE))]));
+    bed.done(put(5, 9, 2));
+    assert!(bed.claim(1, Suite::Hybrid, NOW).iter().any(|(package, _)| package.is_some()));
 }
 
 /// A revoked device keeps nothing, reads nothing, and counts as no member.

@@ -113,6 +113,23 @@ impl MemoryStore {
     ) -> Answer {
         self.known_account(record.account)?;
         let sender = record.sender();
+        let put = self.put_record(record, envelope_keys, most, at);
+        if put.is_ok()
+            && let Some(refresh) = self.refresh.get_mut(&sender)
+        {
+            refresh.device_key = record.device_key;
+        }
+        put
+    }
+
+    fn put_record(
+        &mut self,
+        record: &DeviceRecord,
+        envelope_keys: &EnvelopeKeys,
+        most: u32,
+        at: UnixMillis,
+    ) -> Answer {
+        let sender = record.sender();
         if let Some(device) = self.devices.get_mut(&sender) {
             if device.revocation.is_some() {
                 return Err(ErrorCode::DeviceRevoked.into());
@@ -125,6 +142,9 @@ impl MemoryStore {
             }
             if record.sequence <= device.record.sequence {
                 return Err(ErrorCode::RecordStale.into());
+            }
+            if device.record.device_key != record.device_key {
+                self.keys.remove(&sender);
             }
             device.record = record.clone();
             device.envelope_keys = envelope_keys.clone();

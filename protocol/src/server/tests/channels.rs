@@ -334,7 +334,7 @@ fn who_leaves_by_proposal_goes_with_the_next_commit() {
     assert_eq!(accepted(world.call(bob.link, proposal)).seq, seq);
     // A commit that leaves it out is refused.
     let ignorant = alice.commit_request(&world, CHANNEL, &Plan::default());
-    assert_eq!(world.fails(alice.link, ignorant), ErrorCode::CommitInvalid);
+    assert_eq!(world.fails(alice.link, ignorant), ErrorCode::ProposalLeftOut);
     alice.discard(&world);
     let entry = alice.read(&mut world, CHANNEL, seq - 1).remove(0);
     alice.receive(&world, &entry.payload);

@@ -15,6 +15,7 @@ use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, GroupId, MessageId, Sender, ServerId};
 use crate::io::LinkId;
 use crate::mls::Context;
+use crate::mls::commit::Wish;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Bundle, Group, LocalDevice, NewGroup, Plan};
 use crate::mls::key_package::KeyPackages;
@@ -414,7 +415,7 @@ impl Device {
         let (group, entropy, local) = self.group();
         let epoch = group.epoch();
         let cx = Context { backend: backend(), entropy, wall };
-        let payload = group.propose_leave(cx, local).unwrap().into();
+        let payload = group.propose(cx, local, Wish::Leave).unwrap().into();
         Request::Submit(Submit {
             channel,
             generation: 1,

@@ -1,0 +1,69 @@
+use core::time::Duration;
+
+use super::Turns;
+use crate::id::{AccountId, DeviceId, Sender};
+use crate::limits::{COMMIT_LOSSES, COMMIT_TURN, COMMIT_TURN_PAUSE, COMMIT_TURNS};
+
+fn member(number: u8) -> Sender {
+    Sender { account: AccountId([number; 32]), device: DeviceId([number; 16]) }
+}
+
+const START: Duration = Duration::from_secs(5);
+
+fn lose(turns: &mut Turns, number: u8, at: Duration) {
+    for _ in 0..COMMIT_LOSSES {
+        turns.lost(member(number), at);
+    }
+}
+
+#[test]
+fn who_lost_often_enough_has_its_turn_until_it_wins() {
+    let mut turns = Turns::default();
+    for _ in 1..COMMIT_LOSSES {
+        turns.lost(member(1), START);
+    }
+    assert!(turns.may(member(2), START));
+    turns.lost(member(1), START);
+    assert!(turns.may(member(1), START) && !turns.may(member(2), START));
+    turns.won(member(1));
+    assert!(turns.may(member(2), START));
+    // From the start again.
+    turns.lost(member(1), START);
+    assert!(turns.may(member(2), START));
+}
+
+#[test]
+fn a_win_in_between_starts_the_count_over() {
+    let mut turns = Turns::default();
+    for _ in 0..10 {
+        turns.lost(member(1), START);
+        turns.lost(member(1), START);
+        turns.won(member(1));
+    }
+    assert!(turns.may(member(2), START));
+}
+
+#[test]
+fn a_turn_ends_by_itself_and_who_wasted_it_waits() {
+    let mut turns = Turns::default();
+    lose(&mut turns, 1, START);
+    let end = START + COMMIT_TURN;
+    assert!(!turns.may(member(2), end.saturating_sub(Duration::from_millis(1))));
+    assert!(turns.may(member(2), end));
+    lose(&mut turns, 1, end);
+    assert!(turns.may(member(2), end), "it would hold up the group for ever");
+    lose(&mut turns, 3, end);
+    assert!(!turns.may(member(2), end), "others have theirs");
+    turns.won(member(3));
+    lose(&mut turns, 1, end + COMMIT_TURN_PAUSE);
+    assert!(!turns.may(member(2), end + COMMIT_TURN_PAUSE));
+}
+
+#[test]
+fn it_does_not_grow_without_end() {
+    let mut turns = Turns::default();
+    for number in 0..=u8::MAX {
+        turns.lost(member(number), START);
+    }
+    assert_eq!(turns.losses.len(), COMMIT_TURNS);
+}

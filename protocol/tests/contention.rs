@@ -1,0 +1,175 @@
+//! Members who change a group at the same time, one of them on a slow link: everybody's change comes true.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use qpc_protocol::client::Role;
+use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::id::{AccountId, ChannelId};
+use qpc_protocol::io::Ticket;
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Request};
+use world::talk::agree;
+use world::{Rules, World};
+
+const MEMBERS: usize = 8;
+const SLOW: usize = MEMBERS - 1;
+const FAST_LINK: Duration = Duration::from_millis(5);
+const SLOW_LINK: Duration = Duration::from_millis(50);
+
+struct Crowd {
+    world: World,
+    channel: ChannelId,
+    /// Each member's own guest, whom it invites and removes in turn.
+    guests: Vec<AccountId>,
+    inside: Vec<bool>,
+    /// Intents given, and key packages fetched for them, by member.
+    invited: usize,
+    fetched: Rc<RefCell<BTreeMap<usize, usize>>>,
+}
+
+impl Crowd {
+    fn new(seed: u64) -> Self {
+        let mut world = World::new(Rules::new(seed));
+        for number in 0..MEMBERS {
+            world.register(&format!("member{number}"));
+        }
+        for number in 0..MEMBERS {
+            world.register(&format!("guest{number}"));
+        }
+        let made = world.done(0, |client, now| client.create_group(now, "crowd", Suite::Hybrid));
+        let Outcome::Group(channel) = made else { panic!("{made:?}") };
+        for number in 1..MEMBERS {
+            let name = format!("member{number}");
+            world.done(0, |client, now| client.invite(now, channel, &name));
+            let account = world.client(number).whoami().unwrap().1.account;
+            world.done(0, |client, now| client.set_role(now, channel, account, Role::Admin));
+        }
+        world.settle();
+        for device in 0..MEMBERS {
+            world.devices[device].latency = if device == SLOW { SLOW_LINK } else { FAST_LINK };
+        }
+        let guests =
+            (0..MEMBERS).map(|number| world.client(MEMBERS + number).whoami().unwrap().1.account);
+        let guests = guests.collect();
+        let fetched: Rc<RefCell<BTreeMap<usize, usize>>> = Rc::default();
+        let count = fetched.clone();
+        world.liar = Some(Box::new(move |device, up, frame| {
+            if up && matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. })) {
+                *count.borrow_mut().entry(device).or_default() += 1;
+            }
+            vec![frame]
+        }));
+        let inside = vec![false; MEMBERS];
+        Self { world, channel, guests, inside, invited: 0, fetched }
+    }
+
+    /// A member wants its guest in, or out again.
+    fn wish(&mut self, member: usize) -> Ticket {
+        let (channel, guest) = (self.channel, self.guests[member]);
+        self.inside[member] = !self.inside[member];
+        if self.inside[member] {
+            self.invited += 1;
+            let name = format!("guest{member}");
+            self.world.command(member, |client, now| client.invite(now, channel, &name))
+        } else {
+            self.world.command(member, |client, now| client.remove(now, channel, guest))
+        }
+    }
+
+    fn is_done(&self, member: usize, ticket: Ticket) -> bool {
+        let log = self.world.devices[member].log.iter().rev();
+        let mut of = log.filter_map(|event| match event {
+            Event::Done(done, _) if *done == ticket => Some(true),
+            Event::Failed(done, failed) if *done == ticket => panic!("{member}: {failed:?}"),
+            _ => None,
+        });
+        of.next().unwrap_or(false)
+    }
+}
+
+/// A round ends when all fast members are through, and the next one begins at once: nobody waits for the slow one.
+fn rounds(seed: u64, rounds: usize) {
+    let mut crowd = Crowd::new(seed);
+    let before = crowd.world.group(0, crowd.channel).epoch;
+    let mut slow = (crowd.wish(SLOW), 0);
+    let (mut longest, mut came_true) = (0, 0);
+    for _ in 0..rounds {
+        let round: Vec<_> = (0..SLOW)
+            .map(|member| {
+                // Some want new keys, which nobody can propose; some want others in or out.
+                let ticket = if member % 2 == 0 {
+                    crowd.wish(member)
+                } else {
+                    let channel = crowd.channel;
+                    crowd.world.command(member, |client, now| client.update(now, channel))
+                };
+                (member, ticket)
+            })
+            .collect();
+        loop {
+            if round.iter().all(|(member, ticket)| crowd.is_done(*member, *ticket)) {
+                break;
+            }
+            let wake = crowd.world.run().expect("something is under way");
+            let span = wake.saturating_sub(crowd.world.now.mono).max(Duration::from_micros(1));
+            crowd.world.advance(span);
+        }
+        slow.1 += 1;
+        longest = longest.max(slow.1);
+        if crowd.is_done(SLOW, slow.0) {
+            came_true += 1;
+            slow = (crowd.wish(SLOW), 0);
+        }
+    }
+    crowd.world.settle();
+    assert!(crowd.is_done(SLOW, slow.0));
+    assert!(longest <= 5, "the slow member waited for {longest} rounds");
+    assert!(came_true >= rounds / 5, "{came_true}");
+    let Crowd { world, channel, invited, fetched, inside, .. } = crowd;
+    let devices: Vec<_> =
+        (0..MEMBERS).chain((0..MEMBERS).filter(|n| inside[*n]).map(|n| n + MEMBERS)).collect();
+    agree(&world, channel, &devices);
+    let fetched: usize = fetched.borrow().values().sum();
+    assert_eq!(fetched, invited, "key packages were fetched twice for one intent");
+    // One commit per epoch, seen by all.
+    let epochs: Vec<_> = world.devices[0]
+        .log
+        .iter()
+        .filter_map(|event| match event {
+            Event::Changed(change) if change.epoch > before => Some(change.epoch),
+            _ => None,
+        })
+        .collect();
+    assert!(epochs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{epochs:?}");
+    for device in &world.devices {
+        let bad = device.log.iter().find(|event| {
+            matches!(
+                event,
+                Event::Failed(..)
+                    | Event::Unreadable { .. }
+                    | Event::ForkDetected { .. }
+                    | Event::ForkSuspected { .. }
+            )
+        });
+        assert!(bad.is_none(), "{bad:?}");
+    }
+}
+
+#[test]
+fn a_slow_member_gets_its_change_in_while_seven_others_never_pause() {
+    rounds(1, 12);
+}
+
+/// The same for longer; takes a minute or so.
+#[test]
+#[ignore = "long"]
+fn a_hundred_rounds() {
+    rounds(2, 100);
+}

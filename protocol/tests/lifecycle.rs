@@ -1,0 +1,500 @@
+//! The rest of a group's life: fresh keys in time, what it is called, who may do what in it, proposals, new device keys.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::time::Duration;
+
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
+use qpc_protocol::error::{ErrorCode, Refused};
+use qpc_protocol::id::{AccountId, ChannelId, Digest};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Reply, Request};
+use world::talk::*;
+use world::{Rules, World};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many commits of a device everybody saw.
+fn commits_of(world: &World, device: usize, witness: usize) -> usize {
+    let who = world.devices[device].client.as_ref().unwrap().whoami().unwrap().1;
+    let of = |event: &&Event| matches!(event, Event::Changed(change) if change.by == who);
+    world.devices[witness].log.iter().filter(of).count()
+}
+
+// ---- fresh keys in time -----------------------------------------------------------------------
+
+fn three_with(seed: u64, update: UpdatePolicy) -> (World, ChannelId) {
+    let mut rules = Rules::new(seed);
+    rules.update = update;
+    let mut world = World::new(rules);
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    (world, channel)
+}
+
+#[test]
+fn an_update_asked_for_gives_the_leaf_fresh_keys_even_with_something_else_to_commit() {
+    let (mut world, channel) = three(1);
+    world.register("dave");
+    world.cut(ALICE);
+    // Both are committed at once: an invitation alone would bring no new keys.
+    let update = world.command(ALICE, |client, now| client.update(now, channel));
+    let invite = world.command(ALICE, |client, now| client.invite(now, channel, "dave"));
+    assert!(matches!(world.outcome(ALICE, update), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB, CAROL, 3]);
+}
+
+#[test]
+fn every_leaf_gets_fresh_keys_by_its_age_and_nobody_loses_much_by_it() {
+    let (mut world, channel) = three(2);
+    let before: Vec<_> = [ALICE, BOB, CAROL].map(|device| commits_of(&world, device, BOB)).into();
+    world.pass(DAY * 6);
+    let young: Vec<_> = [ALICE, BOB, CAROL].map(|device| commits_of(&world, device, BOB)).into();
+    assert_eq!(young, before, "too early");
+    world.pass(DAY * 2);
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        assert_eq!(commits_of(&world, device, BOB), before[device] + 1, "device {device}");
+    }
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+    // And again after as long.
+    world.pass(DAY * 6);
+    assert_eq!(commits_of(&world, CAROL, BOB), before[CAROL] + 1);
+    world.pass(DAY * 2);
+    assert_eq!(commits_of(&world, CAROL, BOB), before[CAROL] + 2);
+}
+
+#[test]
+fn every_leaf_gets_fresh_keys_by_what_was_written() {
+    let policy = UpdatePolicy { entries: 20, ..UpdatePolicy::default() };
+    let (mut world, channel) = three_with(3, policy);
+    for number in 0..15 {
+        said(&mut world, ALICE, channel, &format!("{number}"));
+    }
+    world.pass(Duration::from_secs(60));
+    assert_eq!(commits_of(&world, BOB, ALICE), 0, "too early");
+    for number in 0..6 {
+        said(&mut world, CAROL, channel, &format!("{number}"));
+    }
+    world.pass(Duration::from_secs(60));
+    for device in [BOB, CAROL] {
+        assert_eq!(commits_of(&world, device, ALICE), 1, "device {device}");
+    }
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+#[test]
+fn how_old_a_leaf_is_survives_restarts_and_waits_for_a_connection() {
+    let (mut world, channel) = three(4);
+    world.pass(DAY * 3);
+    world.crash(BOB);
+    world.start(BOB);
+    world.pass(DAY * 3);
+    // Off, and on without a network: nothing is made that would be of no use.
+    world.crash(BOB);
+    world.devices[BOB].connect = false;
+    world.start(BOB);
+    world.pass(DAY * 2);
+    assert_eq!(commits_of(&world, BOB, ALICE), 0);
+    assert_eq!(world.client(BOB).pending(), 0);
+    world.devices[BOB].connect = true;
+    world.until(|world| commits_of(world, BOB, ALICE) == 1);
+    world.settle();
+    // What was asked for counts as well: nothing is done twice.
+    world.done(BOB, |client, now| client.update(now, channel));
+    world.pass(DAY * 6);
+    assert_eq!(commits_of(&world, BOB, ALICE), 2);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+// ---- what a group is called -------------------------------------------------------------------
+
+fn described(world: &World, device: usize, channel: ChannelId) -> Profile {
+    let group = world.group(device, channel);
+    let name = group.name.unwrap_or_default();
+    Profile { name, description: group.description, avatar: group.avatar }
+}
+
+fn renamed(name: &str) -> ProfileChange {
+    ProfileChange { name: Some(name.into()), ..ProfileChange::default() }
+}
+
+fn describe(world: &mut World, device: usize, channel: ChannelId, change: ProfileChange) {
+    world.done(device, |client, now| client.set_metadata(now, channel, change));
+}
+
+#[test]
+fn a_profile_reaches_everybody_and_those_who_join_later() {
+    let (mut world, channel) = three(20);
+    let dave = world.register("dave");
+    let avatar = Digest([9; 32]);
+    describe(&mut world, ALICE, channel, renamed("the second name"));
+    let rest = ProfileChange {
+        name: None,
+        description: Some("what it is about".into()),
+        avatar: Some(Some(avatar)),
+    };
+    describe(&mut world, ALICE, channel, rest);
+    world.settle();
+    world.done(ALICE, |client, now| client.invite(now, channel, "dave"));
+    world.settle();
+    let expected = Profile {
+        name: "the second name".into(),
+        description: "what it is about".into(),
+        avatar: Some(avatar),
+    };
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+        world.crash(device);
+        world.start(device);
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+    }
+    world.settle();
+    let none = ProfileChange { avatar: Some(None), ..ProfileChange::default() };
+    describe(&mut world, ALICE, channel, none);
+    world.settle();
+    assert_eq!(described(&world, dave, channel), Profile { avatar: None, ..expected });
+    // What is said of a group is nobody else's business: neither in the store nor in what machines say of themselves.
+    world.said = Some(String::new());
+    describe(&mut world, ALICE, channel, renamed("planted secret"));
+    world.settle();
+    assert_eq!(described(&world, dave, channel).name, "planted secret");
+    assert!(!world.said.take().unwrap().contains("planted secret"));
+}
+
+#[test]
+fn nothing_out_of_bounds_is_a_profile() {
+    let (mut world, channel) = three(21);
+    let now = world.now;
+    let long = |len: usize| Some("x".repeat(len));
+    for change in [
+        renamed(""),
+        ProfileChange { name: long(257), ..ProfileChange::default() },
+        ProfileChange { description: long(2_049), ..ProfileChange::default() },
+    ] {
+        let refused = world.client(ALICE).set_metadata(now, channel, change);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
+    let most = ProfileChange { name: long(256), description: long(2_048), avatar: None };
+    describe(&mut world, ALICE, channel, most);
+    world.settle();
+    assert_eq!(described(&world, BOB, channel).description.len(), 2_048);
+}
+
+#[test]
+fn a_plain_member_describes_nothing() {
+    let (mut world, channel) = three(22);
+    let failed = fails(&mut world, BOB, |client, now| {
+        client.set_metadata(now, channel, renamed("bob's now"))
+    });
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    world.settle();
+    assert_eq!(described(&world, CAROL, channel).name, "planted name");
+}
+
+#[test]
+fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
+    let (mut world, channel) = three(23);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    for device in [ALICE, BOB] {
+        world.cut(device);
+    }
+    let name = world.command(ALICE, |c, now| c.set_metadata(now, channel, renamed("by alice")));
+    let description =
+        ProfileChange { description: Some("by bob".into()), ..ProfileChange::default() };
+    let about = world.command(BOB, |c, now| c.set_metadata(now, channel, description));
+    assert!(matches!(world.outcome(ALICE, name), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(BOB, about), Outcome::Epoch(_)));
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        let Profile { name, description, .. } = described(&world, device, channel);
+        assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
+    }
+}
+
+/// Metadata written before the last change and read after it is not taken for the present one.
+#[test]
+fn older_metadata_is_never_shown_after_newer() {
+    let (mut world, channel) = three(24);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    // Bob renames the group, and falls silent before his word on it is accepted.
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, BOB, channel, renamed("older"));
+    world.until(|world| world.group(ALICE, channel).epoch == world.group(BOB, channel).epoch);
+    describe(&mut world, ALICE, channel, renamed("newer"));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        assert_eq!(described(&world, device, channel).name, "newer", "device {device}");
+        let mut names = world.devices[device].log.iter().rev().filter_map(|event| match event {
+            Event::Metadata(group) => Some(group.profile.name.clone()),
+            _ => None,
+        });
+        assert_eq!(names.next().unwrap(), "newer", "device {device}");
+    }
+}
+
+/// Who adds somebody may not have read yet what the group is called now.
+#[test]
+fn who_is_added_between_a_change_and_the_word_on_it_hears_of_it_too() {
+    let (mut world, channel) = three(25);
+    let dave = world.register("dave");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, ALICE, channel, renamed("in between"));
+    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
+    world.liar = None;
+    world.cut(ALICE);
+    world.settle();
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel).name, "in between", "device {device}");
+    }
+}
+
+// ---- who may do what --------------------------------------------------------------------------
+
+fn account(world: &mut World, device: usize) -> AccountId {
+    world.client(device).whoami().unwrap().1.account
+}
+
+fn set_role(world: &mut World, by: usize, channel: ChannelId, of: usize, role: Role) {
+    let of = account(world, of);
+    world.done(by, |client, now| client.set_role(now, channel, of, role));
+}
+
+fn make_admin(world: &mut World, by: usize, channel: ChannelId, of: usize) {
+    set_role(world, by, channel, of, Role::Admin);
+}
+
+fn admins(world: &mut World, device: usize, channel: ChannelId) -> Vec<usize> {
+    let members = world.done(device, |client, now| client.members(now, channel));
+    let Outcome::Members(members) = members else { panic!("{members:?}") };
+    let admins: Vec<_> =
+        members.iter().filter(|member| member.admin).map(|member| member.sender).collect();
+    let all = 0..world.devices.len();
+    all.filter(|device| admins.contains(&world.client(*device).whoami().unwrap().1)).collect()
+}
+
+#[test]
+fn roles_are_given_and_taken() {
+    let (mut world, channel) = three(30);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    assert_eq!(admins(&mut world, CAROL, channel), [ALICE, BOB]);
+    set_role(&mut world, BOB, channel, ALICE, Role::Member);
+    world.settle();
+    assert_eq!(admins(&mut world, CAROL, channel), [BOB]);
+    let carol = account(&mut world, CAROL);
+    let failed = fails(&mut world, ALICE, |client, now| client.remove(now, channel, carol));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    let failed =
+        fails(&mut world, ALICE, |client, now| client.set_role(now, channel, carol, Role::Admin));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    world.done(BOB, |client, now| client.remove(now, channel, carol));
+    // Nobody who is not there.
+    let failed =
+        fails(&mut world, BOB, |client, now| client.set_role(now, channel, carol, Role::Admin));
+    assert!(matches!(failed, Failed::Obsolete(_)), "{failed:?}");
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+}
+
+#[test]
+fn the_last_admin_neither_steps_down_nor_leaves_before_another_is_named() {
+    let (mut world, channel) = three(31);
+    let alice = account(&mut world, ALICE);
+    let failed =
+        fails(&mut world, ALICE, |client, now| client.set_role(now, channel, alice, Role::Member));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    let failed = fails(&mut world, ALICE, |client, now| client.leave(now, channel));
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    said(&mut world, ALICE, channel, "still here");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.done(ALICE, |client, now| client.leave(now, channel));
+    world.settle();
+    world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Evicted { .. })));
+    assert_eq!(admins(&mut world, CAROL, channel), [BOB]);
+    agree(&world, channel, &[BOB, CAROL]);
+}
+
+#[test]
+fn of_two_admins_who_leave_at_once_one_stays() {
+    let (mut world, channel) = three(32);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    let leaving: Vec<_> = [ALICE, BOB]
+        .map(|device| (device, world.command(device, |client, now| client.leave(now, channel))))
+        .into();
+    world.settle();
+    world.pass(Duration::from_secs(5));
+    world.settle();
+    let is_done = |device: usize, ticket| {
+        let done = |event: &Event| matches!(event, Event::Done(of, _) if *of == ticket);
+        saw(&world, device, done)
+    };
+    let done: Vec<_> = leaving.iter().map(|(device, ticket)| is_done(*device, *ticket)).collect();
+    assert_eq!(done.iter().filter(|done| **done).count(), 1, "{done:?}");
+    let stays = if done[0] { BOB } else { ALICE };
+    agree(&world, channel, &[stays, CAROL]);
+    assert_eq!(world.group(CAROL, channel).members, 2);
+    assert_eq!(admins(&mut world, CAROL, channel), [stays]);
+    said(&mut world, stays, channel, "somebody has to");
+}
+
+// ---- another device key -----------------------------------------------------------------------
+
+fn device_keys(world: &mut World, of: usize, by: usize) -> Vec<[u8; 32]> {
+    let account = account(world, of);
+    let devices = world.done(by, |client, now| client.devices(now));
+    let Outcome::Devices(devices) = devices else { panic!("{devices:?}") };
+    let of = devices.into_iter().filter(|entry| entry.record.account == account);
+    of.map(|entry| entry.record.device_key).collect()
+}
+
+/// How often everybody saw a device get another key in the group.
+fn rekeyed(world: &World, device: usize, witness: usize) -> usize {
+    let who = world.devices[device].client.as_ref().unwrap().whoami().unwrap().1;
+    let seen = |event: &&Event| matches!(event, Event::Changed(c) if c.updated.contains(&who));
+    world.devices[witness].log.iter().filter(seen).count()
+}
+
+#[test]
+fn a_new_device_key_goes_everywhere_and_everything_goes_on() {
+    let (mut world, channel) = three(40);
+    let other = group_of(&mut world, BOB, &["carol"]);
+    let before = device_keys(&mut world, BOB, BOB);
+    world.done(BOB, |client, now| client.rotate(now));
+    world.settle();
+    let after = device_keys(&mut world, BOB, BOB);
+    assert!(before.len() == 1 && after.len() == 1 && before != after);
+    assert_eq!(rekeyed(&world, BOB, CAROL), 2);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+    agree(&world, other, &[BOB, CAROL]);
+    said(&mut world, BOB, channel, "with the new key");
+    // A new session, a refreshed one, and a login: each under the new key.
+    world.cut(BOB);
+    said(&mut world, BOB, channel, "resumed");
+    world.pass(Duration::from_secs(2 * 60 * 60));
+    world.cut(BOB);
+    said(&mut world, BOB, channel, "refreshed");
+    world.done(BOB, |client, now| client.logout(now));
+    world.pass(Duration::from_secs(1));
+    let password = "password of bob".to_owned();
+    world.done(BOB, |client, now| client.login(now, "bob", password.into()));
+    said(&mut world, BOB, channel, "logged in");
+    world.settle();
+    let all = ["with the new key", "resumed", "refreshed", "logged in"];
+    assert_eq!(world.bodies(CAROL), all);
+    // Others add it by key packages of the new key.
+    let third = group_of(&mut world, ALICE, &["bob"]);
+    said(&mut world, BOB, third, "here too");
+    assert_eq!(rekeyed(&world, BOB, ALICE), 1, "it joined with the new key");
+    for device in [ALICE, BOB, CAROL] {
+        assert!(!saw(&world, device, |e| matches!(e, Event::Unreadable { .. })));
+    }
+}
+
+#[test]
+fn a_welcome_for_a_key_package_of_the_old_key_is_joined_and_the_leaf_moved() {
+    let (mut world, _) = three(41);
+    let made = world.done(ALICE, |c, now| c.create_group(now, "another", Suite::Hybrid));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    // Alice has the key package, and commits only after bob has a new key.
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(_)) => vec![],
+        _ => vec![frame],
+    });
+    let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
+    world.pass(Duration::from_millis(500));
+    world.done(BOB, |client, now| client.rotate(now));
+    world.liar = None;
+    world.cut(ALICE);
+    world.outcome(ALICE, invite);
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+    assert_eq!(rekeyed(&world, BOB, ALICE), 2, "in the old group and in this one");
+    said(&mut world, BOB, channel, "moved");
+}
+
+#[test]
+fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
+    // Each try crashes bob one batch later, until he gets through without; the answer to the new record is lost as well.
+    for lost in [false, true] {
+        for crash in 0.. {
+            let (mut world, channel) = three(42);
+            let before = device_keys(&mut world, BOB, BOB);
+            if lost {
+                let mut registering = false;
+                lie(&mut world, BOB, false, move |frame| {
+                    let done = matches!(&frame.body, Body::Reply(Reply::Done));
+                    if done && !registering {
+                        registering = true;
+                        return vec![];
+                    }
+                    vec![frame]
+                });
+            }
+            let crashes = world.devices[BOB].crashes;
+            world.devices[BOB].crash_in = Some(crash);
+            world.command(BOB, |client, now| client.rotate(now));
+            world.pass(Duration::from_millis(500));
+            world.liar = None;
+            world.devices[BOB].crash_in = None;
+            if world.devices[BOB].client.is_none() {
+                world.start(BOB);
+            } else if lost {
+                world.cut(BOB);
+            }
+            world.settle();
+            let through = world.devices[BOB].crashes == crashes;
+            let after = device_keys(&mut world, BOB, BOB);
+            // Only a crash before anything was durable leaves the old key.
+            assert_eq!(before == after, crash == 0 && !through, "crash {crash}");
+            said(&mut world, BOB, channel, "still me");
+            world.cut(BOB);
+            said(&mut world, BOB, channel, "and again");
+            world.settle();
+            agree(&world, channel, &[ALICE, BOB, CAROL]);
+            assert_eq!(rekeyed(&world, BOB, CAROL), usize::from(before != after));
+            assert_eq!(world.bodies(CAROL), ["still me", "and again"]);
+            assert!(!saw(&world, BOB, |e| matches!(e, Event::SessionEnded(_))));
+            if through {
+                assert!(crash > 2, "{crash}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn old_keys_are_forgotten_and_only_so_many_kept() {
+    let (mut world, channel) = three(43);
+    for _ in 0..8 {
+        world.done(BOB, |client, now| client.rotate(now));
+        world.settle();
+    }
+    let now = world.now;
+    assert_eq!(world.client(BOB).rotate(now), Err(Refused::Busy));
+    world.pass(DAY * 9);
+    world.done(BOB, |client, now| client.rotate(now));
+    world.settle();
+    assert_eq!(rekeyed(&world, BOB, ALICE), 9);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
