@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use openmls::group::{ProcessMessageError, ValidationError};
+use openmls::group::{ProcessMessageError, StageCommitError, ValidationError};
 use openmls::prelude::{
     BasicCredential, Credential, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
     ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
@@ -71,7 +71,15 @@ impl Group {
         payload: &[u8],
     ) -> Result<Received, MlsError> {
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
-        let processed = self.mls.process_message(&provider, message).map_err(process_error)?;
+        // Signed by a member and tagged under this epoch's keys, unlike what comes from outside.
+        let member = matches!(&message, ProtocolMessage::PublicMessage(public)
+            if matches!(public.sender(), MlsSender::Member(_)));
+        let processed = self.mls.process_message(&provider, message).map_err(|e| match e {
+            ProcessMessageError::InvalidCommit(why) if member && is_unopened(&why) => {
+                MlsError::Unopened(why.to_string())
+            }
+            error => process_error(error),
+        })?;
         let (by, epoch) = (processed.sender().clone(), processed.epoch().as_u64());
         // Who it was then: the leaf may have been given another record, or another device, since (openmls #1944).
         let credential = processed.credential().clone();
@@ -123,6 +131,10 @@ impl Group {
         payload: &[u8],
     ) -> Result<Change, MlsError> {
         let verdict = self.before().judge(by, &staged)?;
+        // What this device commits it remembers, and merges: this was made by a later or another state of it.
+        if verdict.committer.sender() == self.own_record()?.sender() {
+            return Err(MlsError::OwnMessage);
+        }
         if let Some(path) = Path::read(payload)? {
             path.check_keys(self.suite())?;
         }
@@ -166,6 +178,17 @@ fn record_of(credential: &Credential) -> Result<DeviceRecord, MlsError> {
     DeviceRecord::decode(basic.identity()).ok_or(MlsError::Record)
 }
 
+/// Whether a commit failed where only its secrets can be the reason, or what this device has to open them with.
+fn is_unopened(error: &StageCommitError) -> bool {
+    matches!(
+        error,
+        StageCommitError::ConfirmationTagMismatch
+            | StageCommitError::UpdatePathError(_)
+            | StageCommitError::MissingDecryptionKey
+            | StageCommitError::OwnKeyNotFound
+    )
+}
+
 fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {
     match error {
         ProcessMessageError::ValidationError(error) => match error {
@@ -174,6 +197,9 @@ fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {
             ValidationError::WrongGroupId => MlsError::WrongGroup,
             error => MlsError::Invalid(error.to_string()),
         },
+        ProcessMessageError::InvalidCommit(StageCommitError::OwnCommitMismatch) => {
+            MlsError::OwnMessage
+        }
         ProcessMessageError::StorageError(error) => MlsError::Damaged(error.to_string()),
         error => MlsError::Invalid(error.to_string()),
     }
