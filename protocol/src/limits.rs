@@ -152,6 +152,9 @@ pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
 pub const CHAINS_KEPT: usize = 256;
 /// How many of them are stored with the cursor; each costs 32 bytes per batch.
 pub const CHAINS_STORED: usize = 8;
+/// A device comes back into a group by itself at most once in this time: whoever could make it fall out again and
+/// again must not make the whole group work for it.
+pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -109,6 +109,7 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
             group::remove(&context, group, username).await
         }
         Verb::Group(GroupVerb::Leave { group }) => group::leave(&context, group).await,
+        Verb::Group(GroupVerb::Rejoin { group }) => group::rejoin(&context, group).await,
         Verb::Send { group, text } => message::send(&context, group, text).await,
         Verb::Recv { group, follow } => message::recv(&context, group, follow).await,
         Verb::Chat { group } => message::chat(&context, group).await,

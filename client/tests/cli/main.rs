@@ -13,6 +13,7 @@ mod disk;
 mod homes;
 mod kill;
 mod many;
+mod rejoin;
 mod search;
 mod secrets;
 mod support;

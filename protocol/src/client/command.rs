@@ -436,7 +436,7 @@ impl Client {
 
     // ---- checks -------------------------------------------------------------------------------
 
-    fn begin(&mut self, now: Now) -> Result<(), Refused> {
+    pub(super) fn begin(&mut self, now: Now) -> Result<(), Refused> {
         self.set_now(now);
         if self.stopped {
             return Err(Refused::Stopped);
@@ -454,7 +454,7 @@ impl Client {
         }
     }
 
-    fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
+    pub(super) fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
         match self.channels.get(&channel) {
             Some(known) if known.inbox => Err(Refused::UnknownChannel),
             None => Err(Refused::UnknownChannel),

@@ -5,7 +5,7 @@ use core::time::Duration;
 
 use super::Client;
 use super::directory::{OutItem, OutWhat, Want};
-use super::event::{Event, Failed, Outcome};
+use super::event::{Event, Failed, Outcome, Why};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId};
 use crate::io::Ticket;
@@ -25,7 +25,7 @@ pub(super) const CONTRADICTED: u32 = 1_000;
 impl Client {
     /// Whether a commit or proposal may be made in a channel now.
     fn may_commit(&mut self, id: ChannelId) -> bool {
-        let (restored, mono) = (self.restored, self.now.mono);
+        let (fallen, mono) = (self.is_fallen(id), self.now.mono);
         let pending = self
             .outbox
             .values()
@@ -36,7 +36,7 @@ impl Client {
         }
         channel.ready
             && !pending
-            && !restored
+            && !fallen
             && channel.row.member
             && !channel.stuck
             && channel.row.epoch >= channel.need_epoch
@@ -150,7 +150,7 @@ impl Client {
                 self.propose_leave(id, ticket);
                 false
             }
-            Want::Add { .. } | Want::Found { .. } => false,
+            Want::Add { .. } | Want::Found { .. } | Want::Rejoin => false,
         }
     }
 
@@ -223,13 +223,11 @@ impl Client {
                 self.introduce(id, &change);
             }
             Some(Err(error)) => {
-                if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.stuck = true;
-                }
                 let why = error.to_string();
                 let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq());
                 let seq = seq.saturating_add(1);
                 self.event(Event::Unreadable { channel: id, seq, why });
+                self.fall_out(id, Why::Unopened, true);
             }
             None => {}
         }
@@ -267,6 +265,9 @@ impl Client {
     pub(super) fn on_commit_refused(&mut self, ticket: Ticket, failure: &Failure) {
         let Some(item) = self.outbox.get(&ticket) else { return };
         let id = item.channel;
+        if matches!(item.what, OutWhat::Rejoin { .. }) {
+            return self.on_rejoin_refused(id, failure);
+        }
         match failure.code {
             // A hint only: the log decides.
             ErrorCode::EpochConflict

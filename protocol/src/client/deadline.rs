@@ -39,7 +39,8 @@ impl Client {
         let held = self.channels.values().filter_map(|channel| channel.hold_until);
         let held = held.min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
-        let retry = retries.chain(self.packages_retry).min().filter(|_| online);
+        let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
+        let retry = retries.chain(rejoins).chain(self.packages_retry).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -86,6 +87,10 @@ impl Client {
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {
                 channel.retry_at = None;
+                self.dirty.insert(*id);
+            }
+            if channel.rejoin_at.is_some_and(|at| at <= mono) {
+                channel.rejoin_at = None;
                 self.dirty.insert(*id);
             }
         }

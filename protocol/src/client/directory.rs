@@ -6,12 +6,14 @@
 //! | `d/identity` | [`Identity`] |
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/packages` | [`PackagePlan`] |
-//! | `d/restored` | empty: this state is older than what the device once was |
+//! | `d/restored` | [`Restored`] |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
+//! | `d/f/` channel | [`Fall`] |
 //! | `d/i/` ticket | [`Intent`] |
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
+//! | `r/` channel | the records of the group that this device is about to come back to |
 //! | `k/` | private halves of key packages |
 //! | `p/` channel seq | [`StoredProof`], the server's signed word on a message of this device |
 //! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
@@ -24,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::content::Metadata;
+use super::event::Why;
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
@@ -44,6 +47,7 @@ pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
+pub(super) const FALL: &[u8] = b"d/f/";
 pub(super) const INTENT: &[u8] = b"d/i/";
 pub(super) const OUTBOX: &[u8] = b"d/o/";
 pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
@@ -60,6 +64,11 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 /// The prefix of a group's records.
 pub(super) fn group_prefix(channel: ChannelId, generation: u32) -> Vec<u8> {
     key(b"g/", &[&channel.0, &generation.to_be_bytes()])
+}
+
+/// The prefix of the records of the group that this device is about to come back to.
+pub(super) fn spare_prefix(channel: ChannelId) -> Vec<u8> {
+    key(b"r/", &[&channel.0])
 }
 
 /// The prefix of a channel's delivery proofs.
@@ -121,6 +130,37 @@ impl Identity {
 
     pub(super) fn local(&self) -> Option<LocalDevice> {
         Some(LocalDevice { key: self.device_key.clone(), record: self.device_record()? })
+    }
+}
+
+/// What is known of this state having been an older one than the device once had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Restored {
+    /// Not all groups are come back to yet.
+    pub open: bool,
+    /// By how many batches the server has seen more than there are here: sessions add them to the state version.
+    pub lead: u64,
+    /// When it was last found out.
+    pub at: UnixMillis,
+}
+
+/// Whether this device is out of a group that it is a member of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fall {
+    /// Why, if it is.
+    pub why: Option<Why>,
+    /// The log cannot be followed with the state that is here.
+    pub cut: bool,
+    /// The commit that it comes back by is in the outbox, and the group behind it in `r/`.
+    pub made: bool,
+    /// When it came back last, by its own calendar.
+    pub last: UnixMillis,
+}
+
+impl Fall {
+    /// Whether nothing of the log is of use: not even the commit that it would come back by.
+    pub(super) fn is_blind(&self) -> bool {
+        self.cut && !self.made
     }
 }
 
@@ -230,6 +270,8 @@ pub(super) enum Want {
     Flush,
     /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
     LeaveAgain,
+    /// Our own leaf replaced from outside.
+    Rejoin,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.
@@ -253,6 +295,8 @@ pub(super) enum OutWhat {
     Proposal { submit: Submit, intent: u64 },
     /// A commit of ours, pending in the group.
     Commit { bundle: CommitBundle, intents: Vec<u64> },
+    /// A commit from outside that replaces our own leaf.
+    Rejoin { bundle: CommitBundle },
 }
 
 // The body is a secret, and what is sealed is no help to a reader.
@@ -271,6 +315,7 @@ impl fmt::Debug for OutWhat {
             Self::Commit { bundle, intents } => {
                 write!(f, "Commit(epoch {}, intents {intents:?})", bundle.epoch)
             }
+            Self::Rejoin { bundle } => write!(f, "Rejoin(epoch {})", bundle.epoch),
         }
     }
 }
@@ -283,7 +328,9 @@ impl OutItem {
                 sealed.as_ref().map(|submit| Digest::of(&[&submit.payload]))
             }
             OutWhat::Proposal { submit, .. } => Some(Digest::of(&[&submit.payload])),
-            OutWhat::Commit { bundle, .. } => Some(bundle.commit.hash()),
+            OutWhat::Commit { bundle, .. } | OutWhat::Rejoin { bundle } => {
+                Some(bundle.commit.hash())
+            }
         }
     }
 
@@ -297,7 +344,7 @@ impl OutItem {
         match &self.what {
             OutWhat::Application { sealed, .. } => sealed.as_ref(),
             OutWhat::Proposal { submit, .. } => Some(submit),
-            OutWhat::Commit { .. } => None,
+            OutWhat::Commit { .. } | OutWhat::Rejoin { .. } => None,
         }
     }
 }

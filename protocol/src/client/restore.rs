@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
+use super::channel::Slot;
+use super::directory::{
+    self, ChannelRow, Contact, Fall, Identity, Intent, OutItem, PackagePlan, Restored, Want,
+};
 use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;
@@ -25,9 +28,10 @@ struct Directory {
     identity: Option<Identity>,
     tokens: Option<Tokens>,
     plan: PackagePlan,
-    restored: bool,
+    restored: Restored,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
+    falls: BTreeMap<ChannelId, Fall>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -52,7 +56,7 @@ impl Directory {
         } else if key == directory::TOKENS {
             self.tokens = Some(decode(key, value)?);
         } else if key == directory::RESTORED {
-            self.restored = true;
+            self.restored = decode(key, value)?;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
@@ -61,6 +65,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::CHANNEL) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.channels.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::FALL) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.falls.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -96,6 +103,7 @@ impl Client {
             restored,
             contacts,
             channels,
+            mut falls,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -108,7 +116,15 @@ impl Client {
         let server = identity.as_ref().map(|identity| identity.server);
         let channels: BTreeMap<_, _> = channels
             .into_iter()
-            .map(|(id, row)| (id, Channel::new(row, Some(id) == inbox)))
+            .map(|(id, row)| {
+                let mut channel = Channel::new(row, Some(id) == inbox);
+                channel.fall = falls.remove(&id).unwrap_or_default();
+                channel.stuck = channel.fall.is_blind();
+                if channel.fall.made {
+                    channel.spare = Slot::Cold;
+                }
+                (id, channel)
+            })
             .collect();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
         let dirty = spilled.map(|(id, _)| *id).collect();
@@ -169,6 +185,7 @@ impl Client {
     pub(super) fn forget_channel(&mut self, id: ChannelId) {
         use crate::store::batch::Op;
         self.abandon(id);
+        self.forget_fall(id);
         for ticket in self.outbox_of(id) {
             self.fail_item(ticket, Failed::Obsolete("the group is not there any more"));
         }
@@ -177,6 +194,7 @@ impl Client {
             let prefix = directory::group_prefix(id, channel.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
+            self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
         }
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::world::{Device, GROUP, START, World, removing};
-use crate::id::{AccountId, GroupId};
+use crate::crypto::identity::{DeviceKey, DeviceRecord};
+use crate::id::{AccountId, DeviceId, GroupId};
 use crate::mls::group::{Bundle, Founding, Group, Plan, Received};
 use crate::mls::rejoin::{Floor, TREE_RECORD, accounts};
 use crate::mls::suite::Suite;
@@ -28,6 +29,19 @@ impl Scene {
         let tree = world.server.tree().unwrap();
         let known = devices.iter().map(Device::account_id).collect();
         Self { world, devices, group_info, tree, known }
+    }
+
+    /// The server refuses it, and each member but the one whose leaf it is about.
+    fn refused(&mut self, by: &Device, bundle: &Bundle) {
+        let (commit, info) = (&bundle.commit, &bundle.group_info);
+        let before = self.devices[0].group().epoch();
+        assert!(self.world.server.commit(by.sender(), commit, None, info).is_err());
+        for device in
+            self.devices.iter_mut().filter(|device| device.account_id() != by.account_id())
+        {
+            device.receive(commit).unwrap_err();
+            assert_eq!(device.group().epoch(), before);
+        }
     }
 
     fn floor(&self) -> Floor<'_> {
@@ -213,4 +227,45 @@ fn a_group_founded_alone_is_come_back_to_as_well() {
     let known = [alice.account_id()].into();
     let floor = Floor { id: GROUP, suite: Suite::Hybrid, epoch: 0, known: &known };
     rejoin(&mut Device::new(1), &group_info, &tree, &floor).unwrap();
+}
+
+/// An external commit that takes somebody else's leaf, and one whose path repeats a key of the tree (openmls PR 2207,
+/// Wire mls-removal-user-mismatch): what a server lets through each member refuses by itself.
+#[test]
+fn regression_15_members_refuse_what_takes_another_leaf_or_repeats_a_key() {
+    let mut scene = Scene::new(Suite::Classical);
+    let (info, tree, known) = (scene.group_info.clone(), scene.tree.clone(), scene.known.clone());
+    let floor = Floor { id: GROUP, suite: Suite::Classical, epoch: EPOCH, known: &known };
+    // Bob's key under the name of another device: OpenMLS replaces the leaf that has the key.
+    let mut bob = Device::new(2);
+    let of_key = bob.local.record.device_key;
+    let other = DeviceId([9; 16]);
+    bob.local.record = DeviceRecord::sign(bob.backend, &bob.account, other, of_key, 1, START);
+    let taken = rejoin(&mut bob, &info, &tree, &floor).unwrap();
+    scene.refused(&bob, &taken);
+    // A device that is not in the group joins by nobody's leave: it replaces no leaf.
+    let mut newcomer = Device::new(2);
+    newcomer.local.key = DeviceKey::generate(newcomer.backend, &mut newcomer.entropy);
+    let of_key = newcomer.local.key.public();
+    newcomer.local.record =
+        DeviceRecord::sign(newcomer.backend, &newcomer.account, other, of_key, 1, START);
+    assert_eq!(rejoin(&mut newcomer, &info, &tree, &floor).unwrap_err(), MlsError::NotMember);
+
+    // The randomness of another's path: its keys are in the tree since.
+    let same = || crate::env::Entropy::from_seed([5; 32]);
+    let mut carol = Device::new(3);
+    carol.entropy = same();
+    let first = rejoin(&mut carol, &info, &tree, &floor).unwrap();
+    let (commit, after) = (&first.commit, &first.group_info);
+    scene.world.server.commit(carol.sender(), commit, None, after).unwrap();
+    scene.devices.pop();
+    for device in &mut scene.devices {
+        device.follow(commit).unwrap();
+    }
+    scene.devices.push(carol);
+    let mut bob = Device::new(2);
+    bob.entropy = same();
+    let tree = scene.world.server.tree().unwrap();
+    let again = rejoin(&mut bob, after, &tree, &floor).unwrap();
+    scene.refused(&bob, &again);
 }
