@@ -155,6 +155,8 @@ pub const CHAINS_STORED: usize = 8;
 /// A device comes back into a group by itself at most once in this time: whoever could make it fall out again and
 /// again must not make the whole group work for it.
 pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);
+/// Groups that a device asks for at once to come back to: each holds a tree, and a bulk link.
+pub const REJOINS: usize = 4;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -6,14 +6,15 @@
 mod world;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome, Why};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
-use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME};
+use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Frame, Push, Reply, Request};
 use world::talk::*;
@@ -669,4 +670,74 @@ fn an_answer_of_another_kind_ends_the_connection_and_not_the_way_back() {
     world.done(BOB, |client, now| client.rejoin(now, channel));
     assert!(saw(&world, BOB, |e| matches!(e, Event::ServerFault { .. })));
     all_talk(&mut world, channel, "after");
+}
+
+/// The place in a group that a message was made for can be named by every member. Who else says that it is this device's
+/// own decides whether one group is doubted or all.
+#[test]
+fn a_message_that_the_server_says_is_anothers_doubts_one_group_only() {
+    for honest in [true, false] {
+        let (mut world, channel) = three(45);
+        let second = group_of(&mut world, ALICE, &["bob"]);
+        let copy = world.devices[BOB].disk.clone();
+        world.crash(CAROL);
+        said(&mut world, BOB, channel, "since the copy");
+        world.settle();
+        let bob = world.client(BOB).whoami().unwrap().1;
+        let alice = world.client(ALICE).whoami().unwrap().1;
+        lie_entries(&mut world, BOB, move |entries| {
+            let own = entries.iter_mut().filter(|entry| entry.sender == bob && !honest);
+            own.filter(|e| e.kind == EntryKind::Application).for_each(|e| e.sender = alice);
+        });
+        put_back(&mut world, BOB, copy);
+        world.pass(Duration::from_secs(10));
+        let groups = if honest { 2 } else { 1 };
+        assert_eq!(rejoins(&world, BOB), vec![Why::Restored; groups]);
+        assert_eq!(saw(&world, BOB, restored), honest);
+        agree(&world, second, &[ALICE, BOB]);
+        agree(&world, channel, &[ALICE, BOB]);
+    }
+}
+
+#[test]
+fn a_device_in_many_groups_asks_for_a_few_at_once_and_comes_back_to_all() {
+    for rules in [Rules::new(46), Rules::new(46).one_link()] {
+        let mut world = World::new(rules);
+        for name in ["alice", "bob"] {
+            world.register(name);
+        }
+        let mut groups = Vec::new();
+        for _ in 0..REJOINS + 3 {
+            groups.push(group_of(&mut world, ALICE, &["bob"]));
+            world.done(BOB, Client::refresh_key_packages);
+        }
+        let copy = world.devices[BOB].disk.clone();
+        for _ in 0..2 {
+            said(&mut world, BOB, groups[0], "since the copy");
+            world.cut(BOB);
+            world.settle();
+        }
+        let (mut open, most) = (BTreeSet::new(), Rc::new(RefCell::new(0)));
+        let seen = most.clone();
+        world.liar = Some(Box::new(move |device, up, frame| {
+            match &frame.body {
+                Body::Request(Request::GroupInfoFetch { .. }) if device == BOB && up => {
+                    open.insert(frame.call);
+                }
+                _ if device == BOB && !up => drop(open.remove(&frame.call)),
+                _ => {}
+            }
+            let most = open.len().max(*seen.borrow());
+            *seen.borrow_mut() = most;
+            vec![frame]
+        }));
+        put_back(&mut world, BOB, copy);
+        world.settle();
+        assert_eq!(rejoins(&world, BOB).len(), groups.len());
+        assert!((1..=REJOINS).contains(&*most.borrow()), "{most:?}");
+        for group in groups {
+            agree(&world, group, &[ALICE, BOB]);
+        }
+        undisturbed(&world, &[ALICE]);
+    }
 }

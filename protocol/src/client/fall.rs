@@ -3,12 +3,12 @@
 //! | evidence | whose word it rests on | the log is read on |
 //! |---|---|---|
 //! | the server has seen a later state version | the server's: it can only make this device come back | yes |
-//! | a message or commit of its own in the log that it does not remember | its own signature | messages: yes |
+//! | a commit of its own in the log that it does not remember | its own signature | no |
+//! | a message of its own that it does not remember | the server's and a member's; one of them: this group only | yes |
 //! | the entries that come next are gone, said twice | the server's, as above | no |
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
-//! | an entry of a later epoch, but no commit that leads there | with the next row | no |
-//! | … and a GroupInfo of a later epoch, signed by somebody who was a member | that member's | no |
+//! | an entry of a later epoch, no commit that leads there, and a GroupInfo of a later epoch | the member's who signed it | no |
 //!
 //! A message that does not decrypt is none: whoever can put an entry into the log, or the server, can make one. If it
 //! is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
@@ -16,7 +16,8 @@
 //!
 //! What is sealed already is sent all the same, once this device is back, byte for byte as it is. The ratchet had
 //! moved on in the batch that stored it, here and in every copy of this state: nothing else was encrypted with that
-//! key, and to send the same bytes once more tells nobody anything. The server takes them for the submission that they
+//! key, and to send the same bytes once more tells nobody anything. (Nor is anything sealed between a restore and its
+//! discovery: the log is read first, and shows it.) The server takes them for the submission that they
 //! are: accepted before, or too old, and then they are encrypted anew. Intents stay; what they want may have come true
 //! meanwhile. Key packages that are kept with them may have been used up, and are fetched again. A commit of ours that
 //! is pending belongs to the old state and ends with it.
@@ -29,6 +30,7 @@ use super::{Client, session::Phase};
 use crate::id::ChannelId;
 use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME};
 use crate::store::batch::Op;
+use crate::wire::message::{Entry, EntryKind};
 
 impl Client {
     /// Takes note that this device cannot go on in a group; with `cut` it cannot read on either.
@@ -49,13 +51,13 @@ impl Client {
         }
     }
 
-    /// The server says that the log does not contradict what is here after all.
+    /// The group has not moved on after all: the log is read on as before.
     pub(super) fn fall_in(&mut self, id: ChannelId) {
         let wanted = self.wants_rejoin(id);
+        self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let why = wanted.then_some(Why::Asked);
         channel.fall = Fall { why, last: channel.fall.last, ..Fall::default() };
-        channel.rejoining = None;
         self.store_fall(id);
         self.settle_blindness(id);
     }
@@ -108,6 +110,22 @@ impl Client {
             self.restored.lead = self.restored.lead.saturating_add(behind);
             self.note_restored(behind);
         }
+    }
+
+    /// An entry that this device made, if it does not remember it: its state is an older one, whose keys are used up.
+    pub(super) fn on_forgotten(&mut self, id: ChannelId, entry: &Entry) {
+        let mut items = self.outbox.values();
+        if items.any(|item| item.channel == id && item.message == entry.message) {
+            return;
+        }
+        let commit = entry.kind == EntryKind::Commit;
+        // A commit has this device's signature. Of a message only the place that it was made for is known, which every
+        // member can name: the server has to say so too, or this group alone is doubted.
+        if commit || Some(entry.sender) == self.me() {
+            self.note_restored(1);
+        }
+        // The secrets of a commit are gone: what comes after it cannot be read.
+        self.fall_out(id, Why::Restored, commit);
     }
 
     /// This device's state is older than what it once was: in every group keys may have been used since.

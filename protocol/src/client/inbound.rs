@@ -248,18 +248,9 @@ impl Client {
         {
             return;
         }
-        let remembered =
-            self.outbox.values().any(|item| item.channel == id && item.message == entry.message);
-        if *error == MlsError::OwnMessage && !remembered {
-            // Made by this device and not remembered: its state is an older one, whose keys are used up.
-            self.note_restored(1);
-        }
         self.unreadable(id, entry.seq, &error.to_string());
         match error {
-            // Its secrets are gone: what comes after it cannot be read.
-            MlsError::OwnMessage if entry.kind == EntryKind::Commit && !remembered => {
-                self.fall_out(id, Why::Restored, true);
-            }
+            MlsError::OwnMessage => self.on_forgotten(id, entry),
             MlsError::Unopened(_) => self.fall_out(id, Why::Unopened, true),
             // The commit that leads there could not be used: nothing later can be read. A commit that cannot be used
             // is no proof yet, since the server may have made it up; nor is this entry.

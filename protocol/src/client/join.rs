@@ -211,6 +211,7 @@ impl Client {
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
         let mut channel = Channel::new(row, false);
         self.drop_rejoin(id);
+        self.end_rejoining(id);
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
         self.drop_proposals(id);

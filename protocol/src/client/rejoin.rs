@@ -26,7 +26,7 @@ use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId};
 use crate::io::{LoadId, Ticket};
-use crate::limits::BACKOFF_MOST;
+use crate::limits::{BACKOFF_MOST, REJOINS};
 use crate::mls::group::{Bundle, Group};
 use crate::mls::rejoin::{Floor, TREE_RECORD, accounts};
 use crate::mls::{Context, MlsError};
@@ -50,7 +50,7 @@ pub(super) struct Rejoining {
 
 /// The server's GroupInfo, and where the log stood.
 #[derive(Debug)]
-struct Offer {
+pub(super) struct Offer {
     group_info: Bytes,
     epoch: u64,
     seq: u64,
@@ -87,6 +87,8 @@ impl Client {
         let wait = self.rejoin_wait(id);
         let (online, mono) = (self.phase() == Some(Phase::Online), self.now.mono);
         let founding = self.founding.contains(&id);
+        let under_way = self.channels.values().filter(|channel| channel.rejoining.is_some());
+        let crowded = under_way.count() >= REJOINS;
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if !online || founding || !channel.row.member || channel.fall.why.is_none() {
             return;
@@ -94,7 +96,7 @@ impl Client {
         if channel.fall.made {
             return self.send_rejoin(id);
         }
-        let busy = channel.rejoining.is_some() || channel.rejoin_at.is_some();
+        let busy = channel.rejoining.is_some() || channel.rejoin_at.is_some() || crowded;
         // What can be read is read with the old group, as long as there is one.
         let behind = !channel.fall.cut && !channel.ready;
         if busy || behind || channel.rejoin_off {
@@ -233,9 +235,7 @@ impl Client {
         let mut entropy = self.entropy.fork();
         let cx =
             Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        let made = Group::rejoin(cx, &device, &offer.group_info, tree, &floor);
-        let link = offer.tree.link;
-        match made {
+        match Group::rejoin(cx, &device, &offer.group_info, tree, &floor) {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),
@@ -245,19 +245,28 @@ impl Client {
                 self.rejoin_later(id);
             }
         }
-        if let Some(link) = link {
+    }
+
+    /// What a commit was to be made from is done with; others may have waited for their turn.
+    pub(super) fn end_rejoining(&mut self, id: ChannelId) -> Option<Offer> {
+        let Rejoining { offer, .. } = self.channels.get_mut(&id)?.rejoining.take()?;
+        if let Some(link) = offer.as_ref().and_then(|offer| offer.tree.link) {
             self.finish_link(link);
         }
+        let fallen = self.channels.iter().filter(|(_, channel)| channel.fall.why.is_some());
+        self.dirty.extend(fallen.map(|(id, _)| *id));
+        offer
     }
 
     /// The commit and the group behind it, beside the old one.
     fn store_rejoin(&mut self, id: ChannelId, mut group: Group, bundle: Bundle) {
+        let Some(offer) = self.end_rejoining(id) else { return };
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(Rejoining { offer: Some(offer), .. }) = channel.rejoining.take() else { return };
         let spare = directory::spare_prefix(id);
         self.gate.stage(Op::DeletePrefix(spare.clone()));
         self.gate.stage_all(directory::under(&spare, group.take_ops()));
-        channel.spare = Slot::Warm(Box::new(group));
+        // Read again when the log has something to show.
+        channel.spare = Slot::Cold;
         channel.fall.made = true;
         let generation = channel.row.generation;
         if channel.fall.cut {
@@ -461,8 +470,8 @@ impl Client {
 
     /// Another try after a random while, longer each time.
     fn rejoin_later(&mut self, id: ChannelId) {
+        self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.rejoining = None;
         channel.rejoins = channel.rejoins.saturating_add(1);
         let most = RETRY.saturating_mul(1 << channel.rejoins.min(16)).min(BACKOFF_MOST);
         let spread = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -472,8 +481,8 @@ impl Client {
 
     /// Not again on this connection.
     fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
+        self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.rejoining = None;
         channel.rejoin_off = true;
         let seq = channel.row.cursor.seq();
         for ticket in self.intents_of(id) {
@@ -502,9 +511,9 @@ impl Client {
     /// This device is out of the group for another reason.
     pub(super) fn forget_fall(&mut self, id: ChannelId) {
         self.drop_rejoin(id);
+        self.end_rejoining(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.fall = Fall { last: channel.fall.last, ..Fall::default() };
-            channel.rejoining = None;
             channel.rejoin_at = None;
         }
         self.store_fall(id);
