@@ -11,7 +11,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let at = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &at) } else { drop(std::fs::copy(&path, &at).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &at);
+        } else {
+            std::fs::copy(&path, &at).unwrap();
+        }
     }
 }
 
