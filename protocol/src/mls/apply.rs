@@ -7,6 +7,7 @@ use openmls::prelude::{
     BasicCredential, Credential, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
     ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
 };
+use openmls::treesync::errors::ApplyUpdatePathError;
 use zeroize::Zeroizing;
 
 use super::group::{Change, Group, Received};
@@ -76,7 +77,7 @@ impl Group {
             if matches!(public.sender(), MlsSender::Member(_)));
         let processed = self.mls.process_message(&provider, message).map_err(|e| match e {
             ProcessMessageError::InvalidCommit(why) if member && is_unopened(&why) => {
-                MlsError::Unopened(why.to_string())
+                self.unopened(payload, &why)
             }
             error => process_error(error),
         })?;
@@ -101,6 +102,16 @@ impl Group {
                 Err(invalid("a proposal from outside"))
             }
         }
+    }
+
+    /// A commit that failed by its secrets. An honest server lets no key through that nobody can encrypt to: then it is
+    /// refused for that.
+    fn unopened(&self, payload: &[u8], why: &StageCommitError) -> MlsError {
+        let path = Path::read(payload).and_then(|path| match path {
+            Some(path) => path.check_keys(self.suite()),
+            None => Ok(()),
+        });
+        path.map_or_else(|refused| refused, |()| MlsError::Unopened(why.to_string()))
     }
 
     fn queue(&mut self, proposal: QueuedProposal) -> Result<Received, MlsError> {
@@ -183,7 +194,12 @@ fn is_unopened(error: &StageCommitError) -> bool {
     matches!(
         error,
         StageCommitError::ConfirmationTagMismatch
-            | StageCommitError::UpdatePathError(_)
+            | StageCommitError::UpdatePathError(
+                ApplyUpdatePathError::UnableToDecrypt
+                    | ApplyUpdatePathError::PathMismatch
+                    // What OpenMLS says if a key of this device is not stored: the sender's leaf was found before.
+                    | ApplyUpdatePathError::MissingSender
+            )
             | StageCommitError::MissingDecryptionKey
             | StageCommitError::OwnKeyNotFound
     )
