@@ -70,7 +70,6 @@ local_codes! {
     HomeFile = 125, LOCAL, "Check the path, its owner and the disk.";
     HomeFull = 126, LOCAL, "Make room on the disk; nothing was lost.";
     KeyFile = 127, LOCAL, "Give the key file that this home was made with by --key-file or QPC_KEY_FILE.";
-    HomeRestored = 128, LOCAL, "This home was restored from a backup: log in with a fresh --home as a new device instead.";
 
     GroupUnknown = 130, FAILED, "See `qpc group list`.";
     GroupAmbiguous = 131, FAILED, "Name it by more digits of its id.";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use qpc_protocol::client::event::{Event, Message, Outcome};
+use qpc_protocol::client::event::{Event, Message, Outcome, Why};
 use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
@@ -334,12 +334,6 @@ impl Session {
                 output.warn(&format!("something that was queued before has failed: {problem}"));
             }
             Event::SessionEnded(code) => return Err(Problem::server(*code, code.text())),
-            Event::Restored { behind } => {
-                return Err(Problem::new(
-                    Local::HomeRestored,
-                    format!("the server has seen {behind} later changes of this device"),
-                ));
-            }
             other => warn(output, other),
         }
         Ok(())
@@ -375,10 +369,33 @@ fn warn(output: Output, event: &Event) {
         Event::LeaveUndone { channel } => output.warn(&format!(
             "this device is the last admin of group {channel} and a member still: name another, and leave again"
         )),
+        Event::Restored { behind } => output.note(&format!(
+            "this home was restored from a backup ({behind} later changes of this device are known of); it comes back to its groups by new keys"
+        )),
+        Event::FellOut { channel, why } => output.note(&format!(
+            "group {channel}: {}; this device comes back to it by new keys",
+            fallen(*why)
+        )),
+        Event::Rejoined { channel, epoch, .. } => {
+            output.note(&format!("back in group {channel}, epoch {epoch}"));
+        }
         Event::Evicted { channel, .. } => {
             output.note(&format!("this device is no member of group {channel} any more"));
         }
         _ => {}
+    }
+}
+
+/// Why this device could not go on in a group.
+fn fallen(why: Why) -> &'static str {
+    match why {
+        Why::Restored => "the keys here may have been used since the backup",
+        Why::Gap => "this device was away too long",
+        Why::Damaged => "what is stored of it is damaged",
+        Why::Unopened => "a commit does not open here",
+        Why::Missed => "it has moved on without this device",
+        Why::Asked => "its keys are to be replaced",
+        _ => "this device cannot go on",
     }
 }
 

@@ -160,6 +160,11 @@ pub const OLD_DEVICE_KEY_TIME: Duration =
     Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
 /// Device keys of before that are kept at once.
 pub const OLD_DEVICE_KEYS: usize = 8;
+/// A device comes back into a group by itself at most once in this time: whoever could make it fall out again and
+/// again must not make the whole group work for it.
+pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);
+/// Groups that a device asks for at once to come back to: each holds a tree, and a bulk link.
+pub const REJOINS: usize = 4;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away

@@ -319,30 +319,6 @@ fn huge_numbers_break_nothing() {
     }
 }
 
-/// A device cannot tell a lie from a backup: told that it is older than it once was, it reads on, says so, and
-/// encrypts nothing, after a restart too.
-#[test]
-fn a_state_version_of_the_future_stops_writing_and_nothing_else() {
-    let (mut world, channel) = three(13);
-    lie(&mut world, BOB, false, |mut frame| {
-        if let Body::Reply(Reply::Session { state_version, .. }) = &mut frame.body {
-            *state_version = u64::MAX;
-        }
-        vec![frame]
-    });
-    world.cut(BOB);
-    let restored = |event: &Event| matches!(event, Event::Restored { .. });
-    world.until(|world| world.devices[BOB].log.iter().any(restored));
-    world.liar = None;
-    world.crash(BOB);
-    world.start(BOB);
-    say(&mut world, BOB, channel, "not on this state");
-    said(&mut world, ALICE, channel, "honest");
-    world.pass(Duration::from_secs(10));
-    assert_eq!(world.bodies(BOB).last().map(String::as_str), Some("honest"));
-    assert!(!world.bodies(ALICE).iter().any(|body| body == "not on this state"));
-}
-
 fn honest_after_restart(world: &mut World, channel: ChannelId) {
     said(world, ALICE, channel, "honest");
     world.settle();

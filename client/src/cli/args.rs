@@ -329,6 +329,15 @@ JSON: {\"type\":\"role\",\"group\",\"account\",\"role\",\"epoch\"}")]
         /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
+    /// Replace this device's keys in a group from outside, if it can not go on there with those that it has.
+    ///
+    /// A device does this by itself when it finds out; at most once an hour.
+    #[command(after_help = "Example: qpc group rejoin team\n
+JSON: {\"type\":\"rejoined\",\"group\",\"epoch\"}")]
+    Rejoin {
+        /// The group: its name, or the first digits of its id.
+        group: String,
+    },
 }
 
 /// What to do with key packages.

@@ -1,4 +1,4 @@
-//! Groups: create, list, members, invite, remove, leave.
+//! Groups: create, list, members, invite, remove, leave, rejoin.
 
 use data_encoding::HEXLOWER;
 use qpc_protocol::client::event::{GroupMember, GroupSummary, Outcome};
@@ -266,6 +266,21 @@ pub(super) async fn leave(context: &Context, group: String) -> Result<(), Proble
         session.output().result(
             || format!("left {group}"),
             &json!({ "type": "left", "group": group.to_string() }),
+        )
+    };
+    context.on_device(work).await
+}
+
+/// `qpc group rejoin`.
+pub(super) async fn rejoin(context: &Context, group: String) -> Result<(), Problem> {
+    let work = async |session: &mut Session| {
+        let group = find_group(session, &group).await?.channel;
+        let outcome =
+            session.lasting("rejoining", move |client, now| client.rejoin(now, group)).await?;
+        let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
+        session.output().result(
+            || format!("back in {group}, epoch {epoch}"),
+            &json!({ "type": "rejoined", "group": group.to_string(), "epoch": epoch }),
         )
     };
     context.on_device(work).await

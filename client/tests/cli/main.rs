@@ -16,6 +16,7 @@ mod homes;
 mod kill;
 mod lifecycle;
 mod many;
+mod rejoin;
 mod search;
 mod secrets;
 mod support;

@@ -3,9 +3,12 @@
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow, Leaf};
+use super::LOAD_PAGE;
+use super::directory::{self, ChannelRow, Fall, Leaf};
+use super::rejoin::Rejoining;
+use super::tree::Tree;
 use crate::id::{AccountId, ChannelId};
-use crate::io::{LinkId, LoadId};
+use crate::io::LoadId;
 use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::wire::message::Entry;
@@ -28,6 +31,26 @@ pub(super) enum Slot {
     Warm(Box<Group>),
     /// There is none: an inbox, or this device is out.
     None,
+}
+
+impl Slot {
+    /// Takes a page of the records being read, whose keys have a prefix of that length. Gives all of them, and the last
+    /// key if there are more; `None` if they are of another load.
+    pub(super) fn gather(
+        &mut self,
+        load: LoadId,
+        page: Records,
+        prefix: usize,
+    ) -> Option<(Records, Option<Vec<u8>>)> {
+        let Self::Loading(expected, gathered) = self else { return None };
+        if *expected != load {
+            return None;
+        }
+        let full = page.len() == LOAD_PAGE;
+        let last = page.last().map(|(key, _)| key.clone()).filter(|_| full);
+        gathered.extend(page.into_iter().map(|(key, value)| (key[prefix..].to_vec(), value)));
+        Some((core::mem::take(gathered), last))
+    }
 }
 
 // Stored records are secrets.
@@ -61,10 +84,11 @@ pub(super) enum Subscription {
 #[derive(Debug)]
 pub(super) struct Join {
     pub entry: Entry,
-    pub tree: Vec<u8>,
-    /// The bulk link, on a transport with many.
-    pub link: Option<LinkId>,
+    pub tree: Tree,
 }
+
+/// Tries to come back that a device which waits for its groups waits for too.
+const PATIENT: u32 = 5;
 
 /// A channel of this device.
 #[derive(Debug)]
@@ -110,6 +134,20 @@ pub(super) struct Channel {
     pub spilled_after: Option<u64>,
     pub spill_load: bool,
     pub used: u64,
+    /// Whether this device is out of the group, and since when it may come back.
+    pub fall: Fall,
+    /// The group as it is once the log shows the commit that this device comes back by.
+    pub spare: Slot,
+    /// What such a commit is made from, as far as it is here.
+    pub rejoining: Option<Rejoining>,
+    /// Coming back is not tried before this time.
+    pub rejoin_at: Option<Duration>,
+    /// How often it came to nothing.
+    pub rejoins: u32,
+    /// It is of no use to ask again on this connection.
+    pub rejoin_off: bool,
+    /// The server said once already that what comes next in the log is gone.
+    pub gap_told: bool,
 }
 
 impl Channel {
@@ -143,6 +181,13 @@ impl Channel {
             spilled_after,
             spill_load: false,
             used: 0,
+            fall: Fall::default(),
+            spare: Slot::None,
+            rejoining: None,
+            rejoin_at: None,
+            rejoins: 0,
+            rejoin_off: false,
+            gap_told: false,
         }
     }
 
@@ -168,6 +213,7 @@ impl Channel {
         let _ = self.row.cursor.advance(entry);
         self.row_dirty = true;
         self.gaps = 0;
+        self.gap_told = false;
     }
 
     /// Whether the log was read to the head that the server named.
@@ -196,7 +242,10 @@ impl Channel {
         self.update_at = None;
         self.flush_at = None;
         self.gaps = 0;
-        self.stuck = false;
+        self.rejoining = None;
+        self.rejoin_at = None;
+        self.rejoin_off = false;
+        self.stuck = self.fall.is_blind();
         self.checked_for = 0;
         // The log itself says which epoch it is, once it was read to its head.
         self.need_epoch = 0;
@@ -213,6 +262,14 @@ impl Channel {
     pub(super) fn followed(&self) -> bool {
         let wanted = self.inbox || (self.row.member && !self.stuck);
         wanted && self.subscription != Subscription::Refused
+    }
+
+    /// Whether this device is on its way back into the group.
+    pub(super) fn comes_back(&self) -> bool {
+        let waits = self.fall.made || self.rejoining.is_some();
+        let tries = !self.rejoin_off && self.rejoins < PATIENT;
+        let soon = tries && (self.rejoin_at.is_none() || self.rejoins > 0);
+        self.row.member && self.fall.why.is_some() && (waits || soon)
     }
 
     /// Puts an entry behind those that wait.

@@ -478,7 +478,7 @@ impl Client {
         }
     }
 
-    fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
+    pub(super) fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
         match self.channels.get(&channel) {
             Some(known) if known.inbox || !is_open(channel, &known.row) => {
                 Err(Refused::UnknownChannel)

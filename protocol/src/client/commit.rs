@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::Client;
 use super::direct::is_direct;
 use super::directory::{OutItem, OutWhat, Want};
-use super::event::{Event, Failed, Outcome};
+use super::event::{Event, Failed, Outcome, Why};
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
@@ -35,7 +35,7 @@ struct Present {
 impl Client {
     /// Whether a commit or proposal may be made in a channel now.
     fn may_commit(&mut self, id: ChannelId) -> bool {
-        let (restored, mono) = (self.restored, self.now.mono);
+        let (fallen, mono) = (self.is_fallen(id), self.now.mono);
         let pending = self
             .outbox
             .values()
@@ -46,7 +46,7 @@ impl Client {
         }
         channel.ready
             && !pending
-            && !restored
+            && !fallen
             && channel.row.member
             && !channel.stuck
             && channel.row.epoch >= channel.need_epoch
@@ -129,7 +129,7 @@ impl Client {
             Want::SetRole { account, role } => {
                 return self.plan_role(id, ticket, (account, role), plan);
             }
-            Want::Add { .. } | Want::Found { .. } => return false,
+            Want::Add { .. } | Want::Found { .. } | Want::Rejoin => return false,
         };
         if is_true {
             self.fulfil(ticket, Outcome::Epoch(present.epoch));
@@ -284,13 +284,11 @@ impl Client {
                 }
             }
             Some(Err(error)) => {
-                if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.stuck = true;
-                }
                 let why = error.to_string();
                 let seq = self.channels.get(&id).map_or(0, |channel| channel.row.cursor.seq());
                 let seq = seq.saturating_add(1);
                 self.event(Event::Unreadable { channel: id, seq, why });
+                self.fall_out(id, Why::Unopened, true);
             }
             None => {}
         }
@@ -332,6 +330,9 @@ impl Client {
     pub(super) fn on_commit_refused(&mut self, ticket: Ticket, failure: &Failure) {
         let Some(item) = self.outbox.get(&ticket) else { return };
         let id = item.channel;
+        if matches!(item.what, OutWhat::Rejoin { .. }) {
+            return self.on_rejoin_refused(id, failure);
+        }
         match failure.code {
             // A hint only: the log decides.
             ErrorCode::EpochConflict

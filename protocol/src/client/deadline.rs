@@ -42,8 +42,9 @@ impl Client {
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
         let held = held.flatten().min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
-        let retry =
-            retries.chain(self.packages_retry).chain(self.rotation_retry).min().filter(|_| online);
+        let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
+        let others = self.packages_retry.into_iter().chain(self.rotation_retry);
+        let retry = retries.chain(rejoins).chain(others).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -99,6 +100,10 @@ impl Client {
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {
                 channel.retry_at = None;
+                self.dirty.insert(*id);
+            }
+            if channel.rejoin_at.is_some_and(|at| at <= mono) {
+                channel.rejoin_at = None;
                 self.dirty.insert(*id);
             }
         }

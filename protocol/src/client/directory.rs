@@ -7,13 +7,15 @@
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
 //! | `d/packages` | [`PackagePlan`] |
-//! | `d/restored` | empty: this state is older than what the device once was |
+//! | `d/restored` | [`Restored`] |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
 //! | `d/l/` channel | [`Leaf`] |
+//! | `d/f/` channel | [`Fall`] |
 //! | `d/i/` ticket | [`Intent`] |
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
+//! | `r/` channel | the records of the group that this device is about to come back to |
 //! | `k/` | private halves of key packages |
 //! | `p/` channel seq | [`StoredProof`], the server's signed word on a message of this device |
 //! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
@@ -25,6 +27,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::event::Why;
 use super::metadata::{Metadata, ProfileChange, Role};
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
@@ -48,6 +51,7 @@ pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
 pub(super) const LEAF: &[u8] = b"d/l/";
+pub(super) const FALL: &[u8] = b"d/f/";
 pub(super) const INTENT: &[u8] = b"d/i/";
 pub(super) const OUTBOX: &[u8] = b"d/o/";
 pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
@@ -64,6 +68,11 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
 /// The prefix of a group's records.
 pub(super) fn group_prefix(channel: ChannelId, generation: u32) -> Vec<u8> {
     key(b"g/", &[&channel.0, &generation.to_be_bytes()])
+}
+
+/// The prefix of the records of the group that this device is about to come back to.
+pub(super) fn spare_prefix(channel: ChannelId) -> Vec<u8> {
+    key(b"r/", &[&channel.0])
 }
 
 /// The prefix of a channel's delivery proofs.
@@ -125,6 +134,37 @@ impl Identity {
 
     pub(super) fn local(&self) -> Option<LocalDevice> {
         Some(LocalDevice { key: self.device_key.clone(), record: self.device_record()? })
+    }
+}
+
+/// What is known of this state having been an older one than the device once had.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Restored {
+    /// Not all groups are come back to yet.
+    pub open: bool,
+    /// By how many batches the server has seen more than there are here: sessions add them to the state version.
+    pub lead: u64,
+    /// When it was last found out.
+    pub at: UnixMillis,
+}
+
+/// Whether this device is out of a group that it is a member of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Fall {
+    /// Why, if it is.
+    pub why: Option<Why>,
+    /// The log cannot be followed with the state that is here.
+    pub cut: bool,
+    /// The commit that it comes back by is in the outbox, and the group behind it in `r/`.
+    pub made: bool,
+    /// When it came back last, by its own calendar.
+    pub last: UnixMillis,
+}
+
+impl Fall {
+    /// Whether nothing of the log is of use: not even the commit that it would come back by.
+    pub(super) fn is_blind(&self) -> bool {
+        self.cut && !self.made
     }
 }
 
@@ -254,6 +294,8 @@ pub(super) enum Want {
     Renew,
     /// The present device key in our own leaf.
     Rotate,
+    /// Our own leaf replaced from outside.
+    Rejoin,
 }
 
 /// A submission on its way, until the server has it and the log has shown it.
@@ -277,6 +319,8 @@ pub(super) enum OutWhat {
     Proposal { submit: Submit, intent: u64 },
     /// A commit of ours, pending in the group.
     Commit { bundle: CommitBundle, intents: Vec<u64> },
+    /// A commit from outside that replaces our own leaf.
+    Rejoin { bundle: CommitBundle },
 }
 
 // The body is a secret, and what is sealed is no help to a reader.
@@ -295,6 +339,7 @@ impl fmt::Debug for OutWhat {
             Self::Commit { bundle, intents } => {
                 write!(f, "Commit(epoch {}, intents {intents:?})", bundle.epoch)
             }
+            Self::Rejoin { bundle } => write!(f, "Rejoin(epoch {})", bundle.epoch),
         }
     }
 }
@@ -307,7 +352,9 @@ impl OutItem {
                 sealed.as_ref().map(|submit| Digest::of(&[&submit.payload]))
             }
             OutWhat::Proposal { submit, .. } => Some(Digest::of(&[&submit.payload])),
-            OutWhat::Commit { bundle, .. } => Some(bundle.commit.hash()),
+            OutWhat::Commit { bundle, .. } | OutWhat::Rejoin { bundle } => {
+                Some(bundle.commit.hash())
+            }
         }
     }
 
@@ -321,7 +368,7 @@ impl OutItem {
         match &self.what {
             OutWhat::Application { sealed, .. } => sealed.as_ref(),
             OutWhat::Proposal { submit, .. } => Some(submit),
-            OutWhat::Commit { .. } => None,
+            OutWhat::Commit { .. } | OutWhat::Rejoin { .. } => None,
         }
     }
 }

@@ -82,7 +82,7 @@ pub enum Event {
         seq: u64,
     },
     /// The server has seen later state of this device than there is here: a backup was restored. Nothing is
-    /// encrypted on this state.
+    /// encrypted in any group before this device has come back to it by new keys: [`Event::Rejoined`].
     Restored {
         /// How many batches are missing.
         behind: u64,
@@ -95,6 +95,24 @@ pub enum Event {
         from: u64,
         /// First seq still there.
         to: u64,
+    },
+    /// This device cannot go on in a group with the state that it has. Nothing is sent there until it has come back,
+    /// which it tries by itself, at most once an hour.
+    FellOut {
+        /// The group.
+        channel: ChannelId,
+        /// What it knows that by.
+        why: Why,
+    },
+    /// This device has replaced its own leaf by a new one and is in the group again. What was written between what it
+    /// had read and its return stays unread, unless the log could be followed all the same.
+    Rejoined {
+        /// The group.
+        channel: ChannelId,
+        /// The epoch that it is back with.
+        epoch: u64,
+        /// Why it had to.
+        why: Why,
     },
     /// A username now leads to another account than before: tell the person, do not go on silently.
     AccountChanged {
@@ -114,6 +132,24 @@ pub enum Event {
     },
     /// The session ended for good: logged out elsewhere, device revoked, account deleted.
     SessionEnded(ErrorCode),
+}
+
+/// Why a device cannot go on in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub enum Why {
+    /// Its state is an older one than it once had: keys may have been used since.
+    Restored,
+    /// Entries that it has not read are gone: it was away longer than they are kept.
+    Gap,
+    /// The group's stored records do not load.
+    Damaged,
+    /// A commit that a member signed does not open here.
+    Unopened,
+    /// The group has moved on by a commit that it could not use.
+    Missed,
+    /// The application asked for it.
+    Asked,
 }
 
 /// What a group shows of itself.
@@ -188,7 +224,7 @@ pub enum Outcome {
     },
     /// `create_group`, `open_direct`.
     Group(ChannelId),
-    /// `invite`, `remove`, `update`, `set_metadata`, `set_role`: the epoch that made it true.
+    /// `invite`, `remove`, `update`, `rejoin`, `set_metadata`, `set_role`: the epoch that made it true.
     Epoch(u64),
     /// `send`: accepted and durable on the server.
     Sent(Sent),

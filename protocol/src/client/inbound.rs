@@ -5,7 +5,7 @@ use super::Client;
 use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutWhat, StoredMessage};
-use super::event::{Event, GroupChange};
+use super::event::{Event, GroupChange, Why};
 use super::net::Call;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
@@ -21,6 +21,9 @@ use core::time::Duration;
 
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
+
+/// How long to wait before a log is asked for again of which the server said that entries are gone.
+const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before asking again; a server does not get to say "next year".
 pub(super) fn pause(retry_after_ms: u32) -> Duration {
@@ -153,11 +156,16 @@ impl Client {
             // Notes that were missed are gone; the chain starts over from what the server says next.
             channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
             channel.row_dirty = true;
-        } else {
-            channel.stuck = true;
-            self.wake_inboxes();
-            self.event(Event::Gap { channel: id, from: expected, to: from });
+            return;
         }
+        if !core::mem::replace(&mut channel.gap_told, true) {
+            // Said once, it may be a slip: asked again, after a while.
+            channel.retry_at = Some(self.now.mono + GAP_PATIENCE);
+            return self.event(Event::Gap { channel: id, from: expected, to: from });
+        }
+        self.drop_rejoin(id);
+        self.fall_out(id, Why::Gap, true);
+        self.settle_blindness(id);
     }
 
     /// Works on what waits in a channel, as far as it goes now.
@@ -167,15 +175,10 @@ impl Client {
             if channel.join.is_some() || channel.waiting.is_empty() || channel.retry_at.is_some() {
                 break;
             }
-            if !channel.inbox && !matches!(channel.slot, Slot::Warm(_)) {
-                if channel.row.member {
-                    self.load_group(id);
-                } else if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.waiting.clear();
-                    channel.waiting_bytes = 0;
-                }
+            if !self.may_read(id) {
                 return;
             }
+            let Some(channel) = self.channels.get_mut(&id) else { return };
             let Some(entry) = channel.next_waiting() else { break };
             if !channel.inbox {
                 self.read_entry(id, &entry);
@@ -209,7 +212,7 @@ impl Client {
 
     /// One entry of a group's log.
     fn read_entry(&mut self, id: ChannelId, entry: &Entry) {
-        if self.own_echo(id, entry) {
+        if self.own_echo(id, entry) || self.passes_over(id, entry) {
             return self.advance(id, entry);
         }
         let Part::Inline(payload) = &entry.payload else {
@@ -235,27 +238,23 @@ impl Client {
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
         // Written before this device was added and accepted after: meant for those who were there then.
         let present = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
+        let back = self.channels.get(&id).is_some_and(|channel| channel.fall.last.0 > 0);
         if *error == MlsError::PastEpoch
+            && !back
             && entry.kind == EntryKind::Application
             && entry.epoch.saturating_add(PAST_EPOCHS) >= present
         {
             return;
         }
-        let remembered =
-            self.outbox.values().any(|item| item.channel == id && item.message == entry.message);
-        if *error == MlsError::OwnMessage && !remembered {
-            // Made by this device and not remembered: its state is an older one, whose keys are used up.
-            self.note_restored(1);
-        }
-        if *error == MlsError::FutureEpoch
-            && let Some(channel) = self.channels.get_mut(&id)
-        {
-            // The commit that leads there could not be used: nothing later can be read. A commit that cannot be used
-            // is no proof yet, since the server may have made it up.
-            channel.stuck = true;
-            self.wake_inboxes();
-        }
         self.unreadable(id, entry.seq, &error.to_string());
+        match error {
+            MlsError::OwnMessage => self.on_forgotten(id, entry),
+            MlsError::Unopened(_) => self.fall_out(id, Why::Unopened, true),
+            // The commit that leads there could not be used: nothing later can be read. A commit that cannot be used
+            // is no proof yet, since the server may have made it up; nor is this entry.
+            MlsError::FutureEpoch => self.fall_out(id, Why::Missed, true),
+            _ => {}
+        }
     }
 
     pub(super) fn unreadable(&mut self, id: ChannelId, seq: u64, why: &str) {
@@ -290,6 +289,7 @@ impl Client {
         let Some(item) = self.outbox.get(&ticket) else { return true };
         match &item.what {
             OutWhat::Commit { .. } => self.win_pending(id, ticket),
+            OutWhat::Rejoin { .. } => self.come_back(id, ticket),
             OutWhat::Application { metadata, sealed, .. } => {
                 let told = sealed.as_ref().filter(|_| *metadata).map(|submit| submit.epoch);
                 if item.accepted.is_some() {
@@ -360,6 +360,7 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             self.abandon(id);
             self.forget_leaf(id);
+            self.forget_fall(id);
             self.stage_channel(id);
             self.wake_inboxes();
             self.event(Event::Evicted { channel: id, by: Some(change.committer) });
@@ -369,6 +370,7 @@ impl Client {
             self.leave_again(id);
         }
         self.note_other(id);
+        self.overtaken(id, change.epoch);
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {
             channel: id,

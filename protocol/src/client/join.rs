@@ -6,14 +6,14 @@ use super::directory::{self, OutItem};
 use super::event::Event;
 use super::inbound::pause;
 use super::net::Call;
+use super::tree::Tree;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
-use crate::id::{ChannelId, Digest, GroupId, Sender};
-use crate::limits::{BLOB_CHUNK, TREE_BYTES};
+use crate::id::{ChannelId, GroupId, Sender};
 use crate::mls::group::Group;
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
-use crate::wire::message::{ChannelKind, Entry, EntryKind, Failure, Origin, Part, Request};
+use crate::wire::message::{ChannelKind, Entry, EntryKind, Failure, Origin, Part};
 
 /// How often a welcome's tree is asked for again when it is another one than was named.
 const TREES: u32 = 3;
@@ -55,7 +55,7 @@ impl Client {
     /// A welcome must not replace a group that this device is in and can follow: the log of that group has to show its
     /// removal first, or that it cannot be read on.
     fn weigh_welcome(&mut self, entry: &Entry, origin: &Origin) -> Welcome {
-        if origin.tree_len == 0 || origin.tree_len > TREE_BYTES as u64 {
+        if !Tree::is_possible(origin.tree_len) {
             return Welcome::Pass(Some("a welcome without a tree of a possible size"));
         }
         if !matches!(origin.channel.kind(), Some(ChannelKind::Group | ChannelKind::Direct)) {
@@ -93,18 +93,18 @@ impl Client {
         self.load_group(origin.channel);
         let link = self.open_bulk();
         if let Some(channel) = self.channels.get_mut(&inbox) {
-            channel.join = Some(Join { entry, tree: Vec::new(), link });
+            let tree = Tree::new(origin.tree, origin.tree_len, link);
+            channel.join = Some(Join { entry, tree });
         }
-        self.ask_tree(inbox, origin);
+        self.ask_tree(inbox);
     }
 
-    fn ask_tree(&mut self, inbox: ChannelId, origin: Origin) {
+    fn ask_tree(&mut self, inbox: ChannelId) {
         let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
             return;
         };
-        let offset = join.tree.len() as u64;
-        let link = join.link;
-        self.call_on(link, Call::Blob(inbox), Request::BlobGet { hash: origin.tree, offset });
+        let (link, request) = (join.tree.link, join.tree.request());
+        self.call_on(link, Call::Blob(inbox), request);
     }
 
     /// A chunk of the tree.
@@ -112,19 +112,11 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
         let Some(join) = &mut channel.join else { return };
         let Some(origin) = join.entry.origin else { return };
-        let sound = total == origin.tree_len
-            && !chunk.is_empty()
-            && chunk.len() <= BLOB_CHUNK
-            && (join.tree.len() + chunk.len()) as u64 <= total;
-        if !sound {
+        if join.tree.take(total, chunk).is_err() {
             return self.on_wrong_tree(inbox, origin);
         }
-        join.tree.extend_from_slice(chunk);
-        if (join.tree.len() as u64) < total {
-            return self.ask_tree(inbox, origin);
-        }
-        if Digest::of(&[&join.tree]) != origin.tree {
-            return self.on_wrong_tree(inbox, origin);
+        if join.tree.whole().is_none() {
+            return self.ask_tree(inbox);
         }
         self.dirty.insert(inbox);
         self.try_join(inbox);
@@ -152,7 +144,7 @@ impl Client {
         let Some(join) = channel.join.take() else { return };
         channel.wait_first(join.entry);
         channel.retry_at = Some(at);
-        if let Some(link) = join.link {
+        if let Some(link) = join.tree.link {
             self.finish_link(link);
         }
     }
@@ -163,7 +155,7 @@ impl Client {
             return;
         };
         let Some(origin) = join.entry.origin else { return };
-        if (join.tree.len() as u64) < origin.tree_len || self.packages.warm().is_none() {
+        if join.tree.whole().is_none() || self.packages.warm().is_none() {
             return;
         }
         let before = self.channels.get(&origin.channel).map(|channel| &channel.slot);
@@ -185,14 +177,16 @@ impl Client {
         let Part::Inline(welcome) = &join.entry.payload else {
             return Err(MlsError::Invalid("the welcome is a blob".into()));
         };
-        let Some(packages) = self.packages.warm() else { return Ok(()) };
+        let (Some(packages), Some(tree)) = (self.packages.warm(), join.tree.whole()) else {
+            return Ok(());
+        };
         // The key package may have been made with a key of before.
         let mut joined = Err(MlsError::Record);
         for device in devices {
             let mut entropy = self.entropy.fork();
             let (backend, wall) = (self.config.backend, self.now.wall);
             let cx = Context { backend, entropy: &mut entropy, wall };
-            joined = Group::join(cx, &device, packages, welcome, &join.tree);
+            joined = Group::join(cx, &device, packages, welcome, tree);
             if !matches!(joined, Err(MlsError::Record)) {
                 break;
             }
@@ -238,8 +232,11 @@ impl Client {
         row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
         let mut channel = Channel::new(row, false);
+        self.drop_rejoin(id);
+        self.end_rejoining(id);
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
+        self.drop_proposals(id);
         // What the server took before is not read again: the log is read on behind the welcome's commit.
         let accepted = |item: &OutItem| item.accepted.is_some();
         for ticket in self.outbox_of(id) {
@@ -252,6 +249,7 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             channel.told = before.told;
             channel.spilled_after = before.spilled_after;
+            channel.fall.last = before.fall.last;
         }
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
@@ -260,11 +258,13 @@ impl Client {
         self.leaf_is_fresh(id);
         self.stage_packages();
         self.stage_channel(id);
+        self.store_fall(id);
         self.dirty.insert(id);
         if self.key_for(id).is_some() {
             self.want_new_key(id);
         }
         self.event(Event::Joined { channel: id, by });
+        self.doubt_joined(id);
     }
 
     pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
@@ -273,7 +273,7 @@ impl Client {
         channel.advance(&join.entry);
         channel.wrong_trees = 0;
         self.dirty.insert(inbox);
-        if let Some(link) = join.link {
+        if let Some(link) = join.tree.link {
             self.finish_link(link);
         }
         if let Some(why) = trouble {

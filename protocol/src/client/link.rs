@@ -372,6 +372,12 @@ impl Client {
             (Call::Blob(inbox), Reply::Blob { total, chunk }) => {
                 self.on_tree(inbox, total, &chunk);
             }
+            (Call::GroupInfo(channel), reply @ Reply::GroupInfo { .. }) => {
+                self.on_group_info(channel, reply);
+            }
+            (Call::RejoinTree(channel), Reply::Blob { total, chunk }) => {
+                self.on_rejoin_tree(channel, total, &chunk);
+            }
             (what, reply) => return self.on_session_reply(what, reply),
         }
         Ok(())
@@ -397,6 +403,9 @@ impl Client {
             }
             Call::Subscribe(channel) => self.on_subscribe_refused(channel, failure),
             Call::Blob(inbox) => self.on_tree_refused(inbox, failure),
+            Call::GroupInfo(channel) | Call::RejoinTree(channel) => {
+                self.on_group_info_refused(channel, failure);
+            }
             call => self.on_session_refused(&call, failure),
         }
     }

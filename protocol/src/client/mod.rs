@@ -4,7 +4,8 @@
 //! Inside, every connection goes through the table of `session`; every channel's log is read in order
 //! (`inbound`, welcomes by `join`, messages on to the application by `unread`); every change of a group is an intent
 //! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
-//! server has it and the log has shown it (`outbox`). All state
+//! server has it and the log has shown it (`outbox`). A device that cannot go on in a group (`fall`) comes back to it by
+//! a new leaf (`rejoin`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod change;
@@ -17,6 +18,7 @@ mod deadline;
 mod direct;
 mod directory;
 pub mod event;
+mod fall;
 mod inbound;
 pub mod job;
 mod join;
@@ -26,9 +28,11 @@ mod metadata;
 mod net;
 mod outbox;
 mod prepare;
+mod rejoin;
 mod restore;
 mod rotation;
 mod session;
+mod tree;
 mod unread;
 mod upkeep;
 mod view;
@@ -49,8 +53,8 @@ use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
-use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
-use event::{Event, Outcome};
+use directory::{Contact, Identity, Intent, OutItem, PackagePlan, Restored};
+use event::{Event, Outcome, Why};
 use job::ClientJobOutput;
 use keys::Packages;
 use net::{Ask, Net};
@@ -114,6 +118,10 @@ enum Loading {
     Packages,
     Messages(ChannelId),
     Proofs(Ticket, ChannelId),
+    /// The record of a group's tree.
+    Tree(ChannelId),
+    /// The group that this device is about to come back to.
+    Spare(ChannelId),
 }
 
 /// A reply of a kind that does not answer its request.
@@ -171,8 +179,8 @@ pub struct Client {
     preferred: Option<ChannelId>,
     uses: u64,
     synced: bool,
-    /// The server has seen later state of this device: nothing is encrypted.
-    restored: bool,
+    /// What is known of this state being an older one than the device once had.
+    restored: Restored,
 }
 
 impl Client {
@@ -244,6 +252,7 @@ impl Client {
             self.subscribe(id);
             self.read_waiting(id);
             self.try_join(id);
+            self.pump_rejoin(id);
             self.pump_intents(id);
             self.pump_outbox(id);
             self.answer_members(id);
@@ -251,6 +260,7 @@ impl Client {
             self.stage_channel(id);
         }
         self.cool();
+        self.note_recovered();
         self.note_synced();
     }
 
@@ -260,7 +270,8 @@ impl Client {
             return;
         }
         let all = self.channels.iter().all(|(id, channel)| {
-            !channel.followed() || self.founding.contains(id) || channel.at_head()
+            let read = !channel.followed() || self.founding.contains(id) || channel.at_head();
+            read && !channel.comes_back()
         });
         if all {
             self.synced = true;
@@ -331,6 +342,8 @@ impl Client {
             Some(Loading::Packages) => self.on_package_records(id, records),
             Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
             Some(Loading::Messages(channel)) => self.on_messages(channel, records),
+            Some(Loading::Tree(channel)) => self.on_tree_record(channel, &records),
+            Some(Loading::Spare(channel)) => self.on_spare_records(channel, id, records),
             None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
         }
         Ok(())
@@ -355,17 +368,11 @@ impl Client {
 
     fn on_group_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Slot::Loading(expected, gathered) = &mut channel.slot else { return };
-        if *expected != load {
-            return;
-        }
         let prefix = directory::group_prefix(id, channel.row.generation);
-        let full = records.len() == LOAD_PAGE;
-        let last = records.last().map(|(key, _)| key.clone());
-        let strip = |(key, value): (Vec<u8>, Vec<u8>)| (key[prefix.len()..].to_vec(), value);
-        gathered.extend(records.into_iter().map(strip));
-        let gathered = core::mem::take(gathered);
-        if full {
+        let Some((gathered, last)) = channel.slot.gather(load, records, prefix.len()) else {
+            return;
+        };
+        if last.is_some() {
             let load = self.load(Loading::Group(id), prefix, last, LOAD_PAGE);
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.slot = Slot::Loading(load, gathered);
@@ -379,12 +386,11 @@ impl Client {
                 channel.slot = Slot::Warm(Box::new(group));
             }
             Err(error) => {
-                // Read again with the next session; until then nothing is done here.
                 channel.slot = Slot::Cold;
-                channel.stuck = true;
                 let why = error.to_string();
                 let seq = channel.row.cursor.seq();
                 self.event(Event::Unreadable { channel: id, seq, why });
+                self.fall_out(id, Why::Damaged, true);
             }
         }
         self.dirty.insert(id);

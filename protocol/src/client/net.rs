@@ -40,6 +40,10 @@ pub(super) enum Call {
     Subscribe(ChannelId),
     /// A chunk of the tree that a welcome in this inbox needs.
     Blob(ChannelId),
+    /// What a commit to come back to this group by is made from.
+    GroupInfo(ChannelId),
+    /// A chunk of the tree that goes with it.
+    RejoinTree(ChannelId),
     /// Nothing depends on the answer: `Ack`, `Unsubscribe`.
     Tell,
 }

@@ -55,7 +55,7 @@ impl Client {
         let Some(channel) = self.channels.get(&id) else { return };
         // Whoever was removed still asks what became of what it had sent.
         if (!channel.ready && channel.row.member)
-            || self.restored
+            || channel.fall.why.is_some()
             || channel.hold_until.is_some_and(|at| at > mono)
         {
             return;
@@ -163,13 +163,13 @@ impl Client {
         Some(Content { seq: row.cursor.seq(), chain: row.cursor.chain(), username, body })
     }
 
-    fn send_item(&mut self, ticket: Ticket) {
+    pub(super) fn send_item(&mut self, ticket: Ticket) {
         let Some(item) = self.outbox.get(&ticket) else { return };
         if item.accepted.is_some() {
             return;
         }
         let (call, request) = match &item.what {
-            OutWhat::Commit { bundle, .. } => {
+            OutWhat::Commit { bundle, .. } | OutWhat::Rejoin { bundle } => {
                 (Call::Commit(ticket), Request::Commit(bundle.clone()))
             }
             _ => match item.submit() {
@@ -233,7 +233,7 @@ impl Client {
 
     /// Keeps an accepted submission until the log has shown it, so that it is recognised there.
     fn finish_accepted(&mut self, ticket: Ticket, mut item: OutItem, passed: bool) {
-        if passed && !matches!(item.what, OutWhat::Commit { .. }) {
+        if passed && !matches!(item.what, OutWhat::Commit { .. } | OutWhat::Rejoin { .. }) {
             self.gate.stage(Op::Delete(item_key(ticket)));
             return;
         }
@@ -277,7 +277,7 @@ impl Client {
                 self.store_item(ticket, item);
             }
             // A proposal is of its epoch only: the intent makes another.
-            OutWhat::Proposal { .. } | OutWhat::Commit { .. } => {
+            OutWhat::Proposal { .. } | OutWhat::Commit { .. } | OutWhat::Rejoin { .. } => {
                 self.dirty.insert(item.channel);
                 self.gate.stage(Op::Delete(item_key(ticket)));
             }

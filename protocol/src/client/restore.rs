@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::channel::Slot;
 use super::directory::{
-    self, ChannelRow, Contact, Identity, Intent, Leaf, OutItem, PackagePlan, Want,
+    self, ChannelRow, Contact, Fall, Identity, Intent, Leaf, OutItem, PackagePlan, Restored, Want,
 };
 use super::event::Failed;
 use super::keys::Packages;
@@ -28,11 +29,12 @@ struct Directory {
     identity: Option<Identity>,
     tokens: Option<Tokens>,
     plan: PackagePlan,
-    restored: bool,
+    restored: Restored,
     rotation: Rotation,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
     leaves: BTreeMap<ChannelId, Leaf>,
+    falls: BTreeMap<ChannelId, Fall>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -59,7 +61,7 @@ impl Directory {
         } else if key == directory::ROTATION {
             self.rotation = decode(key, value)?;
         } else if key == directory::RESTORED {
-            self.restored = true;
+            self.restored = decode(key, value)?;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
@@ -71,6 +73,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::LEAF) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.leaves.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::FALL) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.falls.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -108,6 +113,7 @@ impl Client {
             contacts,
             channels,
             leaves,
+            mut falls,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -123,6 +129,11 @@ impl Client {
             .map(|(id, row)| {
                 let mut channel = Channel::new(row, Some(id) == inbox);
                 channel.leaf = leaves.get(&id).copied();
+                channel.fall = falls.remove(&id).unwrap_or_default();
+                channel.stuck = channel.fall.is_blind();
+                if channel.fall.made {
+                    channel.spare = Slot::Cold;
+                }
                 (id, channel)
             })
             .collect();
@@ -188,6 +199,7 @@ impl Client {
     pub(super) fn forget_channel(&mut self, id: ChannelId) {
         use crate::store::batch::Op;
         self.abandon(id);
+        self.forget_fall(id);
         for ticket in self.outbox_of(id) {
             self.fail_item(ticket, Failed::Obsolete("the group is not there any more"));
         }
@@ -197,6 +209,7 @@ impl Client {
             let prefix = directory::group_prefix(id, channel.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
+            self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
         }
     }

@@ -125,7 +125,7 @@ impl Client {
         let Some(sender) = self.me() else { return };
         let Some(signature) = self.sign_session(token::hash(&tokens.access)) else { return };
         self.set_phase(Phase::Resume);
-        let state_version = self.gate.version();
+        let state_version = self.presented_version();
         let token = tokens.access.clone();
         self.call(Call::Resume, Request::Resume { token, sender, state_version, signature });
     }
@@ -164,10 +164,7 @@ impl Client {
     pub(super) fn on_session(&mut self, seen_version: u64) {
         self.set_phase(Phase::Online);
         self.net.backoff.opened(self.now.mono);
-        let ours = self.gate.version();
-        if seen_version > ours {
-            self.note_restored(seen_version - ours);
-        }
+        self.note_seen(seen_version);
         if let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) {
             self.event(Event::Online { conn });
         }
@@ -188,15 +185,6 @@ impl Client {
         self.offer_key();
         self.begin_sync();
         self.ask_waiting();
-    }
-
-    /// This device's state is older than what it once was: for good, nothing is encrypted on it.
-    pub(super) fn note_restored(&mut self, behind: u64) {
-        if !self.restored {
-            self.restored = true;
-            self.gate.stage(Op::Put(directory::RESTORED.to_vec(), Vec::new()));
-            self.event(Event::Restored { behind });
-        }
     }
 
     // ---- registration and login ---------------------------------------------------------------

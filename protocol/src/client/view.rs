@@ -78,7 +78,9 @@ impl Client {
         let sent = self.outbox.values().all(|item| item.accepted.is_some());
         self.synced
             && sent
-            && self.channels.values().all(|channel| !channel.followed() || channel.is_through())
+            && self.channels.values().all(|channel| {
+                (!channel.followed() || channel.is_through()) && !channel.comes_back()
+            })
             && self.gate.is_idle()
             && self.intents.is_empty()
             && self.auth.is_none()

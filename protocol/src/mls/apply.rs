@@ -2,11 +2,12 @@
 
 use core::fmt;
 
-use openmls::group::{ProcessMessageError, ValidationError};
+use openmls::group::{ProcessMessageError, StageCommitError, ValidationError};
 use openmls::prelude::{
     BasicCredential, Credential, MlsMessageBodyIn, OpenMlsProvider as _, ProcessedMessageContent,
     Proposal, ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
 };
+use openmls::treesync::errors::ApplyUpdatePathError;
 use zeroize::Zeroizing;
 
 use super::group::{Change, Group, Received};
@@ -73,7 +74,15 @@ impl Group {
     ) -> Result<Received, MlsError> {
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
         provider.crypto().know(Verified::of_commit(cx.backend, payload));
-        let processed = self.mls.process_message(&provider, message).map_err(process_error)?;
+        // Signed by a member and tagged under this epoch's keys, unlike what comes from outside.
+        let member = matches!(&message, ProtocolMessage::PublicMessage(public)
+            if matches!(public.sender(), MlsSender::Member(_)));
+        let processed = self.mls.process_message(&provider, message).map_err(|e| match e {
+            ProcessMessageError::InvalidCommit(why) if member && is_unopened(&why) => {
+                self.unopened(payload, &why)
+            }
+            error => process_error(error),
+        })?;
         let (by, epoch) = (processed.sender().clone(), processed.epoch().as_u64());
         // Who it was then: the leaf may have been given another record, or another device, since (openmls #1944).
         let credential = processed.credential().clone();
@@ -95,6 +104,16 @@ impl Group {
                 Err(invalid("a proposal from outside"))
             }
         }
+    }
+
+    /// A commit that failed by its secrets. An honest server lets no key through that nobody can encrypt to: then it is
+    /// refused for that.
+    fn unopened(&self, payload: &[u8], why: &StageCommitError) -> MlsError {
+        let path = Path::read(payload).and_then(|path| match path {
+            Some(path) => path.check_keys(self.suite()),
+            None => Ok(()),
+        });
+        path.map_or_else(|refused| refused, |()| MlsError::Unopened(why.to_string()))
     }
 
     fn queue(&mut self, proposal: QueuedProposal) -> Result<Received, MlsError> {
@@ -126,6 +145,10 @@ impl Group {
         payload: &[u8],
     ) -> Result<Change, MlsError> {
         let verdict = self.before().judge(by, &staged)?;
+        // What this device commits it remembers, and merges: this was made by a later or another state of it.
+        if verdict.committer.sender() == self.own_record()?.sender() {
+            return Err(MlsError::OwnMessage);
+        }
         self.before().check_queued(self.mls.pending_proposals(), &verdict)?;
         if let Some(path) = Path::read(payload)? {
             path.check_keys(self.suite())?;
@@ -171,6 +194,22 @@ fn record_of(credential: &Credential) -> Result<DeviceRecord, MlsError> {
     DeviceRecord::decode(basic.identity()).ok_or(MlsError::Record)
 }
 
+/// Whether a commit failed where only its secrets can be the reason, or what this device has to open them with.
+fn is_unopened(error: &StageCommitError) -> bool {
+    matches!(
+        error,
+        StageCommitError::ConfirmationTagMismatch
+            | StageCommitError::UpdatePathError(
+                ApplyUpdatePathError::UnableToDecrypt
+                    | ApplyUpdatePathError::PathMismatch
+                    // What OpenMLS says if a key of this device is not stored: the sender's leaf was found before.
+                    | ApplyUpdatePathError::MissingSender
+            )
+            | StageCommitError::MissingDecryptionKey
+            | StageCommitError::OwnKeyNotFound
+    )
+}
+
 fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {
     match error {
         ProcessMessageError::ValidationError(error) => match error {
@@ -179,6 +218,9 @@ fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {
             ValidationError::WrongGroupId => MlsError::WrongGroup,
             error => MlsError::Invalid(error.to_string()),
         },
+        ProcessMessageError::InvalidCommit(StageCommitError::OwnCommitMismatch) => {
+            MlsError::OwnMessage
+        }
         ProcessMessageError::StorageError(error) => MlsError::Damaged(error.to_string()),
         error => MlsError::Invalid(error.to_string()),
     }

@@ -230,8 +230,11 @@ impl Group {
         if !self.mls.is_active() {
             return Err(MlsError::NotMember);
         }
-        let leaf = self.records.get(&self.own_leaf()).ok_or(MlsError::NotMember)?;
-        if leaf.device_key == device.key.public() { Ok(()) } else { Err(MlsError::Record) }
+        if self.own_record()?.device_key == device.key.public() {
+            Ok(())
+        } else {
+            Err(MlsError::Record)
+        }
     }
 
     fn own_sender(&self) -> MlsSender {

@@ -306,6 +306,10 @@ impl Group {
         Ok(())
     }
 
+    pub(super) fn own_record(&self) -> Result<&DeviceRecord, MlsError> {
+        self.records.get(&self.own_leaf()).ok_or(MlsError::NotMember)
+    }
+
     pub(super) fn before(&self) -> Before<'_> {
         Before {
             backend: self.backend,

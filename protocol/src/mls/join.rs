@@ -117,13 +117,7 @@ impl Group {
         }
         let nodes = RatchetTreeIn::tls_deserialize_exact(tree)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
-        let config = MlsGroupJoinConfig::builder()
-            .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
-            .max_past_epochs(PAST_EPOCHS)
-            .number_of_resumption_psks(0)
-            .use_ratchet_tree_extension(false)
-            .sender_ratchet_configuration(ratchets())
-            .build();
+        let config = config();
         let keys = Provider::new(cx.backend, cx.entropy, &packages.overlay);
         let builder =
             StagedWelcome::build_from_welcome(&keys, &config, welcome).map_err(welcome_error)?;
@@ -155,7 +149,7 @@ impl Group {
             Meta { id, first_epoch: mls.epoch().as_u64(), stale_leaf: package.last_resort() };
         let mut group = Self::assemble(cx.backend, overlay, mls, meta)?;
         group.added_by = Some(adder);
-        let own = group.records.get(&group.own_leaf()).ok_or(MlsError::Record)?;
+        let own = group.own_record()?;
         if own.sender() != device.record.sender() || own.device_key != device.key.public() {
             return Err(MlsError::Record);
         }
@@ -175,9 +169,20 @@ fn ratchets() -> SenderRatchetConfiguration {
     SenderRatchetConfiguration::new(32, 4_096)
 }
 
+/// How a group is kept by whoever joins it, by whatever way.
+pub(super) fn config() -> MlsGroupJoinConfig {
+    MlsGroupJoinConfig::builder()
+        .wire_format_policy(MIXED_PLAINTEXT_WIRE_FORMAT_POLICY)
+        .max_past_epochs(PAST_EPOCHS)
+        .number_of_resumption_psks(0)
+        .use_ratchet_tree_extension(false)
+        .sender_ratchet_configuration(ratchets())
+        .build()
+}
+
 /// What a joiner demands of a tree beyond MLS (RFC 9420 §12.4.3.1): every leaf of a verified device, each device once,
 /// every key one that can be encrypted to, the context as it has to be.
-fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
+pub(super) fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
     rules::check_context(mls.extensions())?;
     let mut devices = BTreeSet::new();
     let leaves: Vec<_> = mls.treesync().full_leaves().collect();

@@ -20,6 +20,7 @@ mod parallel;
 mod path;
 pub mod provider;
 pub mod public;
+pub mod rejoin;
 mod rules;
 mod signer;
 pub mod suite;
@@ -78,9 +79,13 @@ pub enum MlsError {
     /// A ciphertext that does not open under this epoch's keys, or was opened before.
     #[error("message does not decrypt")]
     Decrypt,
-    /// A ciphertext of this device itself: whoever made it is to remember it.
+    /// A ciphertext or a commit of this device itself: whoever made it is to remember it.
     #[error("a message of this device itself")]
     OwnMessage,
+    /// A commit that a member signed for this epoch and that holds as far as all can see, but its secrets do not open
+    /// here: either they open for nobody, or this device's state is not what it should be.
+    #[error("a member's commit that does not open here: {0}")]
+    Unopened(String),
     /// This device is no member any more.
     #[error("no longer a member")]
     NotMember,

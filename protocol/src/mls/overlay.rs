@@ -16,6 +16,7 @@ use core::cell::RefCell;
 use core::fmt;
 use std::collections::BTreeMap;
 
+use openmls::treesync::TreeSync;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -28,6 +29,14 @@ use blocks::Blocks;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("stored MLS record {0:?} is damaged")]
 pub struct RecordFault(char);
+
+/// The first byte of the key of the record that holds a group's tree.
+pub(super) const TREE_KEY: &[u8] = &[Kind::Tree as u8];
+
+/// A group's tree, from its record alone.
+pub(super) fn decode_tree(record: &[u8]) -> Result<TreeSync, RecordFault> {
+    Kind::Tree.decode(record)
+}
 
 /// Records of OpenMLS in memory, with the changes since the last [`Overlay::take_ops`].
 ///

@@ -196,6 +196,8 @@ pub(super) struct Added {
 pub(super) struct Verdict {
     /// The committer's record after the commit.
     pub(super) committer: DeviceRecord,
+    /// Whether it came from outside: the committer took the place of its own leaf.
+    pub(super) external: bool,
     /// Devices added, in order of their proposals.
     pub(super) added: Vec<Added>,
     /// Leaves removed, self-removals included; not the old leaf of a device that comes back by external commit.
@@ -246,8 +248,10 @@ impl Before<'_> {
             MlsSender::NewMemberCommit => self.rejoined(commit)?,
             _ => return Err(invalid("commit from outside")),
         };
+        let external = *sender == MlsSender::NewMemberCommit;
         let mut verdict = Verdict {
             committer: record,
+            external,
             added: Vec::new(),
             removed: Vec::new(),
             updated: Vec::new(),
@@ -256,7 +260,6 @@ impl Before<'_> {
         if self.records.get(&own.u32()) != Some(&verdict.committer) {
             verdict.updated.push(verdict.committer.clone());
         }
-        let external = *sender == MlsSender::NewMemberCommit;
         let proposals = commit.queued_proposals();
         let packages: Vec<_> = proposals.filter_map(|proposal| package_in(proposal)).collect();
         let added =
@@ -290,12 +293,16 @@ impl Before<'_> {
 
     /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
     /// leave may still commit others' wishes, one that others want removed may not commit at all. Whether an Add may
-    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`].
+    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`]. One from outside can take none
+    /// along (RFC 9420 §12.2): they are proposed again, as after any epoch.
     pub(super) fn check_queued<'p>(
         &self,
         mut queued: impl Iterator<Item = &'p QueuedProposal>,
         verdict: &Verdict,
     ) -> Result<(), MlsError> {
+        if verdict.external {
+            return Ok(());
+        }
         let committer = verdict.committer.sender();
         let is_own =
             |leaf: &u32| self.records.get(leaf).is_some_and(|record| record.sender() == committer);

@@ -9,6 +9,7 @@ mod hostile;
 mod keys;
 mod life;
 mod random;
+mod rejoin;
 mod same;
 mod unusable;
 mod world;

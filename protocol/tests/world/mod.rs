@@ -806,6 +806,7 @@ impl World {
                 // value that is not ours. All others count whole.
                 if let Op::Put(key, value) = op
                     && !key.starts_with(b"g/")
+                    && !key.starts_with(b"r/")
                 {
                     hash(value);
                 }

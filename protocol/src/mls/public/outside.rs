@@ -127,21 +127,21 @@ pub(in crate::mls) fn read_framing(reader: &mut Reader<'_>) -> Option<Peeked> {
 }
 
 /// What a GroupInfo has to be.
-pub(super) struct Expected<'a> {
-    pub(super) suite: Suite,
+pub(in crate::mls) struct Expected<'a> {
+    pub(in crate::mls) suite: Suite,
     /// The GroupContext after the commit, encoded.
-    pub(super) context: &'a [u8],
+    pub(in crate::mls) context: &'a [u8],
     /// The commit's confirmation tag; `None` for a group's first epoch, where nothing else names it.
-    pub(super) tag: Option<&'a [u8]>,
+    pub(in crate::mls) tag: Option<&'a [u8]>,
     /// The committer's leaf.
-    pub(super) signer: u32,
+    pub(in crate::mls) signer: u32,
     /// The committer's device key after the commit.
-    pub(super) key: &'a [u8; 32],
+    pub(in crate::mls) key: &'a [u8; 32],
 }
 
 /// Checks a GroupInfo (RFC 9420 §12.4.3): this epoch's context byte for byte, external_pub and nothing else, the commit's
 /// confirmation tag, signed by the committer.
-pub(super) fn check_group_info(
+pub(in crate::mls) fn check_group_info(
     backend: Backend,
     message: &[u8],
     expected: &Expected<'_>,
@@ -173,6 +173,16 @@ pub(super) fn check_group_info(
     backend
         .ed25519_verify(expected.key, &content, signature)
         .map_err(|_| invalid("GroupInfo signature"))
+}
+
+/// The leaf that a GroupInfo with that GroupContext says signed it.
+pub(in crate::mls) fn group_info_signer(message: &[u8], context: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(message);
+    let named = (reader.u16()?, reader.u16()?, reader.take(context.len())?);
+    if named != (MLS10, GROUP_INFO, context) {
+        return None;
+    }
+    read_group_info(&mut reader).map(|info| info.signer)
 }
 
 struct Info<'a> {

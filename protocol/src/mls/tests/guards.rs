@@ -490,8 +490,8 @@ fn an_external_commit_replaces_a_leaf_of_its_own_device_and_no_other() {
         assert!(change.added.is_empty() && change.removed.is_empty());
         assert_eq!(device.group().authenticator(), came_back.epoch_authenticator().as_slice());
     }
-    // The old instance of the device is out.
-    assert!(devices[2].follow(&commit).unwrap().evicted);
+    // The old instance of the device learns that there is another one.
+    assert_eq!(devices[2].receive(&commit).unwrap_err(), MlsError::OwnMessage);
     world.server.commit(sender, &commit, None, &group_info_2).unwrap();
     world.agree(&[&devices[0], &devices[1]]);
 }

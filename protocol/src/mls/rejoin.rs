@@ -1,0 +1,166 @@
+//! Coming back into a group that this device is still a member of, but cannot follow any more: an external commit
+//! (RFC 9420 §12.4.3.2) that replaces its own leaf.
+//!
+//! What it starts from comes from the server, so it is held to what this device knows: the group's id, suite and epoch,
+//! and that the GroupInfo is signed by somebody who was in the group before. OpenMLS merges an external commit at
+//! once; it is made over records of its own, which take the place of the old ones only when the log shows the commit.
+
+use std::collections::BTreeSet;
+
+use openmls::group::MlsGroup;
+use openmls::messages::group_info::VerifiableGroupInfo;
+use openmls::prelude::{LeafNodeParameters, MlsMessageBodyIn, OpenMlsProvider as _, RatchetTreeIn};
+use tls_codec::Deserialize as _;
+
+use super::group::{Bundle, Group, LocalDevice, Meta};
+use super::overlay::{self, Overlay};
+use super::provider::Provider;
+use super::public::outside::{self, Expected};
+use super::rules::{self, invalid};
+use super::suite::Suite;
+use super::{Context, MlsError, encode, join, parse, signer};
+use crate::id::{AccountId, GroupId};
+use crate::limits;
+use crate::store::batch::Records;
+
+/// What a GroupInfo has to come up to.
+#[derive(Clone, Copy, Debug)]
+pub struct Floor<'a> {
+    /// The group.
+    pub id: GroupId,
+    /// Its suite, which never changes.
+    pub suite: Suite,
+    /// The lowest epoch that it can be in.
+    pub epoch: u64,
+    /// Accounts that were in the group when this device last followed it: one of them has signed the GroupInfo. Else
+    /// whoever holds a key package of this device could make a group of the same id around it.
+    pub known: &'a BTreeSet<AccountId>,
+}
+
+/// The first byte of the key of the record that [`accounts`] reads.
+pub const TREE_RECORD: &[u8] = overlay::TREE_KEY;
+
+/// The accounts in a stored group, from the record of its tree alone: the others may be damaged. `None` if this one is
+/// too.
+pub fn accounts(tree: &[u8]) -> Option<BTreeSet<AccountId>> {
+    let tree = overlay::decode_tree(tree).ok()?;
+    tree.full_leaves().map(|(_, leaf)| Some(rules::record_in(leaf).ok()?.account)).collect()
+}
+
+impl Group {
+    /// The group as it is after an external commit that replaces this device's leaf, and that commit, without a
+    /// welcome. Nothing is changed anywhere: the group lives on records of its own.
+    ///
+    /// Errors: [`MlsError::WrongGroup`], [`MlsError::Suite`] and [`MlsError::PastEpoch`] for a GroupInfo that does not
+    /// come up to the floor; [`MlsError::NotMember`] if no leaf has this device's key; [`MlsError::Record`] for a
+    /// leaf whose record does not hold; else [`MlsError::Invalid`].
+    pub fn rejoin(
+        cx: Context<'_>,
+        device: &LocalDevice,
+        group_info: &[u8],
+        tree: &[u8],
+        floor: &Floor<'_>,
+    ) -> Result<(Self, Bundle), MlsError> {
+        device.check(cx.backend)?;
+        let MlsMessageBodyIn::GroupInfo(info) = parse(group_info)? else {
+            return Err(invalid("not a GroupInfo"));
+        };
+        floor.check(&info)?;
+        let (signed_by, context) = signer_of(group_info, &info)?;
+        let (epoch, tree) = (info.epoch().as_u64(), read_tree(tree)?);
+        let own_key = device.key.public();
+        if !tree.leaves().any(|leaf| leaf.signature_key().as_slice() == own_key) {
+            return Err(MlsError::NotMember);
+        }
+        let overlay = Overlay::default();
+        let provider = Provider::new(cx.backend, cx.entropy, &overlay);
+        let parameters =
+            LeafNodeParameters::builder().with_capabilities(rules::capabilities()).build();
+        let (mls, bundle) = MlsGroup::external_commit_builder()
+            .with_ratchet_tree(tree)
+            .with_config(join::config())
+            .skip_lifetime_validation()
+            .build_group(&provider, info, signer::credential(&device.record))
+            .map_err(|error| MlsError::Invalid(error.to_string()))?
+            .leaf_node_parameters(parameters)
+            .load_psks(&overlay)
+            .map_err(|error| MlsError::Internal(error.to_string()))?
+            .create_group_info(true)
+            .build(provider.rand(), provider.crypto(), &device.signer(cx.backend), |_| true)
+            .map_err(|error| MlsError::Invalid(error.to_string()))?
+            .finalize(&provider)
+            .map_err(|error| MlsError::Internal(error.to_string()))?;
+        join::check_tree(cx.backend, floor.suite, &mls)?;
+        let first_epoch = mls.epoch().as_u64();
+        if first_epoch != epoch + 1 {
+            return Err(invalid("a GroupInfo of an epoch that has no next one"));
+        }
+        let meta = Meta { id: floor.id, first_epoch, stale_leaf: false };
+        let group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        group.check_signer(signed_by, device, floor, group_info, &context)?;
+        group.save_meta();
+        group.overlay.settle();
+        let (commit, _, group_info) = bundle.into_messages();
+        let group_info = group_info.ok_or_else(|| MlsError::Internal("no GroupInfo".to_owned()))?;
+        let (commit, group_info) = (encode(&commit)?, encode(&group_info)?);
+        Ok((group, Bundle { commit, welcome: None, group_info }))
+    }
+
+    /// Every record as it stands, to be stored in the place of others.
+    pub fn records(&self) -> Records {
+        self.overlay.records()
+    }
+
+    /// Who signed the GroupInfo was in the group when this device followed it, and the GroupInfo is as members make it.
+    fn check_signer(
+        &self,
+        leaf: u32,
+        device: &LocalDevice,
+        floor: &Floor<'_>,
+        group_info: &[u8],
+        context: &[u8],
+    ) -> Result<(), MlsError> {
+        // The own leaf is another by now; all others are where they were.
+        let signer = self.records.get(&leaf).filter(|_| leaf != self.own_leaf());
+        let record = signer.unwrap_or(&device.record);
+        if !floor.known.contains(&record.account) {
+            return Err(invalid("a GroupInfo of a stranger"));
+        }
+        let key = &record.device_key;
+        let expected = Expected { suite: floor.suite, context, tag: None, signer: leaf, key };
+        outside::check_group_info(self.backend, group_info, &expected)
+    }
+}
+
+impl Floor<'_> {
+    fn check(&self, info: &VerifiableGroupInfo) -> Result<(), MlsError> {
+        if info.group_id().as_slice() != self.id.as_bytes() {
+            return Err(MlsError::WrongGroup);
+        }
+        if info.ciphersuite() != self.suite.ciphersuite() {
+            return Err(MlsError::Suite);
+        }
+        if info.epoch().as_u64() < self.epoch {
+            return Err(MlsError::PastEpoch);
+        }
+        // OpenMLS counts on from here.
+        if info.epoch().as_u64() == u64::MAX {
+            return Err(invalid("a GroupInfo of an epoch that has no next one"));
+        }
+        Ok(())
+    }
+}
+
+/// The leaf that a GroupInfo says signed it, and the encoded GroupContext in it.
+fn signer_of(message: &[u8], info: &VerifiableGroupInfo) -> Result<(u32, Vec<u8>), MlsError> {
+    let context = encode(info.group_context())?;
+    let signer = outside::group_info_signer(message, &context);
+    signer.map(|signer| (signer, context)).ok_or_else(|| invalid("malformed GroupInfo"))
+}
+
+fn read_tree(tree: &[u8]) -> Result<RatchetTreeIn, MlsError> {
+    if tree.len() > limits::TREE_BYTES {
+        return Err(invalid("tree too long"));
+    }
+    RatchetTreeIn::tls_deserialize_exact(tree).map_err(|error| MlsError::Invalid(error.to_string()))
+}

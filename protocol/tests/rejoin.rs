@@ -1,0 +1,745 @@
+//! Falling out of a group and coming back: a restored backup, a long absence, damaged records, crashes and races on the
+//! way, and what a liar or a thief gets out of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use qpc_protocol::client::Client;
+use qpc_protocol::client::event::{Event, Outcome, Why};
+use qpc_protocol::error::Refused;
+use qpc_protocol::id::ChannelId;
+use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, EntryKind, Frame, Push, Reply, Request};
+use world::talk::*;
+use world::{Rules, World};
+
+type Disk = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A device's disk as it was once is put in its place again.
+fn put_back(world: &mut World, device: usize, copy: Disk) {
+    if world.devices[device].client.is_some() {
+        world.crash(device);
+    }
+    world.devices[device].disk = copy;
+    world.start(device);
+}
+
+/// Spoils every record of a device's groups but their trees: `g/`, channel, generation, kind.
+fn damage(world: &mut World, device: usize) {
+    let disk = world.devices[device].disk.iter_mut();
+    let of_groups = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] != b't');
+    of_groups.for_each(|(_, value)| value.truncate(1));
+}
+
+fn rejoins(world: &World, device: usize) -> Vec<Why> {
+    let of = |event: &Event| match event {
+        Event::Rejoined { why, .. } => Some(*why),
+        _ => None,
+    };
+    world.devices[device].log.iter().filter_map(of).collect()
+}
+
+fn restored(event: &Event) -> bool {
+    matches!(event, Event::Restored { .. })
+}
+
+fn trouble(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::Unreadable { .. }
+            | Event::Failed(..)
+            | Event::ForkDetected { .. }
+            | Event::ForkSuspected { .. }
+            | Event::ServerFault { .. }
+            | Event::Gap { .. }
+            | Event::FellOut { .. }
+            | Event::Restored { .. }
+    )
+}
+
+/// Nobody but the device itself has seen more than epochs.
+fn undisturbed(world: &World, devices: &[usize]) {
+    for device in devices {
+        let seen: Vec<_> = world.devices[*device].log.iter().filter(|e| trouble(e)).collect();
+        assert!(seen.is_empty(), "device {device}: {seen:?}");
+        let changes = world.devices[*device].log.iter();
+        let odd = changes.filter(|event| match event {
+            Event::Changed(change) => !change.removed.is_empty(),
+            _ => false,
+        });
+        assert_eq!(odd.count(), 0);
+    }
+}
+
+/// Everybody says something, everybody else reads it, and all are in one epoch.
+fn all_talk(world: &mut World, channel: ChannelId, round: &str) {
+    for device in [ALICE, BOB, CAROL] {
+        said(world, device, channel, &format!("{round} {device}"));
+    }
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        let bodies = world.bodies(device);
+        for other in [ALICE, BOB, CAROL].into_iter().filter(|other| *other != device) {
+            let text = format!("{round} {other}");
+            let read = bodies.iter().filter(|body| **body == text).count();
+            assert_eq!(read, 1, "device {device}: {text}");
+        }
+    }
+    agree(world, channel, &[ALICE, BOB, CAROL]);
+}
+
+/// What a device asks the server to write, in order: `true` for a commit from outside.
+fn writes(world: &mut World, of: usize) -> Rc<RefCell<Vec<bool>>> {
+    let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
+    let keep = seen.clone();
+    world.liar = Some(Box::new(move |device, up, frame| {
+        if device == of && up {
+            match &frame.body {
+                Body::Request(Request::Submit(_)) => keep.borrow_mut().push(false),
+                Body::Request(Request::Commit(bundle)) => {
+                    keep.borrow_mut().push(is_outside(bundle))
+                }
+                _ => {}
+            }
+        }
+        vec![frame]
+    }));
+    seen
+}
+
+/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
+fn is_outside(bundle: &qpc_protocol::wire::message::CommitBundle) -> bool {
+    match &bundle.commit {
+        qpc_protocol::wire::message::Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
+        qpc_protocol::wire::message::Part::Blob { .. } => false,
+    }
+}
+
+// ---- a restored backup ------------------------------------------------------------------------
+
+/// However much the copied device did after the copy, and whether or not the log still shows it: nothing is encrypted
+/// before a commit from outside, then all talk.
+#[test]
+fn a_restored_backup_comes_back_before_it_encrypts_anything() {
+    for (seed, kept, committed) in
+        [(1, true, false), (2, true, true), (3, false, false), (4, false, true)]
+    {
+        let (mut world, channel) = three(seed);
+        said(&mut world, ALICE, channel, "before");
+        world.settle();
+        let copy = world.devices[BOB].disk.clone();
+        // While somebody has not read them the log holds the entries.
+        if kept {
+            world.crash(CAROL);
+        }
+        said(&mut world, BOB, channel, "one");
+        said(&mut world, ALICE, channel, "two");
+        if committed {
+            world.done(BOB, |client, now| client.update(now, channel));
+            said(&mut world, BOB, channel, "three");
+        }
+        world.cut(BOB);
+        world.settle();
+        let epoch = world.group(ALICE, channel).epoch;
+        world.devices[BOB].log.clear();
+        let writes = writes(&mut world, BOB);
+        put_back(&mut world, BOB, copy);
+        let waiting = say(&mut world, BOB, channel, "four");
+        let update = world.command(BOB, |client, now| client.update(now, channel));
+        assert!(matches!(world.outcome(BOB, waiting), Outcome::Sent(_)));
+        assert_eq!(world.outcome(BOB, update), Outcome::Epoch(epoch + 2));
+        assert_eq!(writes.borrow().first(), Some(&true), "seed {seed}");
+        assert_eq!(writes.borrow().iter().filter(|outside| **outside).count(), 1);
+        if kept {
+            world.start(CAROL);
+        }
+        world.settle();
+        assert!(saw(&world, BOB, restored), "seed {seed}");
+        assert_eq!(rejoins(&world, BOB).len(), 1);
+        let read = world.bodies(BOB).contains(&"two".to_owned());
+        assert_eq!(read, kept, "seed {seed}: what is still there is read again");
+        all_talk(&mut world, channel, "after");
+        undisturbed(&world, &[ALICE, CAROL]);
+        assert_eq!(world.group(ALICE, channel).epoch, epoch + 2);
+    }
+}
+
+/// libxmtp #2706: a recovery flag that nobody ever cleared.
+#[test]
+fn regression_20_the_recovery_flag_is_cleared_after_recovery() {
+    let (mut world, channel) = three(5);
+    let second = group_of(&mut world, ALICE, &["bob"]);
+    let copy = world.devices[BOB].disk.clone();
+    for text in ["one", "two", "three"] {
+        said(&mut world, BOB, channel, text);
+        world.cut(BOB);
+        world.settle();
+    }
+    put_back(&mut world, BOB, copy);
+    world.settle();
+    // In every group, whether or not anything was written there.
+    assert_eq!(rejoins(&world, BOB).len(), 2);
+    agree(&world, second, &[ALICE, BOB]);
+    for _ in 0..2 {
+        world.crash(BOB);
+        world.devices[BOB].log.clear();
+        world.start(BOB);
+        said(&mut world, BOB, channel, "after");
+        said(&mut world, BOB, second, "after");
+        world.settle();
+        assert!(!saw(&world, BOB, trouble));
+        assert!(rejoins(&world, BOB).is_empty());
+    }
+    // A group joined by a key package that was there before the backup is doubted once; later ones are not.
+    let third = group_of(&mut world, CAROL, &["bob"]);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB).len(), 1);
+    agree(&world, third, &[CAROL, BOB]);
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// What the backup holds unsent goes out once, whether or not it had gone out since.
+#[test]
+fn what_was_sealed_and_wanted_before_the_backup_comes_true_once() {
+    for sent in [true, false] {
+        let (mut world, channel) = three(6);
+        world.register("dave");
+        let mut lost = 2;
+        world.liar = Some(Box::new(move |device, up, frame| {
+            let submit = matches!(frame.body, Body::Request(Request::Submit(_)));
+            if device == BOB && up && submit && lost > 0 {
+                lost -= 1;
+                return vec![];
+            }
+            vec![frame]
+        }));
+        let ticket = say(&mut world, BOB, channel, "sealed");
+        world.run();
+        let copy = world.devices[BOB].disk.clone();
+        world.crash(BOB);
+        world.liar = None;
+        if sent {
+            world.start(BOB);
+            world.settle();
+            assert_eq!(world.bodies(ALICE), ["sealed"]);
+        }
+        // As if it had been used a long while after.
+        world.devices[BOB].disk = copy.clone();
+        world.start(BOB);
+        world.settle();
+        let invite = world.command(ALICE, |client, now| client.invite(now, channel, "dave"));
+        world.outcome(ALICE, invite);
+        put_back(&mut world, BOB, copy);
+        world.command(BOB, |client, now| client.rejoin(now, channel));
+        world.settle();
+        for other in [ALICE, CAROL] {
+            assert_eq!(world.bodies(other), ["sealed"], "sent {sent}");
+        }
+        assert!(saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == ticket)));
+        undisturbed(&world, &[ALICE, CAROL]);
+    }
+}
+
+/// A server that says that a device was further than it is makes it come back, once, and nothing else.
+#[test]
+fn a_state_version_of_the_future_costs_an_epoch() {
+    let (mut world, channel) = three(7);
+    let before = world.group(ALICE, channel).epoch;
+    lie_reply(&mut world, BOB, |reply| {
+        if let Reply::Session { state_version, .. } = reply {
+            *state_version = u64::MAX;
+        }
+    });
+    for _ in 0..4 {
+        world.cut(BOB);
+        world.pass(Duration::from_secs(20));
+    }
+    world.liar = None;
+    world.crash(BOB);
+    world.start(BOB);
+    world.settle();
+    all_talk(&mut world, channel, "honest");
+    assert_eq!(world.group(ALICE, channel).epoch, before + 1);
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+// ---- away too long, and damage ----------------------------------------------------------------
+
+#[test]
+fn a_device_that_was_away_longer_than_entries_live_comes_back_and_keeps_what_it_had() {
+    let (mut world, channel) = three(10);
+    said(&mut world, ALICE, channel, "unread before");
+    world.settle();
+    world.crash(BOB);
+    said(&mut world, ALICE, channel, "gone");
+    world.done(CAROL, |client, now| client.update(now, channel));
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    said(&mut world, ALICE, channel, "still there, not for bob");
+    world.devices[BOB].log.clear();
+    world.start(BOB);
+    world.settle();
+    assert!(saw(&world, BOB, |e| matches!(e, Event::Gap { .. })));
+    assert_eq!(rejoins(&world, BOB), [Why::Gap]);
+    assert_eq!(world.bodies(BOB), ["unread before"]);
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+#[test]
+fn damaged_records_are_replaced() {
+    let (mut world, channel) = three(11);
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    world.start(BOB);
+    said(&mut world, ALICE, channel, "while damaged");
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Damaged]);
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+    // For an hour that was it: damaged again, the device waits, and what is to be sent with it.
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    world.start(BOB);
+    let late = say(&mut world, BOB, channel, "late");
+    world.pass(REJOIN_TIME / 2);
+    assert_eq!(rejoins(&world, BOB).len(), 1);
+    assert!(!saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == late)));
+    world.pass(REJOIN_TIME / 2 + Duration::from_secs(60));
+    assert_eq!(rejoins(&world, BOB).len(), 2);
+    assert!(saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == late)));
+    all_talk(&mut world, channel, "again");
+}
+
+/// Whose group it was cannot be told: whoever holds a key package could stand in its place.
+#[test]
+fn a_device_that_cannot_tell_whose_group_it_was_is_added_anew() {
+    let (mut world, channel) = three(12);
+    let bob = world.client(BOB).whoami().unwrap().1.account;
+    world.crash(BOB);
+    world.devices[BOB].disk.retain(|key, _| !key.starts_with(b"g/"));
+    world.start(BOB);
+    said(&mut world, ALICE, channel, "hello");
+    world.settle();
+    assert!(rejoins(&world, BOB).is_empty());
+    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+    world.settle();
+    all_talk(&mut world, channel, "after");
+}
+
+#[test]
+fn a_device_removed_while_it_could_not_read_learns_it_and_tries_no_more() {
+    let (mut world, channel) = three(13);
+    let bob = world.client(BOB).whoami().unwrap().1.account;
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.start(BOB);
+    world.settle();
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { by: None, .. })));
+    assert!(!world.group(BOB, channel).member);
+    assert!(rejoins(&world, BOB).is_empty());
+    // The way in is the ordinary one.
+    world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+    world.settle();
+    all_talk(&mut world, channel, "after");
+}
+
+// ---- on demand --------------------------------------------------------------------------------
+
+#[test]
+fn a_device_comes_back_on_demand_at_most_once_an_hour() {
+    let (mut world, channel) = three(14);
+    let before = world.group(BOB, channel).epoch;
+    let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+    assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 1));
+    world.crash(BOB);
+    world.start(BOB);
+    world.settle();
+    let now = world.now;
+    assert!(matches!(world.client(BOB).rejoin(now, channel), Err(Refused::Invalid(_))));
+    all_talk(&mut world, channel, "between");
+    world.pass(REJOIN_TIME);
+    let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+    assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 2));
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+// ---- crashes and races ------------------------------------------------------------------------
+
+/// marmot darkmatter #150: a crash between publish and confirm. At every batch, twice in a row: one epoch, no more.
+#[test]
+fn regression_19_a_crash_at_every_step_of_coming_back_strands_nobody() {
+    for (seed, unreadable) in [(20, false), (21, true)] {
+        let mut crashed = 0;
+        for at in 0.. {
+            let (mut world, channel) = three(seed);
+            let copy = world.devices[BOB].disk.clone();
+            // The log keeps what one member has not read: it can be followed.
+            world.crash(CAROL);
+            for _ in 0..2 {
+                said(&mut world, BOB, channel, "since the copy");
+                world.cut(BOB);
+                world.pass(Duration::from_secs(5));
+            }
+            let before = world.group(ALICE, channel).epoch;
+            world.devices[BOB].connect = false;
+            put_back(&mut world, BOB, copy);
+            say(&mut world, BOB, channel, "meanwhile");
+            world.run();
+            world.crash(BOB);
+            if unreadable {
+                damage(&mut world, BOB);
+            }
+            world.devices[BOB].connect = true;
+            world.start(BOB);
+            let mut crashes = 0;
+            for _ in 0..2 {
+                world.devices[BOB].crash_in = Some(at);
+                world.pass(Duration::from_secs(20));
+                if world.devices[BOB].client.is_none() {
+                    crashes += 1;
+                    world.start(BOB);
+                }
+            }
+            world.devices[BOB].crash_in = None;
+            world.start(CAROL);
+            world.settle();
+            assert_eq!(world.group(ALICE, channel).epoch, before + 1, "crash at {at}");
+            let said = ["since the copy", "since the copy", "meanwhile"];
+            for other in [ALICE, CAROL] {
+                assert_eq!(world.bodies(other), said, "crash at {at}");
+            }
+            all_talk(&mut world, channel, "after");
+            undisturbed(&world, &[ALICE, CAROL]);
+            crashed += crashes;
+            if crashes == 0 {
+                break;
+            }
+        }
+        assert!(crashed >= 8, "{crashed}");
+    }
+}
+
+#[test]
+fn a_commit_that_comes_first_costs_another_try() {
+    for unreadable in [false, true] {
+        let (mut world, channel) = three(22);
+        world.crash(BOB);
+        if unreadable {
+            damage(&mut world, BOB);
+        }
+        world.start(BOB);
+        // Bob's first commits do not get through.
+        let tries = Rc::new(RefCell::new(0));
+        let count = tries.clone();
+        world.liar = Some(Box::new(move |device, up, frame| {
+            let commit = matches!(frame.body, Body::Request(Request::Commit(_)));
+            if device == BOB && up && commit {
+                *count.borrow_mut() += 1;
+                if *count.borrow() == 1 {
+                    return vec![];
+                }
+            }
+            vec![frame]
+        }));
+        let before = world.group(ALICE, channel).epoch;
+        let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+        world.pass(Duration::from_secs(5));
+        assert_eq!(*tries.borrow(), 1);
+        world.done(ALICE, |client, now| client.update(now, channel));
+        world.cut(BOB);
+        assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 2));
+        assert_eq!(rejoins(&world, BOB).len(), 1);
+        all_talk(&mut world, channel, "after");
+        undisturbed(&world, &[ALICE, CAROL]);
+    }
+}
+
+#[test]
+fn all_come_back_at_once_while_one_commits() {
+    for seed in 30..38 {
+        let (mut world, channel) = three(seed);
+        let before = world.group(ALICE, channel).epoch;
+        let mut tickets = Vec::new();
+        for device in [BOB, CAROL] {
+            let ticket = world.command(device, |client, now| client.rejoin(now, channel));
+            tickets.push((device, ticket));
+        }
+        tickets.push((ALICE, world.command(ALICE, |client, now| client.update(now, channel))));
+        for (device, ticket) in tickets {
+            assert!(matches!(world.outcome(device, ticket), Outcome::Epoch(_)), "seed {seed}");
+        }
+        world.settle();
+        assert_eq!(world.group(ALICE, channel).epoch, before + 3, "seed {seed}");
+        all_talk(&mut world, channel, "after");
+        undisturbed(&world, &[ALICE]);
+    }
+}
+
+// ---- liars and thieves ------------------------------------------------------------------------
+
+/// Nothing that comes short of what the device knows is a start: an older GroupInfo of its group, one of another group,
+/// of a weaker suite, one with another tree.
+#[test]
+fn a_server_that_offers_another_state_of_the_group_is_refused() {
+    let mut world = World::new(Rules::new(40));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let made = world.done(ALICE, |c, now| c.create_group(now, "planted name", Suite::Hybrid));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    for name in ["bob", "carol"] {
+        world.done(ALICE, |client, now| client.invite(now, channel, name));
+    }
+    let other = group_of(&mut world, ALICE, &["bob", "carol"]);
+    // What the server once had of both.
+    let seen: Rc<RefCell<Vec<Reply>>> = Rc::default();
+    let keep = seen.clone();
+    lie_reply(&mut world, BOB, move |reply| {
+        if matches!(reply, Reply::GroupInfo { .. }) {
+            keep.borrow_mut().push(reply.clone());
+        }
+    });
+    for group in [channel, other] {
+        world.done(BOB, |client, now| client.rejoin(now, group));
+    }
+    world.settle();
+    let lies = ["older", "other group", "weaker suite", "other tree"];
+    for (number, lie) in lies.into_iter().enumerate() {
+        world.liar = None;
+        world.pass(REJOIN_TIME);
+        let before = world.group(ALICE, channel).epoch;
+        world.devices[BOB].log.clear();
+        let writes = Rc::new(RefCell::new(0));
+        let (count, seen) = (writes.clone(), seen.clone());
+        world.liar = Some(Box::new(move |device, up, mut frame| {
+            if device != BOB {
+                return vec![frame];
+            }
+            match &mut frame.body {
+                Body::Request(Request::Commit(_)) if up => *count.borrow_mut() += 1,
+                Body::Reply(Reply::GroupInfo { group_info, tree, tree_len, epoch, .. }) => {
+                    let offered = seen.borrow()[usize::from(lie == "other group")].clone();
+                    let Reply::GroupInfo {
+                        group_info: old,
+                        tree: old_tree,
+                        tree_len: old_len,
+                        epoch: old_epoch,
+                        ..
+                    } = offered
+                    else {
+                        unreachable!()
+                    };
+                    if number < 2 {
+                        *group_info = old;
+                        *epoch = old_epoch;
+                    }
+                    if number != 2 {
+                        (*tree, *tree_len) = (old_tree, old_len);
+                    } else {
+                        let mut weaker = group_info.to_vec();
+                        // RFC 9420 §8.1: version and wire format, then version and suite of the GroupContext.
+                        assert_eq!(weaker[6..8], [0x00, 0x4F]);
+                        weaker[7] = 0x01;
+                        *group_info = weaker.into();
+                    }
+                }
+                _ => {}
+            }
+            vec![frame]
+        }));
+        let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+        world.pass(Duration::from_secs(30));
+        assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })), "{lie}");
+        assert_eq!(*writes.borrow(), 0, "{lie}");
+        assert_eq!(world.group(ALICE, channel).epoch, before, "{lie}");
+        world.liar = None;
+        world.cut(BOB);
+        assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 1), "{lie}");
+        all_talk(&mut world, channel, lie);
+    }
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+#[test]
+fn another_tree_than_was_named_is_asked_for_again() {
+    let (mut world, channel) = three(41);
+    let mut lies = 3;
+    lie_reply(&mut world, BOB, move |reply| {
+        if let Reply::Blob { chunk, .. } = reply
+            && lies > 0
+        {
+            lies -= 1;
+            let mut other = chunk.to_vec();
+            other[9] ^= 1;
+            *chunk = other.into();
+        }
+    });
+    world.done(BOB, |client, now| client.rejoin(now, channel));
+    assert!(saw(&world, BOB, suspected));
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// A commit kept from a device shows by what is written in the epoch after it, and by a GroupInfo that a member signed.
+/// Neither is made up by showing an entry of a later epoch alone.
+#[test]
+fn a_device_that_misses_a_commit_comes_back_once_the_server_is_honest() {
+    let (mut world, channel) = three(42);
+    let mut gone = 0;
+    lie(&mut world, BOB, false, move |mut frame| {
+        if let Body::Push(Push::Entries(entries)) = &mut frame.body
+            && entries.channel == channel
+        {
+            let before = entries.entries.len();
+            entries.entries.retain(|e| e.kind != EntryKind::Commit);
+            gone += (before - entries.entries.len()) as u64;
+            entries.entries.iter_mut().for_each(|e| e.seq -= gone);
+            if entries.entries.is_empty() {
+                return vec![];
+            }
+        }
+        vec![frame]
+    });
+    world.done(ALICE, |client, now| client.update(now, channel));
+    said(&mut world, ALICE, channel, "out of bob's reach");
+    world.pass(Duration::from_secs(1));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Missed]);
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// Whoever has a copy of a device's state and its keys *is* the device. It gets in, as a commit in the log that the device
+/// itself did not make: it says so, and takes its leaf back. Only revoking the device ends it.
+#[test]
+fn a_thief_of_a_backup_is_noticed_and_thrown_out() {
+    let mut world = World::new(Rules::new(43));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let tablet = world.login("bob");
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    let copy = world.devices[BOB].disk.clone();
+    said(&mut world, BOB, channel, "mine");
+    world.cut(BOB);
+    world.settle();
+    world.devices[BOB].log.clear();
+    let thief = world.device();
+    put_back(&mut world, thief, copy);
+    world.until(|world| !rejoins(world, thief).is_empty());
+    // The keys that the copy had before are of no use to it: what it reads it reads by a leaf that all see.
+    world.until(|world| saw(world, BOB, restored));
+    world.until(|world| !rejoins(world, BOB).is_empty());
+    said(&mut world, BOB, channel, "it is me");
+    let device = world.client(BOB).whoami().unwrap().1.device;
+    world.done(tablet, |client, now| client.revoke(now, device));
+    for out in [thief, BOB] {
+        world.until(|world| saw(world, out, |e| matches!(e, Event::SessionEnded(_))));
+    }
+    said(&mut world, ALICE, channel, "among us");
+    world.pass(Duration::from_secs(10));
+    assert!(!world.bodies(thief).contains(&"among us".to_owned()));
+    assert!(world.bodies(tablet).contains(&"among us".to_owned()));
+}
+
+#[test]
+fn an_answer_of_another_kind_ends_the_connection_and_not_the_way_back() {
+    let (mut world, channel) = three(44);
+    let mut lies = 1;
+    lie(&mut world, BOB, false, move |frame| {
+        if matches!(frame.body, Body::Reply(Reply::GroupInfo { .. })) && lies > 0 {
+            lies -= 1;
+            return vec![Frame { body: Body::Reply(Reply::Done), ..frame }];
+        }
+        vec![frame]
+    });
+    world.done(BOB, |client, now| client.rejoin(now, channel));
+    assert!(saw(&world, BOB, |e| matches!(e, Event::ServerFault { .. })));
+    all_talk(&mut world, channel, "after");
+}
+
+/// The place in a group that a message was made for can be named by every member. Who else says that it is this device's
+/// own decides whether one group is doubted or all.
+#[test]
+fn a_message_that_the_server_says_is_anothers_doubts_one_group_only() {
+    for honest in [true, false] {
+        let (mut world, channel) = three(45);
+        let second = group_of(&mut world, ALICE, &["bob"]);
+        let copy = world.devices[BOB].disk.clone();
+        world.crash(CAROL);
+        said(&mut world, BOB, channel, "since the copy");
+        world.settle();
+        let bob = world.client(BOB).whoami().unwrap().1;
+        let alice = world.client(ALICE).whoami().unwrap().1;
+        lie_entries(&mut world, BOB, move |entries| {
+            let own = entries.iter_mut().filter(|entry| entry.sender == bob && !honest);
+            own.filter(|e| e.kind == EntryKind::Application).for_each(|e| e.sender = alice);
+        });
+        put_back(&mut world, BOB, copy);
+        world.pass(Duration::from_secs(10));
+        let groups = if honest { 2 } else { 1 };
+        assert_eq!(rejoins(&world, BOB), vec![Why::Restored; groups]);
+        assert_eq!(saw(&world, BOB, restored), honest);
+        agree(&world, second, &[ALICE, BOB]);
+        agree(&world, channel, &[ALICE, BOB]);
+    }
+}
+
+#[test]
+fn a_device_in_many_groups_asks_for_a_few_at_once_and_comes_back_to_all() {
+    for rules in [Rules::new(46), Rules::new(46).one_link()] {
+        let mut world = World::new(rules);
+        for name in ["alice", "bob"] {
+            world.register(name);
+        }
+        let mut groups = Vec::new();
+        for number in 0..REJOINS + 3 {
+            groups.push(group_of(&mut world, ALICE, &["bob"]));
+            if number % 3 == 2 {
+                world.done(BOB, Client::refresh_key_packages);
+            }
+        }
+        let copy = world.devices[BOB].disk.clone();
+        for _ in 0..2 {
+            said(&mut world, BOB, groups[0], "since the copy");
+            world.cut(BOB);
+            world.settle();
+        }
+        let (mut open, most) = (BTreeSet::new(), Rc::new(RefCell::new(0)));
+        let seen = most.clone();
+        world.liar = Some(Box::new(move |device, up, frame| {
+            match &frame.body {
+                Body::Request(Request::GroupInfoFetch { .. }) if device == BOB && up => {
+                    open.insert(frame.call);
+                }
+                _ if device == BOB && !up => drop(open.remove(&frame.call)),
+                _ => {}
+            }
+            let most = open.len().max(*seen.borrow());
+            *seen.borrow_mut() = most;
+            vec![frame]
+        }));
+        put_back(&mut world, BOB, copy);
+        world.settle();
+        assert_eq!(rejoins(&world, BOB).len(), groups.len());
+        assert!((1..=REJOINS).contains(&*most.borrow()), "{most:?}");
+        for group in groups {
+            agree(&world, group, &[ALICE, BOB]);
+        }
+        undisturbed(&world, &[ALICE]);
+    }
+}
