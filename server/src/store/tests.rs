@@ -57,7 +57,7 @@ fn founding() -> Vec<StoreOp> {
             sealed_account_key: Bytes::from_static(PLANTED),
             created: NOW,
         }),
-        StoreOp::PutDevice { record, envelope_keys, most: 1, at: NOW },
+        StoreOp::PutDevice { record, envelope_keys, most: 1, at: NOW, expires: NOW },
         StoreOp::CreateChannel {
             channel: CHANNEL,
             kind: ChannelKind::Group,
@@ -402,10 +402,10 @@ fn the_memory_of_submissions_is_bounded() {
     };
     for n in 2..=3 {
         let ops = founding().into_iter().filter_map(|op| match op {
-            StoreOp::PutDevice { mut record, mut envelope_keys, at, .. } => {
+            StoreOp::PutDevice { mut record, mut envelope_keys, at, expires, .. } => {
                 record.device = DeviceId([n; 16]);
                 envelope_keys.sender = device(n);
-                Some(StoreOp::PutDevice { record, envelope_keys, most: 3, at })
+                Some(StoreOp::PutDevice { record, envelope_keys, most: 3, at, expires })
             }
             StoreOp::CreateChannel { kind, generation, group, group_info, at, .. } => {
                 Some(StoreOp::CreateChannel {
