@@ -9,7 +9,7 @@ use super::Client;
 use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, MessageId};
+use crate::id::{ChannelId, MessageId, Sender};
 use crate::io::Ticket;
 use crate::mls::group::Change;
 use crate::store::batch::Op;
@@ -27,6 +27,7 @@ impl Client {
 
     fn drop_intent(&mut self, ticket: Ticket) -> Option<Intent> {
         let intent = self.intents.remove(&ticket)?;
+        self.turns.remove(&ticket);
         self.gate.stage(Op::Delete(intent_key(ticket)));
         self.dirty.insert(intent.channel);
         Some(intent)
@@ -36,6 +37,12 @@ impl Client {
         if let Some(intent) = self.drop_intent(ticket)
             && intent.is_asked_for()
         {
+            if let Want::Add { account: Some(account), missing, .. } = intent.want {
+                for (device, why) in missing {
+                    let (channel, device) = (intent.channel, Sender { account, device });
+                    self.event(Event::NotAdded { ticket, channel, device, why });
+                }
+            }
             self.event(Event::Done(ticket, outcome));
         }
     }
@@ -45,6 +52,14 @@ impl Client {
             && intent.is_asked_for()
         {
             self.event(Event::Failed(ticket, failed));
+        }
+    }
+
+    /// A commit for it was refused. What nobody asked for is tried again later.
+    pub(super) fn commit_failed(&mut self, ticket: Ticket, failed: Failed) {
+        match self.intents.get(&ticket).map(|intent| &intent.want) {
+            Some(Want::Admit { .. } | Want::Expel { .. }) => self.set_back(ticket),
+            _ => self.fail_intent(ticket, failed),
         }
     }
 

@@ -252,7 +252,11 @@ impl Client {
         username: &str,
     ) -> Result<Ticket, Refused> {
         let username = prepare(username)?;
-        self.want(now, channel, Want::Add { username, account: None, packages: None })
+        self.want(
+            now,
+            channel,
+            Want::Add { username, account: None, packages: None, missing: Vec::new() },
+        )
     }
 
     /// Removes all devices of an account in one commit. → [`Outcome::Epoch`]
@@ -441,7 +445,8 @@ impl Client {
         if self.stopped {
             return Err(Refused::Stopped);
         }
-        let open = self.intents.len() + self.asks.len() + self.calls();
+        let asked = self.intents.values().filter(|intent| intent.is_asked_for()).count();
+        let open = asked + self.asks.len() + self.calls();
         let open = open + self.member_tickets.len() + self.package_tickets.len();
         if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
     }

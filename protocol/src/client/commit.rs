@@ -2,12 +2,14 @@
 //! shows another.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use super::Client;
 use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
+use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, MessageId};
+use crate::id::{ChannelId, MessageId, Sender};
 use crate::io::Ticket;
 use crate::limits::ADDS_PER_COMMIT;
 use crate::mls::group::{Group, Plan};
@@ -51,9 +53,11 @@ impl Client {
         }
         self.drop_orphan(id);
         let mut plan = Plan::default();
+        // Two intents may want the same device, with a key package each.
+        let mut devices = BTreeSet::new();
         let mut intents = Vec::new();
         for ticket in self.intents_of(id) {
-            if self.plan_intent(id, ticket, &mut plan) {
+            if self.plan_intent(id, ticket, &mut plan, &mut devices) {
                 intents.push(ticket);
             }
         }
@@ -80,7 +84,16 @@ impl Client {
     }
 
     /// Adds what an intent wants to a plan. What is true already is done; what cannot come true fails.
-    fn plan_intent(&mut self, id: ChannelId, ticket: Ticket, plan: &mut Plan) -> bool {
+    fn plan_intent(
+        &mut self,
+        id: ChannelId,
+        ticket: Ticket,
+        plan: &mut Plan,
+        devices: &mut BTreeSet<Sender>,
+    ) -> bool {
+        if self.is_put_off(ticket) {
+            return false;
+        }
         let (Some(intent), Some(me)) = (self.intents.get(&ticket).cloned(), self.me()) else {
             return false;
         };
@@ -98,31 +111,55 @@ impl Client {
                 }
                 let backend = self.config.backend;
                 let wall = self.now.wall;
-                let before = plan.adds.len();
-                let mut expired = false;
+                let mut adds = Vec::new();
                 for package in packages {
                     let Ok(checked) = check(backend, &package, wall) else {
-                        expired = true;
-                        continue;
+                        self.claim_again(ticket);
+                        return false;
                     };
-                    let twice = plan.adds.contains(&package);
-                    if !members.contains(&checked.record.sender()) && !twice {
-                        plan.adds.push(package);
+                    let device = checked.record.sender();
+                    if !members.contains(&device) {
+                        adds.push((device, package));
                     }
                 }
-                if plan.adds.len() > ADDS_PER_COMMIT {
-                    plan.adds.truncate(before);
-                    return false;
-                }
-                if plan.adds.len() == before && expired {
-                    self.claim_again(ticket);
-                    return false;
-                }
-                if plan.adds.len() == before {
+                if adds.is_empty() {
                     self.fulfil(ticket, Outcome::Epoch(epoch));
                     return false;
                 }
+                if plan.adds.len() + adds.len() > ADDS_PER_COMMIT {
+                    return false;
+                }
+                let new = adds.into_iter().filter(|(device, _)| devices.insert(*device));
+                plan.adds.extend(new.map(|(_, package)| package));
                 true
+            }
+            Want::Admit { device, package: Some(package) } => {
+                let device = Sender { device, ..me };
+                if members.contains(&device) {
+                    self.fulfil(ticket, Outcome::Epoch(epoch));
+                    return false;
+                }
+                if check(self.config.backend, &package, self.now.wall).is_err() {
+                    self.set_back(ticket);
+                    return false;
+                }
+                if devices.insert(device) {
+                    plan.adds.push(package);
+                }
+                true
+            }
+            Want::Expel { revocation } => {
+                let revocation = Revocation::decode(&revocation);
+                let member = revocation.filter(|revoked| members.contains(&revoked.sender()));
+                let Some(revocation) = member.filter(|revoked| revoked.sender() != me) else {
+                    self.fulfil(ticket, Outcome::Epoch(epoch));
+                    return false;
+                };
+                let turn = self.has_turn(id, ticket);
+                if turn {
+                    plan.revoked.push(revocation);
+                }
+                turn
             }
             Want::Remove { account } => {
                 if !may_change && account != me.account {
@@ -150,15 +187,16 @@ impl Client {
                 self.propose_leave(id, ticket);
                 false
             }
-            Want::Add { .. } | Want::Found { .. } => false,
+            Want::Add { .. } | Want::Admit { .. } | Want::Found { .. } => false,
         }
     }
 
     /// Key packages kept with an intent ended before a commit came through: others are needed.
     fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            if let Want::Add { packages, .. } = &mut intent.want {
+            if let Want::Add { packages, missing, .. } = &mut intent.want {
                 *packages = None;
+                missing.clear();
             }
             self.store_intent(ticket, intent);
         }
@@ -179,7 +217,7 @@ impl Client {
                 for ticket in intents {
                     let failed =
                         Failed::Server { code: ErrorCode::CommitInvalid, detail: why.clone() };
-                    self.fail_intent(ticket, failed);
+                    self.commit_failed(ticket, failed);
                 }
                 // What waits behind queued proposals wants them committed again; not at once.
                 return self.hold(id, UNMADE);
@@ -290,7 +328,7 @@ impl Client {
                 self.stage_channel(id);
                 let OutWhat::Commit { intents, .. } = item.what else { return };
                 for ticket in intents {
-                    self.fail_intent(Ticket(ticket), Failed::from(failure));
+                    self.commit_failed(Ticket(ticket), Failed::from(failure));
                 }
                 if let Some(Err(error)) = discarded {
                     let why = error.to_string();

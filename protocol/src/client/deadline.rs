@@ -26,7 +26,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 7] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 8] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(super::net::Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -47,6 +47,7 @@ impl Client {
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
+            (self.next_turn().filter(|_| online), WakeReason::Commit),
             (retry, WakeReason::Retry),
         ]
     }
@@ -79,6 +80,7 @@ impl Client {
         {
             self.begin_packages();
         }
+        self.take_turns();
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;

@@ -14,6 +14,7 @@ mod commit;
 mod contacts;
 mod content;
 mod deadline;
+mod devices;
 mod directory;
 pub mod event;
 mod inbound;
@@ -45,7 +46,8 @@ use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
-use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
+use devices::Turn;
+use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan};
 use event::{Event, Outcome};
 use job::ClientJobOutput;
 use keys::Packages;
@@ -136,12 +138,15 @@ pub struct Client {
     /// Groups that the server does not know yet.
     founding: BTreeSet<ChannelId>,
     intents: BTreeMap<Ticket, Intent>,
+    fleet: Fleet,
+    /// Intents that wait for their time.
+    turns: BTreeMap<Ticket, Turn>,
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
     packages: Packages,
     plan: PackagePlan,
-    /// New key packages are wanted; whether the server has a last-resort one.
+    /// New key packages are wanted; whether the last-resort one can stay.
     wanted_packages: Option<bool>,
     package_tickets: Vec<Ticket>,
     /// When to ask the server about key packages again after it could not answer.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
+use super::directory::{
+    self, ChannelRow, Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Want,
+};
 use super::event::Failed;
 use super::keys::Packages;
 use super::net::Net;
@@ -26,6 +28,7 @@ struct Directory {
     tokens: Option<Tokens>,
     plan: PackagePlan,
     restored: bool,
+    fleet: Fleet,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
     intents: BTreeMap<Ticket, Intent>,
@@ -53,6 +56,8 @@ impl Directory {
             self.tokens = Some(decode(key, value)?);
         } else if key == directory::RESTORED {
             self.restored = true;
+        } else if key == directory::FLEET {
+            self.fleet = decode(key, value)?;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
@@ -94,6 +99,7 @@ impl Client {
             tokens,
             plan,
             restored,
+            fleet,
             contacts,
             channels,
             intents,
@@ -133,6 +139,8 @@ impl Client {
             channels,
             founding,
             intents,
+            fleet,
+            turns: BTreeMap::new(),
             outbox,
             inflight: BTreeSet::new(),
             packages: Packages::Cold,

@@ -75,6 +75,7 @@ impl Group {
         let (by, epoch) = (processed.sender().clone(), processed.epoch().as_u64());
         // Who it was then: the leaf may have been given another record, or another device, since (openmls #1944).
         let credential = processed.credential().clone();
+        let evidence = processed.aad().to_vec();
         match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(message) => Ok(Received::Application {
                 sender: record_of(&credential)?,
@@ -83,7 +84,7 @@ impl Group {
             }),
             ProcessedMessageContent::ProposalMessage(proposal) => self.queue(*proposal),
             ProcessedMessageContent::StagedCommitMessage(staged) => {
-                self.merge(cx, &by, *staged, payload).map(Received::Commit)
+                self.merge(cx, &by, *staged, &evidence, payload).map(Received::Commit)
             }
             ProcessedMessageContent::OwnPendingCommit => {
                 Err(MlsError::Pending("the own commit, to be merged"))
@@ -120,9 +121,10 @@ impl Group {
         cx: Context<'_>,
         by: &MlsSender,
         staged: StagedCommit,
+        evidence: &[u8],
         payload: &[u8],
     ) -> Result<Change, MlsError> {
-        let verdict = self.before().judge(by, &staged)?;
+        let verdict = self.before().given(evidence)?.judge(by, &staged)?;
         if let Some(path) = Path::read(payload)? {
             path.check_keys(self.suite())?;
         }

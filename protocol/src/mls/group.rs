@@ -4,7 +4,7 @@
 //! group read again from them.
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::group::{GroupId as MlsGroupId, MlsGroup};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::overlay::Overlay;
 use super::rules::{self, Before};
 use super::suite::Suite;
 use crate::crypto::Backend;
-use crate::crypto::identity::{DeviceKey, DeviceRecord};
+use crate::crypto::identity::{DeviceKey, DeviceRecord, Revocation};
 use crate::id::{GroupId, Sender};
 use crate::store::batch::{Op, Records};
 use crate::store::record;
@@ -57,6 +57,8 @@ pub struct Plan {
     pub adds: Vec<Vec<u8>>,
     /// Devices to remove.
     pub removes: Vec<Sender>,
+    /// Devices to remove because their accounts have revoked them, verified before: any member may.
+    pub revoked: Vec<Revocation>,
     /// New group data.
     pub data: Option<GroupData>,
     /// A new device record and key for the own leaf.
@@ -165,6 +167,8 @@ pub(super) struct Meta {
 }
 
 const META: &[u8] = b"M";
+/// The authenticated data of the pending commit.
+pub(super) const EVIDENCE: &[u8] = b"E";
 
 impl Group {
     /// Reads a group from its records (keys as [`Self::take_ops`] gave them). Error: [`MlsError::Damaged`].
@@ -288,6 +292,7 @@ impl Group {
             suite: self.suite(),
             records: &self.records,
             data: &self.data,
+            revoked: BTreeSet::new(),
         }
     }
 }
