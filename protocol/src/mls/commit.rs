@@ -91,7 +91,10 @@ impl Group {
             && plan.data.is_none()
             && queued.references.is_empty();
         let evidence = rules::evidence(&revoked);
-        self.overlay.put_raw(EVIDENCE, evidence.clone());
+        match evidence.is_empty() {
+            true => self.overlay.delete_raw(EVIDENCE),
+            false => self.overlay.put_raw(EVIDENCE, evidence.clone()),
+        }
         self.mls.set_aad(evidence);
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
         let mut builder = self
