@@ -16,7 +16,7 @@ use crate::store::batch::Op;
 use crate::wire::message::{Submit, SubmitKind};
 
 /// A spread of this long per leaf keeps members from committing the same thing at once.
-const STAGGER: Duration = Duration::from_millis(150);
+pub(super) const STAGGER: Duration = Duration::from_millis(150);
 
 impl Client {
     pub(super) fn store_intent(&mut self, ticket: Ticket, intent: Intent) {

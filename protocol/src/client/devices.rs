@@ -6,6 +6,7 @@
 
 use core::time::Duration;
 
+use super::change::STAGGER;
 use super::directory::{self, Intent, Listing, OwnDevice, Want};
 use super::event::{Event, Outcome};
 use super::inbound::pause;
@@ -17,8 +18,6 @@ use crate::io::Ticket;
 use crate::mls::key_package::check;
 use crate::wire::message::{ClaimedKeyPackage, DeviceEntry, Entry, EntryKind, Part, Request};
 
-/// A spread of this long per leaf keeps members from committing the same thing at once.
-const STAGGER: Duration = Duration::from_millis(150);
 /// Turns that are told apart: beyond, the random delay after a lost commit does.
 const TURNS: u32 = 200;
 /// The first delay after a change that nobody asked for could not be made; doubled each time.
@@ -49,9 +48,8 @@ impl Client {
             EntryKind::Device => {
                 DeviceRecord::decode(payload).is_some_and(|record| self.learn_device(&record))
             }
-            EntryKind::Revocation => {
-                Revocation::decode(payload).is_some_and(|revoked| self.learn_revocation(&revoked))
-            }
+            EntryKind::Revocation => Revocation::decode(payload)
+                .is_some_and(|revoked| self.learn_revocation(&revoked, true)),
             _ => true,
         };
         if !holds {
@@ -71,7 +69,7 @@ impl Client {
             return self.unreadable(id, entry.seq, UNSIGNED);
         };
         if Some(revocation.account) == self.me().map(|me| me.account) {
-            self.learn_revocation(&revocation);
+            self.learn_revocation(&revocation, true);
         }
         if self.has_member(id, revocation.sender()) == Some(true) {
             self.expel(id, &revocation);
@@ -105,8 +103,8 @@ impl Client {
         true
     }
 
-    /// A revocation by the own account; `false`: it does not hold.
-    pub(super) fn learn_revocation(&mut self, revocation: &Revocation) -> bool {
+    /// A revocation by the own account, news or not; `false`: it does not hold.
+    pub(super) fn learn_revocation(&mut self, revocation: &Revocation, is_news: bool) -> bool {
         let Some(me) = self.me() else { return true };
         if revocation.account != me.account || revocation.verify(self.config.backend).is_err() {
             return false;
@@ -126,7 +124,7 @@ impl Client {
         for id in self.own_groups() {
             self.expel(id, revocation);
         }
-        if self.fleet.listing != Listing::Never {
+        if is_news && self.fleet.listing != Listing::Never {
             self.event(Event::DeviceRevoked { revocation: revocation.clone() });
         }
         true
@@ -154,7 +152,7 @@ impl Client {
         let inbox = self.me().map(ChannelId::inbox);
         for DeviceEntry { record, revocation, .. } in listed {
             let holds = match revocation {
-                Some(revocation) => self.learn_revocation(revocation),
+                Some(revocation) => self.learn_revocation(revocation, true),
                 None => self.learn_device(record),
             };
             if let (false, Some(inbox)) = (holds, inbox) {

@@ -503,7 +503,7 @@ impl Client {
                 if let Some(identity) = &self.identity {
                     let (key, wall) = (&identity.account_key, self.now.wall);
                     let revocation = Revocation::sign(self.config.backend, key, device, wall);
-                    self.learn_revocation(&revocation);
+                    self.learn_revocation(&revocation, false);
                 }
                 Outcome::Done
             }
