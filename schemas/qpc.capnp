@@ -437,7 +437,7 @@ enum EntryKind {
   welcome @3;                  # Welcome, in an inbox
   note @4;                     # hybrid envelope from another device, in an inbox
   device @5;                   # DeviceRecord of a device of the own account, in an inbox: it is new, or has a new key
-  revocation @6;               # Revocation of a member device
+  revocation @6;               # Revocation of a member device; in an inbox, of a device of the own account
   reset @7;                    # the channel's group ends here; a new generation begins. SHA-256 of its GroupInfo
 }
 

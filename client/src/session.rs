@@ -363,6 +363,18 @@ fn warn(output: Output, event: &Event) {
         Event::AccountChanged { username, .. } => output.warn(&format!(
             "{username} is another account than before: compare safety numbers (qpc verify {username})"
         )),
+        Event::NotAdded { channel, device, why, .. } => output.warn(&format!(
+            "group {channel}: device {} of that account is not added: {}",
+            device.device,
+            plain(why)
+        )),
+        Event::DeviceAdded { record } => output.note(&format!(
+            "your account has a new device, {}; if it is not yours: qpc devices revoke {}",
+            record.device, record.device
+        )),
+        Event::DeviceRevoked { revocation } => {
+            output.note(&format!("your account has revoked its device {}", revocation.device));
+        }
         Event::ServerFault { fault, .. } => {
             output.warn(&format!("the server broke the protocol: {fault}"));
         }

@@ -89,8 +89,19 @@ pub const LOOKUP_TIME: Duration = Duration::from_millis(5);
 pub const KEY_PACKAGES_PER_DEVICE: usize = 100;
 /// Key packages a device tries to keep on the server.
 pub const KEY_PACKAGES_WANTED: usize = 20;
-/// Below this many a device uploads new ones.
+/// Below this many of a suite (of the classical one, a [`CLASSICAL_SHARE`] of it) a device uploads new ones.
 pub const KEY_PACKAGES_LOW: usize = 8;
+/// One classical key package is made for this many hybrid ones.
+pub const CLASSICAL_SHARE: usize = 4;
+/// The window of the budgets of key package claims.
+pub const CLAIM_WINDOW: Duration = Duration::from_secs(10 * 60);
+/// Claims that one account may make within [`CLAIM_WINDOW`]: enough to found a group of [`MEMBERS`].
+pub const CLAIMS_BY_CALLER: u32 = 6_000;
+/// Claims that one account may make of one other's key packages within [`CLAIM_WINDOW`]: fewer than a device keeps
+/// there, so that nobody alone uses them up before the device has noticed.
+pub const CLAIMS_BETWEEN: u32 = 12;
+/// Claims of one account's key packages by all others within [`CLAIM_WINDOW`].
+pub const CLAIMS_OF_TARGET: u32 = 120;
 /// Longest encoded key package in bytes (a hybrid one is about 3 KB).
 pub const KEY_PACKAGE_BYTES: usize = 16 * 1024;
 /// Life of a key package, signed inside it in extension 0xF0A1.

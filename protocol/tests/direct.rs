@@ -483,7 +483,7 @@ fn welcome_from_a_stranger(
     };
     let replies = world.store.apply(&[
         StoreOp::CreateAccount(row),
-        StoreOp::PutDevice { record, envelope_keys, most: 1, at: wall },
+        StoreOp::PutDevice { record, envelope_keys, most: 1, at: wall, expires: wall },
         StoreOp::CreateChannel {
             channel,
             kind: ChannelKind::Direct,

@@ -10,7 +10,7 @@ use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
 use super::metadata::last_admin;
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, MessageId};
+use crate::id::{ChannelId, MessageId, Sender};
 use crate::io::Ticket;
 use crate::mls::MlsError;
 use crate::mls::commit::Wish;
@@ -18,7 +18,7 @@ use crate::store::batch::Op;
 use crate::wire::message::{Submit, SubmitKind};
 
 /// A spread of this long per leaf keeps members from committing the same thing at once.
-const STAGGER: Duration = Duration::from_millis(150);
+pub(super) const STAGGER: Duration = Duration::from_millis(150);
 /// Who lost a race is seldom the only one: this long others may add their proposals before all are committed together.
 const GATHER: Duration = Duration::from_millis(200);
 
@@ -31,6 +31,7 @@ impl Client {
 
     pub(super) fn drop_intent(&mut self, ticket: Ticket) -> Option<Intent> {
         let intent = self.intents.remove(&ticket)?;
+        self.turns.remove(&ticket);
         self.gate.stage(Op::Delete(intent_key(ticket)));
         self.dirty.insert(intent.channel);
         Some(intent)
@@ -40,6 +41,12 @@ impl Client {
         if let Some(intent) = self.drop_intent(ticket)
             && let Some(outcome) = self.outcome_of(&intent, outcome)
         {
+            if let Want::Add { account: Some(account), missing, .. } = intent.want {
+                for (device, why) in missing {
+                    let (channel, device) = (intent.channel, Sender { account, device });
+                    self.event(Event::NotAdded { ticket, channel, device, why });
+                }
+            }
             self.event(Event::Done(ticket, outcome));
         }
     }
@@ -50,6 +57,14 @@ impl Client {
                 self.event(Event::Failed(ticket, failed));
             }
             self.drop_own_add(intent.channel);
+        }
+    }
+
+    /// A commit for it was refused. What nobody asked for is tried again later.
+    pub(super) fn commit_failed(&mut self, ticket: Ticket, failed: Failed) {
+        match self.intents.get(&ticket).map(|intent| &intent.want) {
+            Some(Want::Admit { .. } | Want::Expel { .. }) => self.set_back(ticket),
+            _ => self.fail_intent(ticket, failed),
         }
     }
 

@@ -267,7 +267,7 @@ impl Client {
         if is_direct(channel) {
             return Err(Refused::Invalid("a direct channel is for its two accounts"));
         }
-        self.want(now, channel, Want::Add { username, account: None, packages: None })
+        self.want(now, channel, Want::add(username, None))
     }
 
     /// Removes all devices of an account in one commit. → [`Outcome::Epoch`]
@@ -465,7 +465,8 @@ impl Client {
         if self.stopped {
             return Err(Refused::Stopped);
         }
-        let open = self.intents.len() + self.asks.len() + self.calls();
+        let asked = self.intents.values().filter(|intent| intent.is_asked_for()).count();
+        let open = asked + self.asks.len() + self.calls();
         let open = open + self.member_tickets.len() + self.package_tickets.len();
         if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
     }

@@ -2,11 +2,13 @@
 //! shows another.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use super::Client;
 use super::direct::is_direct;
 use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
+use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
@@ -61,9 +63,11 @@ impl Client {
         }
         self.drop_orphan(id);
         let mut plan = Plan::default();
+        // Two intents may want the same device, with a key package each.
+        let mut devices = BTreeSet::new();
         let mut intents = Vec::new();
         for ticket in self.intents_of(id) {
-            if self.plan_intent(id, ticket, &mut plan) {
+            if self.plan_intent(id, ticket, &mut plan, &mut devices) {
                 intents.push(ticket);
             }
         }
@@ -90,7 +94,16 @@ impl Client {
     }
 
     /// Adds what an intent wants to a plan. What is true already is done; what cannot come true fails.
-    fn plan_intent(&mut self, id: ChannelId, ticket: Ticket, plan: &mut Plan) -> bool {
+    fn plan_intent(
+        &mut self,
+        id: ChannelId,
+        ticket: Ticket,
+        plan: &mut Plan,
+        devices: &mut BTreeSet<Sender>,
+    ) -> bool {
+        if self.is_put_off(ticket) {
+            return false;
+        }
         let (Some(intent), Some(me)) = (self.intents.get(&ticket).cloned(), self.me()) else {
             return false;
         };
@@ -108,7 +121,36 @@ impl Client {
                 if self.waits_for_the_other(id, account, &present.members, plan) {
                     return false;
                 }
-                return self.plan_add((id, ticket, losses), packages, &present, plan);
+                return self.plan_add((id, ticket, losses), packages, &present, plan, devices);
+            }
+            Want::Admit { device, package: Some(package) } => {
+                let device = Sender { device, ..me };
+                if present.members.contains(&device) {
+                    self.fulfil(ticket, Outcome::Epoch(present.epoch));
+                    return false;
+                }
+                if check(self.config.backend, &package, self.now.wall).is_err() {
+                    self.set_back(ticket);
+                    return false;
+                }
+                if devices.insert(device) {
+                    plan.adds.push(package);
+                }
+                return true;
+            }
+            Want::Expel { revocation } => {
+                let revocation = Revocation::decode(&revocation);
+                let is_member = |of: &Revocation| present.members.contains(&of.sender());
+                let member = revocation.filter(is_member);
+                let Some(revocation) = member.filter(|revoked| revoked.sender() != me) else {
+                    self.fulfil(ticket, Outcome::Epoch(present.epoch));
+                    return false;
+                };
+                let turn = self.has_turn(id, ticket);
+                if turn {
+                    plan.revoked.push(revocation);
+                }
+                return turn;
             }
             // A change of roles goes first, and alone: it may decide whether this one is allowed.
             Want::Remove { .. } if plan.data.is_some() => return false,
@@ -129,7 +171,9 @@ impl Client {
             Want::SetRole { account, role } => {
                 return self.plan_role(id, ticket, (account, role), plan);
             }
-            Want::Add { .. } | Want::Found { .. } | Want::Rejoin => return false,
+            Want::Add { .. } | Want::Admit { .. } | Want::Found { .. } | Want::Rejoin => {
+                return false;
+            }
         };
         if is_true {
             self.fulfil(ticket, Outcome::Epoch(present.epoch));
@@ -147,6 +191,7 @@ impl Client {
         packages: Vec<Vec<u8>>,
         present: &Present,
         plan: &mut Plan,
+        devices: &mut BTreeSet<Sender>,
     ) -> bool {
         if !present.may_change && !is_direct(id) {
             self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
@@ -154,33 +199,29 @@ impl Client {
         }
         let (backend, wall) = (self.config.backend, self.now.wall);
         let mut adds = Vec::new();
-        let mut expired = false;
         for package in packages {
             let Ok(checked) = check(backend, &package, wall) else {
-                expired = true;
-                continue;
+                self.claim_again(ticket);
+                return false;
             };
-            let twice = plan.adds.contains(&package) || adds.contains(&package);
-            if !present.members.contains(&checked.record.sender()) && !twice {
-                adds.push(package);
+            let device = checked.record.sender();
+            if !present.members.contains(&device) {
+                adds.push((device, package));
             }
-        }
-        if adds.is_empty() && expired {
-            self.claim_again(ticket);
-            return false;
         }
         if adds.is_empty() {
             self.fulfil(ticket, Outcome::Epoch(present.epoch));
             return false;
         }
         if losses >= COMMIT_LOSSES {
-            let wishes: Vec<_> = adds.iter().map(|package| Wish::Add(package)).collect();
+            let wishes: Vec<_> = adds.iter().map(|(_, package)| Wish::Add(package)).collect();
             self.propose(id, ticket, &wishes);
             return false;
         }
         let fits = plan.adds.len() + adds.len() <= ADDS_PER_COMMIT;
         if fits {
-            plan.adds.append(&mut adds);
+            let new = adds.into_iter().filter(|(device, _)| devices.insert(*device));
+            plan.adds.extend(new.map(|(_, package)| package));
         }
         fits
     }
@@ -215,8 +256,9 @@ impl Client {
     /// Key packages kept with an intent ended before a commit came through: others are needed.
     fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            if let Want::Add { packages, .. } = &mut intent.want {
+            if let Want::Add { packages, missing, .. } = &mut intent.want {
                 *packages = None;
+                missing.clear();
             }
             self.store_intent(ticket, intent);
         }
@@ -236,7 +278,7 @@ impl Client {
                 for ticket in intents {
                     let failed =
                         Failed::Server { code: ErrorCode::CommitInvalid, detail: why.clone() };
-                    self.fail_intent(ticket, failed);
+                    self.commit_failed(ticket, failed);
                 }
                 // What waits behind queued proposals wants them committed again; not at once.
                 return self.hold(id, UNMADE);
@@ -364,7 +406,7 @@ impl Client {
                 self.stage_channel(id);
                 let OutWhat::Commit { intents, .. } = item.what else { return };
                 for ticket in intents {
-                    self.fail_intent(Ticket(ticket), Failed::from(failure));
+                    self.commit_failed(Ticket(ticket), Failed::from(failure));
                 }
                 if let Some(Err(error)) = discarded {
                     let why = error.to_string();

@@ -26,7 +26,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 8] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 9] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -52,6 +52,7 @@ impl Client {
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
+            (self.next_turn().filter(|_| online), WakeReason::Commit),
             (retry, WakeReason::Retry),
             (self.update_deadline().filter(|_| online), WakeReason::Update),
         ]
@@ -89,6 +90,7 @@ impl Client {
             self.offer_key();
         }
         self.check_leaves();
+        self.take_turns();
         for (id, channel) in &mut self.channels {
             if channel.hold_until.is_some_and(|at| at <= mono) {
                 channel.hold_until = None;

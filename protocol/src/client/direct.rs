@@ -57,7 +57,7 @@ impl Client {
             return Err(Refused::Invalid("a direct channel is with another account"));
         }
         let channel = ChannelId::inbox(self.me().ok_or(Refused::NoAccount)?);
-        let want = Want::Add { username, account: None, packages: None };
+        let want = Want::add(username, None);
         let ticket = self.next_ticket();
         self.store_intent(ticket, Intent { channel, want, losses: 0 });
         Ok(ticket)
@@ -146,7 +146,7 @@ impl Client {
             return;
         }
         let username = identity.username.clone();
-        let want = Want::Add { username, account: Some(own), packages: None };
+        let want = Want::add(username, Some(own));
         let ticket = self.next_ticket();
         self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
     }

@@ -7,6 +7,7 @@
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
 //! | `d/packages` | [`PackagePlan`] |
+//! | `d/devices` | [`Fleet`] |
 //! | `d/restored` | [`Restored`] |
 //! | `d/a/` account | [`Contact`] |
 //! | `d/c/` channel | [`ChannelRow`] |
@@ -23,6 +24,7 @@
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
 use core::fmt;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -33,7 +35,7 @@ use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
 use crate::env::UnixMillis;
-use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender, ServerId};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender, ServerId};
 use crate::mls::group::LocalDevice;
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
@@ -47,6 +49,7 @@ pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const ROTATION: &[u8] = b"d/rotation";
+pub(super) const FLEET: &[u8] = b"d/devices";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
@@ -168,6 +171,33 @@ impl Fall {
     }
 }
 
+/// What this device knows of the account's other devices. It grows only by what the account key signed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Fleet {
+    pub listing: Listing,
+    pub devices: BTreeMap<DeviceId, OwnDevice>,
+}
+
+/// Whether the server's list of the account's devices was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Listing {
+    /// Not yet: what is in it is no news.
+    #[default]
+    Never,
+    /// It was, and entries of the inbox were missed since.
+    Due,
+    Done,
+}
+
+/// Another device of the account.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct OwnDevice {
+    /// Of its record.
+    pub sequence: u32,
+    /// For good.
+    pub revoked: bool,
+}
+
 /// When key packages were last made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PackagePlan {
@@ -260,7 +290,8 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        !matches!(self.want, Want::Flush | Want::LeaveAgain | Want::Renew | Want::Rotate)
+        use Want::{Admit, Expel, Flush, LeaveAgain, Renew, Rotate};
+        !matches!(self.want, Flush | LeaveAgain | Renew | Rotate | Admit { .. } | Expel { .. })
     }
 
     /// Whether it is about our own removal.
@@ -274,8 +305,14 @@ impl Intent {
 pub(super) enum Want {
     /// Found the group on the server.
     Found { group_info: Vec<u8>, tree: Vec<u8> },
-    /// Every device of the account a member. Packages, once fetched, are kept for every try.
-    Add { username: Username, account: Option<AccountId>, packages: Option<Vec<Vec<u8>>> },
+    /// Every device of the account a member. Packages, once fetched, are kept for every try; devices without one that
+    /// holds are left out, and told.
+    Add {
+        username: Username,
+        account: Option<AccountId>,
+        packages: Option<Vec<Vec<u8>>>,
+        missing: Vec<(DeviceId, String)>,
+    },
     /// No device of the account a member.
     Remove { account: AccountId },
     /// Our own removal proposed.
@@ -296,6 +333,17 @@ pub(super) enum Want {
     Rotate,
     /// Our own leaf replaced from outside.
     Rejoin,
+    /// This device of the own account a member. Nobody asked: its record did.
+    Admit { device: DeviceId, package: Option<Vec<u8>> },
+    /// A device no member that its account has revoked, by the [`Revocation`](crate::crypto::identity::Revocation).
+    Expel { revocation: Vec<u8> },
+}
+
+impl Want {
+    /// Every device of an account a member: of a name that is yet to be looked up, or of an account that is known.
+    pub(super) fn add(username: Username, account: Option<AccountId>) -> Self {
+        Self::Add { username, account, packages: None, missing: Vec::new() }
+    }
 }
 
 /// A submission on its way, until the server has it and the log has shown it.

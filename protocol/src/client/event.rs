@@ -1,6 +1,7 @@
 //! What a client's machine tells the application.
 
 use super::metadata::Profile;
+use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::env::UnixMillis;
 use crate::error::{ErrorCode, PeerFault};
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
@@ -122,6 +123,27 @@ pub enum Event {
         before: AccountId,
         /// The account it leads to.
         now: AccountId,
+    },
+    /// A device of an account could not be added; the others of the invitation were. Before its `Done`.
+    NotAdded {
+        /// The invitation.
+        ticket: Ticket,
+        /// The group.
+        channel: ChannelId,
+        /// The device.
+        device: Sender,
+        /// Why, for people.
+        why: String,
+    },
+    /// The account has another device, by a record that the account key signed. It is being added to the groups here.
+    DeviceAdded {
+        /// Its record.
+        record: DeviceRecord,
+    },
+    /// The account has revoked another device. It is being removed from the groups here.
+    DeviceRevoked {
+        /// The account's word on it.
+        revocation: Revocation,
     },
     /// The server broke the protocol; its connection was closed.
     ServerFault {
@@ -287,7 +309,7 @@ pub enum Failed {
         /// For people.
         detail: String,
     },
-    /// A device of an account could not be added; the rest was. The text names the reason.
+    /// No device of an account could be added. The text names the reason of one.
     NotAdded {
         /// The account.
         account: AccountId,

@@ -142,8 +142,10 @@ impl Client {
             self.fall_out(id, Why::Restored, false);
         }
         for (ticket, mut intent) in core::mem::take(&mut self.intents) {
-            if let Want::Add { packages, .. } = &mut intent.want {
-                *packages = None;
+            match &mut intent.want {
+                Want::Add { packages, .. } => *packages = None,
+                Want::Admit { package, .. } => *package = None,
+                _ => {}
             }
             self.store_intent(ticket, intent);
         }

@@ -36,6 +36,7 @@ impl Client {
         self.synced = false;
         self.dirty.extend(self.channels.keys().copied());
         self.begin_packages();
+        self.begin_devices();
     }
 
     pub(super) fn subscribe(&mut self, id: ChannelId) {
@@ -156,6 +157,7 @@ impl Client {
             // Notes that were missed are gone; the chain starts over from what the server says next.
             channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
             channel.row_dirty = true;
+            self.relist_devices();
             return;
         }
         if !core::mem::replace(&mut channel.gap_told, true) {
@@ -213,6 +215,10 @@ impl Client {
     /// One entry of a group's log.
     fn read_entry(&mut self, id: ChannelId, entry: &Entry) {
         if self.own_echo(id, entry) || self.passes_over(id, entry) {
+            return self.advance(id, entry);
+        }
+        if entry.kind == EntryKind::Revocation {
+            self.read_revocation(id, entry);
             return self.advance(id, entry);
         }
         let Part::Inline(payload) = &entry.payload else {

@@ -31,6 +31,7 @@ impl Client {
     /// One entry of the inbox; `false`: it waits, and what comes after it too.
     pub(super) fn read_inbox(&mut self, inbox: ChannelId, entry: Entry) -> bool {
         let Some(origin) = entry.origin.filter(|_| entry.kind == EntryKind::Welcome) else {
+            self.read_notice(inbox, &entry);
             self.advance(inbox, &entry);
             return true;
         };
@@ -265,6 +266,7 @@ impl Client {
         }
         self.event(Event::Joined { channel: id, by });
         self.doubt_joined(id);
+        self.admit_all(id);
     }
 
     pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {

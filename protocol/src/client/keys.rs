@@ -8,15 +8,13 @@ use super::net::Call;
 use super::{Client, Loading};
 use crate::env::UnixMillis;
 use crate::io::{LoadId, Ticket};
-use crate::limits::{KEY_PACKAGE_TIME, KEY_PACKAGES_LOW, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
+use crate::limits::{CLASSICAL_SHARE, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
 use crate::mls::Context;
 use crate::mls::key_package::KeyPackages;
 use crate::mls::suite::Suite;
 use crate::store::batch::Records;
 use crate::wire::message::{Failure, Request};
 
-/// One classical key package for this many hybrid ones.
-const CLASSICAL_SHARE: usize = 4;
 /// Pause before the server is asked again about key packages.
 const PACKAGES_RETRY: Duration = Duration::from_secs(10);
 
@@ -94,17 +92,29 @@ impl Client {
         }
     }
 
-    /// The server says how many it has.
+    /// The server says how many it has. If so many are gone that it may be all of the suite with the fewest, others
+    /// take their place, and that of the last-resort one too: it may have been handed out.
     pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
-        let low = (available as usize) < KEY_PACKAGES_LOW || !last_resort;
+        const FEWEST: usize = KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1);
+        let low = available as usize + FEWEST <= KEY_PACKAGES_WANTED;
         let asked = !self.package_tickets.is_empty();
-        if low || asked || self.packages_due() <= self.now.wall {
-            self.wanted_packages = Some(last_resort);
-            self.warm_packages();
-            self.replenish();
+        if low || asked || !last_resort || self.packages_due() <= self.now.wall {
+            self.make_packages(last_resort && !low);
         } else {
             self.greet();
         }
+    }
+
+    /// Somebody took one, and there are few left of its suite; after the last, the last-resort one is next.
+    pub(super) fn on_packages_low(&mut self, available: u32) {
+        self.make_packages(available > 0);
+    }
+
+    fn make_packages(&mut self, keep_last_resort: bool) {
+        let keep_before = self.wanted_packages.unwrap_or(true);
+        self.wanted_packages = Some(keep_last_resort && keep_before);
+        self.warm_packages();
+        self.replenish();
     }
 
     /// A login is complete: others can add this device.
@@ -122,14 +132,14 @@ impl Client {
 
     /// Makes and uploads key packages, if that is wanted and their private halves are in memory.
     pub(super) fn replenish(&mut self) {
-        let Some(last_resort_known) = self.wanted_packages else { return };
+        let Some(keep_last_resort) = self.wanted_packages else { return };
         let online = self.phase() == Some(super::session::Phase::Online);
         let device = self.identity.as_ref().and_then(|identity| identity.local());
         let (Some(device), true) = (device, online) else { return };
         let mut entropy = self.entropy.fork();
         let (backend, wall) = (self.config.backend, self.now.wall);
         let age = wall.since(self.plan.last_resort_issued);
-        let renew = !last_resort_known || age >= LAST_RESORT_TIME / 2;
+        let renew = !keep_last_resort || age >= LAST_RESORT_TIME / 2;
         let Some(packages) = self.packages.warm() else { return };
         self.wanted_packages = None;
         packages.sweep(wall);

@@ -323,7 +323,7 @@ impl Client {
     fn on_push(&mut self, push: Push) {
         match push {
             Push::Entries(entries) => self.on_entries(entries),
-            Push::KeyPackagesLow { available } => self.on_package_status(available, true),
+            Push::KeyPackagesLow { available } => self.on_packages_low(available),
             Push::SessionEnded => self.end_session(ErrorCode::TokenInvalid),
             // The connection closes by itself; the backoff does the rest.
             Push::Draining => {}
@@ -342,6 +342,7 @@ impl Client {
                 return answered;
             }
             (Call::Rotate, Reply::Done) => self.on_rotated(),
+            (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
             (Call::PackageStatus, Reply::KeyPackages { available, last_resort }) => {
                 self.on_package_status(available, last_resort)
             }
@@ -385,7 +386,8 @@ impl Client {
 
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
-            Call::KeepAlive | Call::Tell | Call::Confirm(_) => {}
+            // The devices are asked for again with the next session.
+            Call::KeepAlive | Call::Tell | Call::Confirm(_) | Call::OwnDevices => {}
             Call::Rotate => self.on_rotation_refused(failure),
             Call::PackageStatus | Call::PackageUpload => self.on_packages_refused(failure),
             Call::Ask(ticket, _) => self.event(Event::Failed(ticket, Failed::from(failure))),
@@ -508,7 +510,14 @@ impl Client {
             (Ask::Packages, Reply::KeyPackages { available, last_resort }) => {
                 Outcome::KeyPackages { available, last_resort }
             }
-            (Ask::Revoke(_), Reply::Done) => Outcome::Done,
+            (Ask::Revoke(device), Reply::Done) => {
+                if let Some(identity) = &self.identity {
+                    let (key, wall) = (&identity.account_key, self.now.wall);
+                    let revocation = Revocation::sign(self.config.backend, key, device, wall);
+                    self.learn_revocation(&revocation, false);
+                }
+                Outcome::Done
+            }
             (Ask::Logout | Ask::Delete, Reply::Done) => {
                 self.event(Event::Done(ticket, Outcome::Done));
                 self.end_quietly();

@@ -15,6 +15,7 @@ mod commit;
 mod contacts;
 mod content;
 mod deadline;
+mod devices;
 mod direct;
 mod directory;
 pub mod event;
@@ -53,7 +54,8 @@ use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
-use directory::{Contact, Identity, Intent, OutItem, PackagePlan, Restored};
+use devices::Turn;
+use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
 use job::ClientJobOutput;
 use keys::Packages;
@@ -153,6 +155,9 @@ pub struct Client {
     /// Groups that the server does not know yet.
     founding: BTreeSet<ChannelId>,
     intents: BTreeMap<Ticket, Intent>,
+    fleet: Fleet,
+    /// Intents that wait for their time.
+    turns: BTreeMap<Ticket, Turn>,
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
@@ -161,7 +166,7 @@ pub struct Client {
     rotation_retry: Option<Duration>,
     packages: Packages,
     plan: PackagePlan,
-    /// New key packages are wanted; whether the server has a last-resort one.
+    /// New key packages are wanted; whether the last-resort one can stay.
     wanted_packages: Option<bool>,
     package_tickets: Vec<Ticket>,
     /// When to ask the server about key packages again after it could not answer.

@@ -25,6 +25,8 @@ pub(super) enum Call {
     KeepAlive,
     /// A question of the application.
     Ask(Ticket, Ask),
+    /// `DeviceList` of the own account, for this machine itself.
+    OwnDevices,
     PackageStatus,
     PackageUpload,
     /// `ChannelCreate` of an intent.

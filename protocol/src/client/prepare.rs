@@ -2,7 +2,7 @@
 //! packages of its devices.
 
 use super::direct::is_direct;
-use super::directory::{self, Want};
+use super::directory::{self, Intent, Want};
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
 use super::net::Call;
@@ -30,7 +30,8 @@ impl Client {
     }
 
     fn prepare(&mut self, ticket: Ticket) {
-        if self.inflight.contains(&ticket) || !self.direct_asks(ticket) {
+        let later = self.is_put_off(ticket) || !self.direct_asks(ticket);
+        if self.inflight.contains(&ticket) || later {
             return;
         }
         let Some(intent) = self.intents.get(&ticket) else { return };
@@ -56,6 +57,10 @@ impl Client {
                     Request::KeyPackageFetch { account: *account, suite: row.suite, device: None };
                 (Call::Claim(ticket), request)
             }
+            Want::Admit { device, package: None } => {
+                let device = *device;
+                return self.prepare_admission(ticket, channel, device);
+            }
             _ => return,
         };
         self.inflight.insert(ticket);
@@ -68,6 +73,7 @@ impl Client {
         self.founding.remove(&channel);
         self.fulfil(ticket, Outcome::Group(channel));
         self.wake_inboxes();
+        self.admit_all(channel);
     }
 
     /// The account of a name to invite.
@@ -104,20 +110,28 @@ impl Client {
 
     /// Key packages of an account to invite: those that hold are kept with the intent, until it has come true.
     pub(super) fn on_claimed(&mut self, ticket: Ticket, claimed: Vec<ClaimedKeyPackage>) {
+        let admission = |intent: &Intent| matches!(intent.want, Want::Admit { .. });
+        if self.intents.get(&ticket).is_some_and(admission) {
+            return self.on_admission(ticket, claimed);
+        }
         let Some(mut intent) = self.intents.remove(&ticket) else { return };
-        let Want::Add { account: Some(account), packages, .. } = &mut intent.want else { return };
+        let Want::Add { account: Some(account), packages, missing, .. } = &mut intent.want else {
+            return;
+        };
         let account = *account;
         let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
         let mut sound = Vec::new();
-        let mut why = String::new();
         let mut forged = false;
         for ClaimedKeyPackage { device, package, .. } in claimed {
             let checked = match &package {
                 None => Err("it has no key package".to_owned()),
                 Some(bytes) => check(self.config.backend, bytes, self.now.wall)
                     .map_err(|error| {
-                        // The server checks what it takes; what does not hold now, it made up.
-                        forged |= error != MlsError::Expired;
+                        // Whose it is, the server checks when it takes one; what does not hold now, it made up.
+                        forged |= !matches!(
+                            error,
+                            MlsError::Expired | MlsError::Suite | MlsError::Capabilities
+                        );
                         error.to_string()
                     })
                     .and_then(|checked| {
@@ -134,7 +148,7 @@ impl Client {
             };
             match (checked, package) {
                 (Ok(()), Some(bytes)) => sound.push(bytes.to_vec()),
-                (Err(reason), _) => why = format!("device {device}: {reason}"),
+                (Err(why), _) => missing.push((device, why)),
                 (Ok(()), None) => {}
             }
         }
@@ -144,7 +158,8 @@ impl Client {
             return self.fail_intent(ticket, Failed::Untrusted(why));
         }
         if sound.is_empty() {
-            let why = if why.is_empty() { "it has no device".into() } else { why };
+            let last = missing.last().map(|(device, why)| format!("device {device}: {why}"));
+            let why = last.unwrap_or_else(|| "it has no device".into());
             self.intents.insert(ticket, intent);
             return self.fail_intent(ticket, Failed::NotAdded { account, why });
         }
@@ -163,9 +178,11 @@ impl Client {
             }
             // The answer to a first try was lost: nobody else can have drawn this id.
             ErrorCode::ChannelExists if founding => self.on_founded(ticket),
-            ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
+            ErrorCode::RateLimited => self.put_off(ticket, failure.retry_after_ms),
+            ErrorCode::Unavailable | ErrorCode::Busy => {
                 self.hold(channel, failure.retry_after_ms);
             }
+            _ if matches!(intent.want, Want::Admit { .. }) => self.set_back(ticket),
             _ => {
                 // Without the group nothing else that was wanted there can come true.
                 let lost = if founding { self.intents_of(channel) } else { vec![ticket] };

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channel::Slot;
 use super::directory::{
-    self, ChannelRow, Contact, Fall, Identity, Intent, Leaf, OutItem, PackagePlan, Restored, Want,
+    self, ChannelRow, Contact, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan, Restored,
+    Want,
 };
 use super::event::Failed;
 use super::keys::Packages;
@@ -31,6 +32,7 @@ struct Directory {
     plan: PackagePlan,
     restored: Restored,
     rotation: Rotation,
+    fleet: Fleet,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
     leaves: BTreeMap<ChannelId, Leaf>,
@@ -62,6 +64,8 @@ impl Directory {
             self.rotation = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = decode(key, value)?;
+        } else if key == directory::FLEET {
+            self.fleet = decode(key, value)?;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
@@ -110,6 +114,7 @@ impl Client {
             plan,
             restored,
             rotation,
+            fleet,
             contacts,
             channels,
             leaves,
@@ -160,6 +165,8 @@ impl Client {
             channels,
             founding,
             intents,
+            fleet,
+            turns: BTreeMap::new(),
             outbox,
             inflight: BTreeSet::new(),
             rotation,

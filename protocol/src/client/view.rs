@@ -69,11 +69,11 @@ impl Client {
     /// How many messages and changes of groups are stored here that the server has not accepted yet.
     pub fn pending(&self) -> usize {
         let unsent = self.outbox.values().filter(|item| item.accepted.is_none() && !item.silent);
-        unsent.count() + self.intents.len()
+        unsent.count() + self.intents.values().filter(|intent| intent.is_asked_for()).count()
     }
 
     /// Whether every log was read to its head and nothing waits to be sent, answered or persisted. Messages that
-    /// the application has not acknowledged do not count.
+    /// the application has not acknowledged do not count, nor do devices of the account that cannot be added yet.
     pub fn is_idle(&self) -> bool {
         let sent = self.outbox.values().all(|item| item.accepted.is_some());
         self.synced
@@ -82,7 +82,7 @@ impl Client {
                 (!channel.followed() || channel.is_through()) && !channel.comes_back()
             })
             && self.gate.is_idle()
-            && self.intents.is_empty()
+            && self.intents.keys().all(|ticket| self.is_set_back(*ticket))
             && self.auth.is_none()
             && self.greeting.is_none()
             && self.wanted_packages.is_none()

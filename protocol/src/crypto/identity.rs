@@ -214,6 +214,11 @@ impl Revocation {
         backend.ed25519_verify(&self.account.0, &self.statement(), &self.signature)
     }
 
+    /// Whose device it is.
+    pub fn sender(&self) -> Sender {
+        Sender { account: self.account, device: self.device }
+    }
+
     /// account (32) || device (16) || at (8) || signature (64).
     pub fn encode(&self) -> Vec<u8> {
         [self.account.0.as_slice(), &self.device.0, &self.at.0.to_be_bytes(), &self.signature]

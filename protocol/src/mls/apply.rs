@@ -86,6 +86,7 @@ impl Group {
         let (by, epoch) = (processed.sender().clone(), processed.epoch().as_u64());
         // Who it was then: the leaf may have been given another record, or another device, since (openmls #1944).
         let credential = processed.credential().clone();
+        let evidence = processed.aad().to_vec();
         match processed.into_content() {
             ProcessedMessageContent::ApplicationMessage(message) => Ok(Received::Application {
                 sender: record_of(&credential)?,
@@ -94,7 +95,7 @@ impl Group {
             }),
             ProcessedMessageContent::ProposalMessage(proposal) => self.queue(*proposal),
             ProcessedMessageContent::StagedCommitMessage(staged) => {
-                self.merge(cx, &by, *staged, payload).map(Received::Commit)
+                self.merge(cx, &by, *staged, &evidence, payload).map(Received::Commit)
             }
             ProcessedMessageContent::OwnPendingCommit => {
                 Err(MlsError::Pending("the own commit, to be merged"))
@@ -142,9 +143,10 @@ impl Group {
         cx: Context<'_>,
         by: &MlsSender,
         staged: StagedCommit,
+        evidence: &[u8],
         payload: &[u8],
     ) -> Result<Change, MlsError> {
-        let verdict = self.before().judge(by, &staged)?;
+        let verdict = self.before().given(evidence)?.judge(by, &staged)?;
         // What this device commits it remembers, and merges: this was made by a later or another state of it.
         if verdict.committer.sender() == self.own_record()?.sender() {
             return Err(MlsError::OwnMessage);

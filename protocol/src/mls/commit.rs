@@ -9,10 +9,11 @@ use openmls::prelude::{
     QueuedProposal, Sender as MlsSender,
 };
 
-use super::group::{Bundle, Change, Group, LocalDevice, Plan};
+use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
 use super::provider::{Crypto, Provider};
-use super::rules::{self, invalid};
+use super::rules::{self, Before, invalid};
 use super::{Context, MlsError, encode, key_package, parallel, signer};
+use crate::crypto::identity::Revocation;
 use crate::env::UnixMillis;
 use crate::id::Sender;
 use crate::limits;
@@ -78,12 +79,24 @@ impl Group {
                 adds.push(package);
             }
         }
-        let mut removes = self.leaves_of(&plan.removes)?;
+        let is_member = |revocation: &&Revocation| {
+            self.records.values().any(|record| record.sender() == revocation.sender())
+        };
+        let revoked: Vec<_> = plan.revoked.iter().filter(is_member).cloned().collect();
+        let gone = plan.removes.iter().copied();
+        let gone: Vec<_> = gone.chain(revoked.iter().map(Revocation::sender)).collect();
+        let mut removes = self.leaves_of(&gone)?;
         removes.retain(|leaf| !queued.removes.contains(leaf));
         let nothing = adds.is_empty()
             && removes.is_empty()
             && plan.data.is_none()
             && queued.references.is_empty();
+        let evidence = rules::evidence(&revoked);
+        match evidence.is_empty() {
+            true => self.overlay.delete_raw(EVIDENCE),
+            false => self.overlay.put_raw(EVIDENCE, evidence.clone()),
+        }
+        self.mls.set_aad(evidence);
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
         let mut builder = self
             .mls
@@ -131,7 +144,7 @@ impl Group {
         let no_commit = MlsError::Pending("there is no pending commit");
         self.step(|group| {
             let staged = group.mls.pending_commit().ok_or(no_commit)?;
-            let verdict = group.before().judge(&group.own_sender(), staged)?;
+            let verdict = group.before_pending()?.judge(&group.own_sender(), staged)?;
             if staged.update_path_leaf_node().is_some() && group.meta.stale_leaf {
                 group.meta.stale_leaf = false;
                 group.save_meta();
@@ -237,6 +250,11 @@ impl Group {
         }
     }
 
+    /// The present epoch, with what the pending commit brings along.
+    fn before_pending(&self) -> Result<Before<'_>, MlsError> {
+        self.before().given(&self.overlay.get_raw(EVIDENCE).unwrap_or_default())
+    }
+
     fn own_sender(&self) -> MlsSender {
         MlsSender::Member(self.mls.own_leaf_index())
     }
@@ -284,7 +302,7 @@ impl Group {
     fn judge_own(&self, wall: UnixMillis) -> Result<(), MlsError> {
         let staged = self.mls.pending_commit();
         let staged = staged.ok_or_else(|| MlsError::Internal("no pending commit".to_owned()))?;
-        let verdict = self.before().judge(&self.own_sender(), staged)?;
+        let verdict = self.before_pending()?.judge(&self.own_sender(), staged)?;
         if verdict.added.iter().any(|added| added.expires <= wall) {
             return Err(MlsError::Expired);
         }

@@ -4,7 +4,7 @@
 //! group read again from them.
 
 use core::fmt;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::group::{GroupId as MlsGroupId, MlsGroup};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::rules::{self, Before};
 use super::suite::Suite;
 use super::{MlsError, encode};
 use crate::crypto::Backend;
-use crate::crypto::identity::{DeviceKey, DeviceRecord};
+use crate::crypto::identity::{DeviceKey, DeviceRecord, Revocation};
 use crate::id::{ChannelId, GroupId, Sender};
 use crate::store::batch::{Op, Records};
 use crate::store::record;
@@ -58,6 +58,8 @@ pub struct Plan {
     pub adds: Vec<Vec<u8>>,
     /// Devices to remove.
     pub removes: Vec<Sender>,
+    /// Devices to remove because their accounts have revoked them, verified before: any member may.
+    pub revoked: Vec<Revocation>,
     /// New group data.
     pub data: Option<GroupData>,
     /// Fresh keys in the own leaf, whatever else is to change. A plan of nothing brings them too.
@@ -171,6 +173,8 @@ pub(super) struct Meta {
 }
 
 const META: &[u8] = b"M";
+/// The authenticated data of the pending commit.
+pub(super) const EVIDENCE: &[u8] = b"E";
 
 impl Group {
     /// Reads a group from its records (keys as [`Self::take_ops`] gave them). Error: [`MlsError::Damaged`].
@@ -317,6 +321,7 @@ impl Group {
             records: &self.records,
             data: &self.data,
             direct: self.direct,
+            revoked: BTreeSet::new(),
         }
     }
 }

@@ -58,6 +58,9 @@ pub enum MlsError {
     /// A suite that is not allowed.
     #[error("cipher suite not allowed")]
     Suite,
+    /// A leaf that cannot do all that the groups need.
+    #[error("leaf lacks capabilities")]
+    Capabilities,
     /// A leaf's device record is missing, wrongly signed, or contradicts the leaf's key.
     #[error("device record does not hold")]
     Record,

@@ -223,7 +223,7 @@ impl PublicState {
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
-    /// changes allowed by its role; every added or changed leaf with a verified record; every new key one that can be
+    /// changes allowed by its role, or by the revocations that it brings along; every added or changed leaf with a verified record; every new key one that can be
     /// encrypted to, and the path's secrets sealed for as many as need them; queued removals included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
     /// matches the new public state and is signed by the committer. Merges it.
     ///
@@ -251,10 +251,11 @@ impl PublicState {
             .group
             .process_message(&self.crypto, message)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
+        let before = self.before().given(processed.aad())?;
         let ProcessedMessageContent::StagedCommitMessage(staged) = processed.into_content() else {
             return Err(invalid("not a commit of a member"));
         };
-        let verdict = self.before().judge(&by, &staged)?;
+        let verdict = before.judge(&by, &staged)?;
         if verdict.committer.sender() != sender {
             return Err(invalid("a commit of another device"));
         }
@@ -315,6 +316,7 @@ impl PublicState {
             records: &self.records,
             data: &self.data,
             direct: self.direct,
+            revoked: BTreeSet::new(),
         }
     }
 

@@ -17,9 +17,9 @@ use super::suite::Suite;
 use super::{MlsError, encode, parallel};
 use crate::crypto::Backend;
 use crate::crypto::hpke::{self, Kem};
-use crate::crypto::identity::DeviceRecord;
+use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::env::UnixMillis;
-use crate::id::{AccountId, ChannelId};
+use crate::id::{AccountId, ChannelId, Sender};
 use crate::limits;
 
 /// Key package extension with the signed end of its life: milliseconds since 1970, 8 bytes, big endian.
@@ -133,7 +133,7 @@ pub(super) fn check_leaf(
         && PROPOSALS.iter().all(|proposal| has.proposals().contains(proposal))
         && CREDENTIALS.iter().all(|credential| has.credentials().contains(credential));
     if !able {
-        return Err(invalid("leaf lacks capabilities"));
+        return Err(MlsError::Capabilities);
     }
     // RFC 9420 §7.2: only leaves from key packages have a lifetime. Ours is unlimited, so that no clock decides
     // whether a commit holds; the true end is in the key package's extension.
@@ -167,8 +167,8 @@ pub(super) fn expiry(package: &KeyPackage) -> Result<UnixMillis, MlsError> {
     Ok(UnixMillis(u64::from_be_bytes(end)))
 }
 
-/// An epoch before a commit.
-#[derive(Clone, Copy, Debug)]
+/// An epoch before a commit, and what the commit brings along.
+#[derive(Clone, Debug)]
 pub(super) struct Before<'a> {
     /// Primitives.
     pub(super) backend: Backend,
@@ -180,6 +180,8 @@ pub(super) struct Before<'a> {
     pub(super) data: &'a GroupData,
     /// The channel, if it is a direct one.
     pub(super) direct: Option<ChannelId>,
+    /// Devices that their accounts have revoked: anybody may remove them (docs/adr/0011).
+    pub(super) revoked: BTreeSet<Sender>,
 }
 
 /// A device that a commit adds.
@@ -226,7 +228,32 @@ fn may_change_direct(
     }
 }
 
+/// The authenticated data of a commit that removes these devices.
+pub(super) fn evidence(revocations: &[Revocation]) -> Vec<u8> {
+    revocations.iter().flat_map(Revocation::encode).collect()
+}
+
+/// The devices that a commit's authenticated data shows to be revoked: each revocation signed by the account's key,
+/// nothing else among them.
+fn read_evidence(backend: Backend, data: &[u8]) -> Result<BTreeSet<Sender>, MlsError> {
+    if data.len() > limits::DEVICES_LISTED * Revocation::LEN {
+        return Err(invalid("too many revocations"));
+    }
+    let read = |bytes: &[u8]| {
+        let revocation = Revocation::decode(bytes)?;
+        revocation.verify(backend).ok()?;
+        Some(revocation.sender())
+    };
+    let revoked: Option<BTreeSet<_>> = data.chunks(Revocation::LEN).map(read).collect();
+    revoked.ok_or_else(|| invalid("authenticated data that is no revocation"))
+}
+
 impl Before<'_> {
+    /// With what a commit brings along in its authenticated data. Error: [`MlsError::Invalid`].
+    pub(super) fn given(self, data: &[u8]) -> Result<Self, MlsError> {
+        Ok(Self { revoked: read_evidence(self.backend, data)?, ..self })
+    }
+
     fn record(&self, leaf: LeafNodeIndex) -> Result<&DeviceRecord, MlsError> {
         self.records.get(&leaf.u32()).ok_or_else(|| invalid("no such leaf"))
     }
@@ -273,6 +300,7 @@ impl Before<'_> {
             }
         }
         self.check_result(&verdict)?;
+        self.check_revoked(&verdict)?;
         Ok(verdict)
     }
 
@@ -369,7 +397,10 @@ impl Before<'_> {
                 verdict.added.push(added);
             }
             Proposal::Remove(remove) => {
-                self.may_change(proposal, self.record(remove.removed())?.account)?;
+                let record = self.record(remove.removed())?;
+                if !self.revoked.contains(&record.sender()) {
+                    self.may_change(proposal, record.account)?;
+                }
                 verdict.removed.push(remove.removed().u32());
             }
             Proposal::SelfRemove => {
@@ -423,6 +454,18 @@ impl Before<'_> {
             }
             _ => Err(invalid("external commit that replaces no leaf of its own")),
         }
+    }
+
+    /// What a commit shows to be revoked it removes.
+    fn check_revoked(&self, verdict: &Verdict) -> Result<(), MlsError> {
+        let removed = verdict.removed.iter().filter_map(|leaf| self.records.get(leaf));
+        let removed: BTreeSet<_> = removed.map(DeviceRecord::sender).collect();
+        let added =
+            |device: &Sender| verdict.added.iter().any(|added| added.record.sender() == *device);
+        if self.revoked.iter().any(|device| !removed.contains(device) || added(device)) {
+            return Err(invalid("a revocation of a device that is not removed"));
+        }
+        Ok(())
     }
 
     /// One leaf per device and per device key; within the limits; each leaf removed once.

@@ -16,10 +16,15 @@ use crate::wire::message::{Failure, Username};
 pub(super) struct Admission {
     logins: LoginBudgets,
     lookups: Budgets<AccountId>,
+    /// Key packages claimed, by who claims, of whom, and both.
+    claims_by: Budgets<AccountId>,
+    claims_of: Budgets<AccountId>,
+    claims_between: Budgets<(AccountId, AccountId)>,
 }
 
 impl Admission {
     pub(super) fn new(config: &Config) -> Self {
+        let claim = |most| Rate { most, window: limits::CLAIM_WINDOW };
         let lookups = Rate { most: limits::LOOKUPS_PER_MINUTE, window: Duration::from_secs(60) };
         Self {
             logins: LoginBudgets::new(LoginRates {
@@ -27,6 +32,9 @@ impl Admission {
                 per_source: config.logins_per_source,
                 in_all: limits::LOGINS_IN_ALL,
             }),
+            claims_by: Budgets::new(claim(limits::CLAIMS_BY_CALLER), config.connections),
+            claims_of: Budgets::new(claim(limits::CLAIMS_OF_TARGET), config.connections),
+            claims_between: Budgets::new(claim(limits::CLAIMS_BETWEEN), config.connections),
             // No more accounts than connections can be looking things up at once.
             lookups: Budgets::new(lookups, config.connections),
         }
@@ -73,6 +81,28 @@ impl Server {
                 false
             }
         }
+    }
+
+    /// Admits a claim of an account's key packages, or answers the call with when to try again. An account's own are
+    /// its own to use up.
+    pub(super) fn admit_claim(&mut self, call: Call, by: AccountId, of: AccountId) -> bool {
+        let (now, budgets) = (self.now.mono, &mut self.admission);
+        let mut wait = budgets.claims_by.wait(&by, now);
+        if by != of {
+            wait = wait.max(budgets.claims_of.wait(&of, now));
+            wait = wait.max(budgets.claims_between.wait(&(by, of), now));
+        }
+        if !wait.is_zero() {
+            self.limited(call, wait);
+            return false;
+        }
+        // Each was asked: none refuses.
+        let _ = budgets.claims_by.spend(&by, now);
+        if by != of {
+            let _ = budgets.claims_of.spend(&of, now);
+            let _ = budgets.claims_between.spend(&(by, of), now);
+        }
+        true
     }
 
     fn limited(&mut self, call: Call, retry_after: Duration) {

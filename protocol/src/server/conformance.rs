@@ -59,6 +59,8 @@ macro_rules! server_store_conformance {
             devices_are_registered_once_and_limited
             newer_records_replace_older_ones
             revocation_takes_what_a_device_holds
+            devices_are_told_of_each_other
+            revocations_are_told_to_groups
             sessions_need_an_active_device_and_fresh_tokens
             refresh_tokens_are_replaced_and_end
             key_packages_are_added_all_or_nothing

@@ -5,11 +5,14 @@ use super::connection::{Auth, Call};
 use super::stored::Step;
 use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use crate::error::ErrorCode;
-use crate::id::Sender;
+use crate::id::{ChannelId, Sender};
 use crate::limits;
 use crate::server::audit::AuditKind;
 use crate::server::op::{StoreOp, StoreReply};
 use crate::wire::message::Reply;
+
+/// Channels told of a revocation in one transaction, so that it stays short.
+const REVOCATION_CHANNELS: u32 = 256;
 
 impl Server {
     /// `device_key` is the one that the login proved; within a session another one may follow it.
@@ -38,6 +41,7 @@ impl Server {
             envelope_keys,
             most: limits::DEVICES_PER_ACCOUNT as u32,
             at: self.now.wall,
+            expires: self.now.wall.plus(self.config.retention),
         };
         self.store(Step::DeviceRegister(call, Box::new(record)), op);
     }
@@ -48,9 +52,9 @@ impl Server {
         record: &DeviceRecord,
         reply: StoreReply,
     ) {
-        if reply != StoreReply::Done {
+        let StoreReply::Told { entries, .. } = reply else {
             return self.refusal(call, Some(AuditKind::DeviceRegister), None, &reply);
-        }
+        };
         self.audit(AuditKind::DeviceRegister, Some(call.conn), None, None);
         // Open sessions of the device go on under its new key.
         for conn in self.sessions.get(&record.sender()).into_iter().flatten() {
@@ -60,7 +64,15 @@ impl Server {
                 peer.device_key = record.device_key;
             }
         }
-        self.plain(call, reply);
+        self.reply(call, Reply::Done);
+        self.told(entries);
+    }
+
+    /// The store has appended to these channels.
+    fn told(&mut self, entries: Vec<(ChannelId, u64)>) {
+        for (channel, seq) in entries {
+            self.appended(channel, seq, None);
+        }
     }
 
     pub(super) fn devices_listed(&mut self, call: Call, reply: StoreReply) {
@@ -83,18 +95,42 @@ impl Server {
             self.audit(AuditKind::DeviceRevoke, Some(call.conn), None, error);
             return self.fail(call, ErrorCode::RecordInvalid);
         }
-        let revoked = Sender { account, device: revocation.device };
-        let op = StoreOp::RevokeDevice { revocation, at: self.now.wall };
-        self.store(Step::DeviceRevoke(call, revoked), op);
+        self.revoke_on(call, sender, Box::new(revocation));
     }
 
-    pub(super) fn device_revoked(&mut self, call: Call, revoked: Sender, reply: StoreReply) {
-        if reply != StoreReply::Done {
+    /// Tells the next channels of a revocation; the first time, it begins to hold.
+    fn revoke_on(&mut self, call: Call, by: Sender, revocation: Box<Revocation>) {
+        let op = StoreOp::RevokeDevice {
+            revocation: (*revocation).clone(),
+            by,
+            most: REVOCATION_CHANNELS,
+            at: self.now.wall,
+            expires: self.now.wall.plus(self.config.retention),
+        };
+        self.store(Step::DeviceRevoke(call, by, revocation), op);
+    }
+
+    pub(super) fn device_revoked(
+        &mut self,
+        call: Call,
+        by: Sender,
+        revocation: Box<Revocation>,
+        reply: StoreReply,
+    ) {
+        let StoreReply::Told { entries, more } = reply else {
             return self.refusal(call, Some(AuditKind::DeviceRevoke), None, &reply);
+        };
+        let revoked = Sender { account: revocation.account, device: revocation.device };
+        if more {
+            self.revoke_on(call, by, revocation);
+        } else {
+            self.audit(AuditKind::DeviceRevoke, Some(call.conn), None, None);
+            self.reply(call, Reply::Done);
         }
-        self.audit(AuditKind::DeviceRevoke, Some(call.conn), None, None);
-        self.plain(call, reply);
+        self.told(entries);
         // A device that revokes itself hears of it first.
-        self.end_sessions(revoked, None);
+        if !more || revoked != by {
+            self.end_sessions(revoked, None);
+        }
     }
 }

@@ -131,10 +131,11 @@ impl Server {
                 self.key_package_upload(call, packages, last_resort);
             }
             Request::KeyPackageStatus => {
-                self.store(Step::KeyPackages(call), StoreOp::CountKeyPackages { sender, at });
+                let op = StoreOp::CountKeyPackages { sender, suite: None, at };
+                self.store(Step::KeyPackages(call), op);
             }
             Request::KeyPackageFetch { account, suite, device } => {
-                self.key_package_fetch(call, account, suite, device);
+                self.key_package_fetch(call, sender, account, suite, device);
             }
             Request::ChannelCreate { channel, kind, generation, group_info, tree, with } => {
                 let creator = sender;

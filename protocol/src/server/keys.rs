@@ -96,6 +96,7 @@ impl Server {
     pub(super) fn key_package_fetch(
         &mut self,
         call: Call,
+        sender: Sender,
         account: AccountId,
         suite: Suite,
         device: Option<DeviceId>,
@@ -103,14 +104,18 @@ impl Server {
         if !self.config.suites.contains(&suite) {
             return self.fail(call, ErrorCode::SuiteNotAllowed);
         }
+        if !self.admit_claim(call, sender.account, account) {
+            return;
+        }
         let op = StoreOp::ClaimKeyPackages { account, suite, device, at: self.now.wall };
-        self.store(Step::KeyPackageClaim(call, account), op);
+        self.store(Step::KeyPackageClaim(call, account, suite), op);
     }
 
     pub(super) fn key_packages_claimed(
         &mut self,
         call: Call,
         account: AccountId,
+        suite: Suite,
         reply: StoreReply,
     ) {
         let StoreReply::Claimed(claimed) = reply else {
@@ -123,8 +128,10 @@ impl Server {
             let sender = Sender { account, device: claim.device };
             // Only who is here can be told; who comes later counts for itself.
             if self.sessions.contains_key(&sender) {
-                let op = StoreOp::CountKeyPackages { sender, at: self.now.wall };
-                self.store(Step::KeyPackageLow(sender), op);
+                // Plenty of another suite is no help to who wants this one.
+                let at = self.now.wall;
+                let op = StoreOp::CountKeyPackages { sender, suite: Some(suite), at };
+                self.store(Step::KeyPackageLow(sender, suite), op);
             }
         }
         if none {
@@ -133,15 +140,24 @@ impl Server {
         self.reply(call, Reply::ClaimedKeyPackages(claimed));
     }
 
-    pub(super) fn key_packages_counted(&mut self, sender: Sender, reply: &StoreReply) {
+    pub(super) fn key_packages_counted(
+        &mut self,
+        sender: Sender,
+        suite: Suite,
+        reply: &StoreReply,
+    ) {
         let StoreReply::KeyPackages { available, .. } = *reply else { return };
-        if available as usize >= limits::KEY_PACKAGES_LOW {
+        let low = match suite {
+            Suite::Hybrid => limits::KEY_PACKAGES_LOW,
+            Suite::Classical => limits::KEY_PACKAGES_LOW / limits::CLASSICAL_SHARE,
+        };
+        if available as usize >= low {
             return;
         }
         let conns: Vec<_> = self.sessions.get(&sender).into_iter().flatten().copied().collect();
         for conn in conns {
             let Some(connection) = self.conns.get_mut(&conn) else { continue };
-            connection.low = Some(available);
+            connection.low = Some(connection.low.map_or(available, |low| low.min(available)));
             if let Some(link) = connection.push_link {
                 self.make_ready(link);
             }

@@ -66,11 +66,15 @@ impl MemoryStore {
             Op::CreateAccount(row) => self.create_account(row),
             Op::FindAccount { username } => Ok(self.find_account(username)),
             Op::DeleteAccount { account, at: _ } => self.delete_account(*account),
-            Op::PutDevice { record, envelope_keys, most, at } => {
-                self.put_device(record, envelope_keys, *most, *at)
+            Op::PutDevice { record, envelope_keys, most, at, expires } => {
+                let life = accounts::Life { at: *at, expires: *expires };
+                self.put_device(record, envelope_keys, *most, life)
             }
             Op::ListDevices { account } => Ok(self.list_devices(*account)),
-            Op::RevokeDevice { revocation, at: _ } => self.revoke_device(revocation),
+            Op::RevokeDevice { revocation, by, most, at, expires } => {
+                let life = accounts::Life { at: *at, expires: *expires };
+                self.revoke_device(revocation, *by, *most, life)
+            }
             Op::OpenSession { sender, issued, state_version, at } => {
                 self.open_session(*sender, *issued, *state_version, *at)
             }
@@ -85,7 +89,9 @@ impl MemoryStore {
             Op::PutKeyPackages { sender, packages, last_resort, most, at } => {
                 self.put_key_packages(*sender, packages, last_resort.as_ref(), *most, *at)
             }
-            Op::CountKeyPackages { sender, at } => Ok(self.count_key_packages(*sender, *at)),
+            Op::CountKeyPackages { sender, suite, at } => {
+                Ok(self.count_key_packages(*sender, *suite, *at))
+            }
             Op::ClaimKeyPackages { account, suite, device, at } => {
                 self.claim_key_packages(*account, *suite, *device, *at)
             }

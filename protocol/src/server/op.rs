@@ -41,17 +41,33 @@ pub enum StoreOp {
     /// head). The username and the account id stay taken. → `Done`, or `AccountUnknown`.
     DeleteAccount { account: AccountId, at: UnixMillis },
 
-    /// Registers a device, with its inbox, or replaces its record and envelope keys. The same record again
-    /// is `Done`, and replaces envelope keys of a lower sequence. The device's refresh token is its new key's from then
-    /// on, and key packages made with another key go. → `Done`, or `AccountUnknown`, `DeviceRevoked`,
+    /// Registers a device, with its inbox, or replaces its record and envelope keys, and tells the account's other
+    /// active devices: one `Device` entry ([`notice`], from that device) to the inbox of each. The same record again
+    /// tells nobody, and replaces envelope keys of a lower sequence. The device's refresh token is its new key's from
+    /// then on, and key packages made with another key go. → `Told`, or `AccountUnknown`, `DeviceRevoked`,
     /// `RecordStale` (sequence not above the stored one's, and not the same record), `DeviceLimit` (above `most`
     /// active ones), `ChannelExists` (another channel has the inbox's id).
-    PutDevice { record: DeviceRecord, envelope_keys: EnvelopeKeys, most: u32, at: UnixMillis },
+    PutDevice {
+        record: DeviceRecord,
+        envelope_keys: EnvelopeKeys,
+        most: u32,
+        at: UnixMillis,
+        expires: UnixMillis,
+    },
     /// → `Devices`, revoked ones included; empty for an unknown account.
     ListDevices { account: AccountId },
-    /// Revokes: key packages, refresh token and inbox go. Again is `Done`, and the first revocation stays.
-    /// → `Done`, or `DeviceUnknown`.
-    RevokeDevice { revocation: Revocation, at: UnixMillis },
+    /// Revokes: key packages, refresh token and inbox go, and the account's other active devices are told: one
+    /// `Revocation` entry ([`notice`], from `by`) to the inbox of each. Then the groups: the same entry, in the channel's
+    /// generation and epoch, to up to `most` channels, in order of their ids, in which the device has no `left_seq`;
+    /// the entry's seq becomes it. Again: the first revocation stays, and the next `most` channels are told.
+    /// → `Told`, or `DeviceUnknown`.
+    RevokeDevice {
+        revocation: Revocation,
+        by: Sender,
+        most: u32,
+        at: UnixMillis,
+        expires: UnixMillis,
+    },
     /// Opens a session: the device has to be active and its tokens issued at or after its
     /// `tokens_from`. Raises its `state_version` to the maximum of both and sets `last_seen` to the hour that has
     /// begun. → `Session`, or `DeviceUnknown`, `DeviceRevoked`, `TokenInvalid`.
@@ -81,8 +97,8 @@ pub enum StoreOp {
         most: u32,
         at: UnixMillis,
     },
-    /// Unexpired ones at `at`. → `KeyPackages`.
-    CountKeyPackages { sender: Sender, at: UnixMillis },
+    /// Unexpired ones at `at`, of all suites or of the one; so too the last-resort one. → `KeyPackages`.
+    CountKeyPackages { sender: Sender, suite: Option<Suite>, at: UnixMillis },
     /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else the
     /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
     ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
@@ -291,6 +307,13 @@ pub enum StoreReply {
     },
     /// To `FindRefresh`.
     RefreshKey([u8; 32]),
+    /// To `PutDevice` and `RevokeDevice`.
+    Told {
+        /// Entries appended: channel and seq.
+        entries: Vec<(ChannelId, u64)>,
+        /// There are channels left to tell.
+        more: bool,
+    },
     /// To `PutKeyPackages` and `CountKeyPackages`.
     KeyPackages {
         /// How many, the last-resort one not counted.
@@ -368,4 +391,14 @@ impl StoreReply {
     pub fn refused(code: ErrorCode) -> Self {
         Self::Refused { code, epoch: 0 }
     }
+}
+
+/// An entry by which a store itself tells what it was told, but for its place: seq, generation and epoch are zero. Its
+/// message id is the beginning of the payload's SHA-256.
+pub fn notice(kind: EntryKind, sender: Sender, payload: Vec<u8>, time: UnixMillis) -> Entry {
+    let mut message = MessageId([0; 16]);
+    message.0.copy_from_slice(&Digest::of(&[&payload]).0[..16]);
+    let payload = Part::Inline(payload.into());
+    let (seq, generation, epoch, origin) = (0, 0, 0, None);
+    Entry { seq, kind, generation, epoch, sender, message, time, origin, payload }
 }

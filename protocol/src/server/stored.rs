@@ -13,10 +13,11 @@ use super::push::FetchKey;
 use super::sessions::{LoginDone, PendingLogin, Proof, Resuming};
 use super::submit::Submitted;
 use crate::auth::budget::Admitted;
-use crate::crypto::identity::DeviceRecord;
+use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::error::{ErrorCode, StoreFault};
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::mls::public::PublicState;
+use crate::mls::suite::Suite;
 use crate::server::audit::AuditKind;
 use crate::server::op::StoreReply;
 use crate::wire::message::{Failure, Reply, Token, Tokens, Username};
@@ -37,14 +38,15 @@ pub(super) enum Step {
     Logout(Call, Sender),
     DeviceRegister(Call, Box<DeviceRecord>),
     DeviceList(Call),
-    DeviceRevoke(Call, Sender),
+    /// By whom, and what.
+    DeviceRevoke(Call, Sender, Box<Revocation>),
     /// With the moment before which it is not answered.
     Lookup(Call, Username, Duration),
     AccountDelete(Call, AccountId),
     KeyPackageUpload(Call),
     KeyPackages(Call),
-    KeyPackageClaim(Call, AccountId),
-    KeyPackageLow(Sender),
+    KeyPackageClaim(Call, AccountId, Suite),
+    KeyPackageLow(Sender, Suite),
     ChannelCreate(Call, Box<Creation>, Box<PublicState>),
     /// The channel to be founded exists: is it the same?
     ChannelAgain(Call, Box<Creation>),
@@ -90,12 +92,12 @@ impl Step {
             | Self::Logout(call, _)
             | Self::DeviceRegister(call, _)
             | Self::DeviceList(call)
-            | Self::DeviceRevoke(call, _)
+            | Self::DeviceRevoke(call, ..)
             | Self::Lookup(call, ..)
             | Self::AccountDelete(call, _)
             | Self::KeyPackageUpload(call)
             | Self::KeyPackages(call)
-            | Self::KeyPackageClaim(call, _)
+            | Self::KeyPackageClaim(call, ..)
             | Self::ChannelCreate(call, ..)
             | Self::ChannelAgain(call, _)
             | Self::RefreshAgain(call, ..)
@@ -108,7 +110,7 @@ impl Step {
             | Self::Ack(call)
             | Self::BlobPut(call)
             | Self::BlobGet(call) => call,
-            Self::KeyPackageLow(_) | Self::Group(_) | Self::Push(_) | Self::Sweep => return None,
+            Self::KeyPackageLow(..) | Self::Group(_) | Self::Push(_) | Self::Sweep => return None,
         })
     }
 }
@@ -153,14 +155,16 @@ impl Server {
             }
             Step::Logout(call, sender) => self.logged_out(call, sender, reply),
             Step::DeviceRegister(call, record) => self.device_registered(call, &record, reply),
-            Step::DeviceRevoke(call, sender) => self.device_revoked(call, sender, reply),
+            Step::DeviceRevoke(call, by, revocation) => {
+                self.device_revoked(call, by, revocation, reply);
+            }
             Step::Lookup(call, username, floor) => self.looked_up(call, username, floor, reply),
             Step::AccountDelete(call, account) => self.account_deleted(call, account, reply),
             Step::KeyPackageUpload(call) => self.key_packages_stored(call, reply),
-            Step::KeyPackageClaim(call, account) => {
-                self.key_packages_claimed(call, account, reply);
+            Step::KeyPackageClaim(call, account, suite) => {
+                self.key_packages_claimed(call, account, suite, reply);
             }
-            Step::KeyPackageLow(sender) => self.key_packages_counted(sender, &reply),
+            Step::KeyPackageLow(sender, suite) => self.key_packages_counted(sender, suite, &reply),
             Step::ChannelCreate(call, creation, state) => {
                 self.channel_created(call, creation, state, reply);
             }

@@ -6,8 +6,8 @@ use qpc_protocol::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use qpc_protocol::env::UnixMillis;
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Digest, Sender};
-use qpc_protocol::server::op::{AccountRow, StoreReply};
-use qpc_protocol::wire::message::{ChannelKind, DeviceEntry, Username};
+use qpc_protocol::server::op::{AccountRow, StoreReply, notice};
+use qpc_protocol::wire::message::{ChannelKind, DeviceEntry, Entry, EntryKind, Username};
 use rusqlite::params;
 use subtle::ConstantTimeEq as _;
 
@@ -22,6 +22,13 @@ const SENDERS_CACHED: usize = 65_536;
 type ListedColumns = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, i64);
 /// Record, envelope keys, whether revoked, tokens from, state version, last seen.
 type DeviceColumns = (Vec<u8>, Vec<u8>, bool, i64, i64, i64);
+
+/// When something is told, and until when it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Life {
+    pub(super) at: UnixMillis,
+    pub(super) expires: UnixMillis,
+}
 
 struct Device {
     record: DeviceRecord,
@@ -113,7 +120,7 @@ impl SqliteStore {
         record: &DeviceRecord,
         envelope_keys: &EnvelopeKeys,
         most: u32,
-        at: UnixMillis,
+        life: Life,
     ) -> Answer {
         self.known_account(record.account)?;
         let sender = record.sender();
@@ -140,7 +147,10 @@ impl SqliteStore {
                     params![record.encode(), envelope_keys.encode(), no],
                 )?;
             }
-            return Ok(StoreReply::Done);
+            return match same {
+                true => Ok(StoreReply::Told { entries: Vec::new(), more: false }),
+                false => self.tell_of_device(record, life),
+            };
         }
         let active =
             self.devices_of(record.account)?.iter().filter(|(_, _, revoked)| !revoked).count();
@@ -157,7 +167,12 @@ impl SqliteStore {
             "INSERT INTO devices
                  (sender, record, envelope_keys, tokens_from, state_version, last_seen)
              VALUES (?, ?, ?, 0, 0, ?)",
-            params![no, record.encode(), envelope_keys.encode(), to_the_hour(at).0.cast_signed()],
+            params![
+                no,
+                record.encode(),
+                envelope_keys.encode(),
+                to_the_hour(life.at).0.cast_signed()
+            ],
         )?;
         run(
             &self.db,
@@ -165,7 +180,30 @@ impl SqliteStore {
             params![record.device_key, no],
         )?;
         self.open_channel(inbox, no, ChannelKind::Inbox, 0)?;
-        Ok(StoreReply::Done)
+        self.tell_of_device(record, life)
+    }
+
+    fn tell_of_device(&mut self, record: &DeviceRecord, life: Life) -> Answer {
+        let entry = notice(EntryKind::Device, record.sender(), record.encode(), life.at);
+        let entries = self.tell_devices(record.sender(), &entry, life.expires)?;
+        Ok(StoreReply::Told { entries, more: false })
+    }
+
+    /// Tells the other active devices of an account, in their inboxes.
+    fn tell_devices(
+        &mut self,
+        about: Sender,
+        entry: &Entry,
+        expires: UnixMillis,
+    ) -> Result<Vec<(ChannelId, u64)>, Stop> {
+        let mut entries = Vec::new();
+        for (_, device, revoked) in self.devices_of(about.account)? {
+            if !revoked && device != about.device {
+                let inbox = ChannelId::inbox(Sender { device, ..about });
+                entries.push(self.tell(inbox, entry, expires)?);
+            }
+        }
+        Ok(entries)
     }
 
     pub(super) fn list_devices(&mut self, account: AccountId) -> Answer {
@@ -191,9 +229,16 @@ impl SqliteStore {
         Ok(StoreReply::Devices(entries.collect::<Result<_, Stop>>()?))
     }
 
-    pub(super) fn revoke_device(&mut self, revocation: &Revocation) -> Answer {
+    pub(super) fn revoke_device(
+        &mut self,
+        revocation: &Revocation,
+        by: Sender,
+        most: u32,
+        life: Life,
+    ) -> Answer {
         let sender = Sender { account: revocation.account, device: revocation.device };
         let (no, device) = self.device(sender)?.ok_or(ErrorCode::DeviceUnknown)?;
+        let mut entries = Vec::new();
         if !device.revoked {
             run(
                 &self.db,
@@ -205,7 +250,29 @@ impl SqliteStore {
             self.cache.holding.clear();
             self.cache.rows.forget_members();
         }
-        Ok(StoreReply::Done)
+        let first = "SELECT revocation FROM devices WHERE sender = ?";
+        let revoked = one(&self.db, first, [no], |row| row.get(0))?.unwrap_or_default();
+        let entry = notice(EntryKind::Revocation, by, revoked, life.at);
+        if !device.revoked {
+            entries = self.tell_devices(sender, &entry, life.expires)?;
+        }
+        let mut channels: Vec<[u8; 16]> = all(
+            &self.db,
+            "SELECT id FROM members CROSS JOIN channels ON no = channel
+             WHERE sender = ? AND left_at IS NULL ORDER BY id LIMIT ?",
+            params![no, u64::from(most) + 1],
+            |row| row.get(0),
+        )?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let more = channels.len() > most;
+        channels.truncate(most);
+        for id in channels.into_iter().map(ChannelId) {
+            let told = self.tell(id, &entry, life.expires)?;
+            let channel = self.channel(id)?.no;
+            self.leave(channel, sender, told.1)?;
+            entries.push(told);
+        }
+        Ok(StoreReply::Told { entries, more })
     }
 
     pub(super) fn open_session(

@@ -37,7 +37,7 @@ impl SqliteStore {
         if new.len() > most {
             return Err(ErrorCode::KeyPackageQuota.into());
         }
-        let available = usize::try_from(self.available(no, at)?).unwrap_or(usize::MAX);
+        let available = usize::try_from(self.available(no, None, at)?).unwrap_or(usize::MAX);
         self.drop_oldest(no, available.saturating_add(new.len()).saturating_sub(most), at)?;
         for row in new {
             run(
@@ -55,12 +55,17 @@ impl SqliteStore {
                 params![no, row.suite.number(), ordered(row.expires), &row.package[..]],
             )?;
         }
-        self.count(no, at)
+        self.count(no, None, at)
     }
 
-    pub(super) fn count_key_packages(&mut self, sender: Sender, at: UnixMillis) -> Answer {
+    pub(super) fn count_key_packages(
+        &mut self,
+        sender: Sender,
+        suite: Option<Suite>,
+        at: UnixMillis,
+    ) -> Answer {
         match self.sender(sender)? {
-            Some(no) => self.count(no, at),
+            Some(no) => self.count(no, suite, at),
             None => Ok(StoreReply::KeyPackages { available: 0, last_resort: false }),
         }
     }
@@ -135,22 +140,34 @@ impl SqliteStore {
         Ok(one(&self.db, known, params![sender, row.hash.0], |_| Ok(()))?.is_some())
     }
 
-    fn available(&self, sender: i64, at: UnixMillis) -> rusqlite::Result<u32> {
+    /// Of all suites, or of the one.
+    fn available(
+        &self,
+        sender: i64,
+        suite: Option<Suite>,
+        at: UnixMillis,
+    ) -> rusqlite::Result<u32> {
         let count = one(
             &self.db,
             "SELECT count(*) FROM key_packages
-             WHERE sender = ? AND expires > ? AND package IS NOT NULL",
-            [sender, ordered(at)],
+             WHERE sender = ?1 AND expires > ?2 AND package IS NOT NULL AND (?3 IS NULL OR suite = ?3)",
+            params![sender, ordered(at), suite.map(Suite::number)],
             |row| row.get(0),
         )?;
         Ok(count.unwrap_or(0))
     }
 
-    fn count(&self, sender: i64, at: UnixMillis) -> Answer {
-        let last_resort = "SELECT 1 FROM last_resorts WHERE sender = ? AND expires > ?";
+    fn count(&self, sender: i64, suite: Option<Suite>, at: UnixMillis) -> Answer {
+        let last_resort = one(
+            &self.db,
+            "SELECT 1 FROM last_resorts
+             WHERE sender = ?1 AND expires > ?2 AND (?3 IS NULL OR suite = ?3)",
+            params![sender, ordered(at), suite.map(Suite::number)],
+            |_| Ok(()),
+        )?;
         Ok(StoreReply::KeyPackages {
-            available: self.available(sender, at)?,
-            last_resort: one(&self.db, last_resort, [sender, ordered(at)], |_| Ok(()))?.is_some(),
+            available: self.available(sender, suite, at)?,
+            last_resort: last_resort.is_some(),
         })
     }
 }

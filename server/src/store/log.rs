@@ -163,6 +163,22 @@ impl SqliteStore {
         Ok(inboxes)
     }
 
+    /// Appends a notice to a channel: where it stands.
+    pub(super) fn tell(
+        &mut self,
+        id: ChannelId,
+        notice: &Entry,
+        expires: UnixMillis,
+    ) -> Result<(ChannelId, u64), Stop> {
+        let mut channel =
+            self.find_channel(id)?.ok_or_else(|| Stop::corrupt("a member without a channel"))?;
+        let sender = self.number_sender(notice.sender)?;
+        let Channel { generation, epoch, head, .. } = channel;
+        let entry = Entry { seq: head + 1, generation, epoch, ..notice.clone() };
+        self.push(&mut channel, sender, &entry, None, expires)?;
+        Ok((id, entry.seq))
+    }
+
     /// Appends an entry (whose seq is the one after the head) and returns the chain up to it.
     fn push(
         &mut self,

@@ -11,8 +11,9 @@ use openmls::prelude::{
 use tls_codec::Serialize as _;
 
 use super::world::{Device, START, World, adding, removing};
-use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
+use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord, Revocation};
 use crate::id::{ChannelId, DeviceId};
+use crate::limits;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Bundle, LocalDevice, Plan, Received};
 use crate::mls::key_package::check;
@@ -67,6 +68,64 @@ pub(super) fn refused(
 fn three() -> (World, [Device; 3]) {
     let mut devices = [Device::new(1), Device::new(2), Device::new(3)];
     (World::new(Suite::Classical, &mut devices), devices)
+}
+
+/// A plain member's commit that removes leaf 2 and brings that along.
+fn removal_with(device: &mut Device, data: Vec<u8>) -> Bundle {
+    device.group.as_mut().unwrap().mls.set_aad(data);
+    forge(device, |commit| commit.propose_removals([LeafNodeIndex::new(2)]))
+}
+
+#[test]
+fn any_member_removes_a_device_that_its_account_has_revoked() {
+    let (mut world, mut devices) = three();
+    let gone = devices[2].sender();
+    let key = &devices[2].account;
+    let revocation = Revocation::sign(devices[2].backend, key, gone.device, START);
+    let plan = Plan { revoked: vec![revocation.clone()], ..Plan::default() };
+    let bundle = world.turn(&mut devices, 1, &plan);
+    assert!(bundle.commit.windows(Revocation::LEN).any(|part| part == revocation.encode()));
+    assert!(!devices[0].group().members().iter().any(|member| member.record.sender() == gone));
+    // Once it is gone there is nothing to show.
+    let bundle = world.turn(&mut devices[..2], 1, &plan);
+    assert!(!bundle.commit.windows(Revocation::LEN).any(|part| part == revocation.encode()));
+}
+
+#[test]
+fn nobody_is_removed_by_what_is_no_revocation() {
+    let (mut world, mut devices) = three();
+    let backend = devices[2].backend;
+    let gone = devices[2].sender();
+    let honest = Revocation::sign(backend, &devices[2].account, gone.device, START);
+    // By another account's key, in the name of this one.
+    let mut stolen = Revocation::sign(backend, &devices[1].account, gone.device, START);
+    stolen.account = gone.account;
+    let other = devices[2].account.clone();
+    let sibling = Revocation::sign(backend, &other, DeviceId([0x77; 16]), START);
+    let foreign = Revocation::sign(backend, &devices[1].account, DeviceId([0x77; 16]), START);
+    let mut late = honest.clone();
+    late.at.0 += 1;
+    let cut = honest.encode()[..Revocation::LEN - 1].to_vec();
+    let bad = [
+        stolen.encode(),
+        sibling.encode(),
+        foreign.encode(),
+        late.encode(),
+        cut,
+        vec![0; Revocation::LEN],
+        b"because".to_vec(),
+        [honest.encode(), sibling.encode()].concat(),
+        [honest.encode(), vec![1]].concat(),
+        honest.encode().repeat(limits::DEVICES_LISTED + 1),
+    ];
+    for data in bad {
+        let forged = removal_with(&mut devices[1], data);
+        assert!(matches!(refused(&mut world, &mut devices, 1, &forged), MlsError::Invalid(_)));
+    }
+    // Nor does a revocation stand in a commit that removes somebody else, or nobody.
+    devices[1].group.as_mut().unwrap().mls.set_aad(honest.encode());
+    let forged = forge(&mut devices[1], |commit| commit.force_self_update(true));
+    assert!(matches!(refused(&mut world, &mut devices, 1, &forged), MlsError::Invalid(_)));
 }
 
 #[test]

@@ -2,16 +2,16 @@
 
 use super::Backend;
 use super::bed::{
-    Bed, LIFE, MOST, NOW, account, account_row, ack, append, channel, create, device_key, digest,
-    envelope_keys, fetch, later, package, put_device, put_packages, record, revocation, sender,
-    username,
+    Bed, LIFE, MOST, NOW, account, account_row, ack, append, channel, commit, create, device_key,
+    digest, envelope_keys, fetch, later, member, package, put_device, put_packages, record,
+    revocation, revoke, sender, username,
 };
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::{ChannelId, Sender};
+use crate::id::{ChannelId, Digest, Sender};
 use crate::mls::suite::Suite;
-use crate::server::op::{AccountRow, StoreOp, StoreReply};
-use crate::wire::message::DeviceEntry;
+use crate::server::op::{AccountRow, Commit, StoreOp, StoreReply};
+use crate::wire::message::{DeviceEntry, EntryKind, Part};
 
 const HOUR: u64 = 60 * 60 * 1000;
 
@@ -76,9 +76,9 @@ pub fn devices_are_registered_once_and_limited(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.refused(put_device(sender(1, 1), 1), ErrorCode::AccountUnknown);
     bed.done(StoreOp::CreateAccount(account_row(1)));
-    bed.done(put_device(sender(1, 2), 1));
-    bed.done(put_device(sender(1, 1), 1));
-    bed.done(put_device(sender(1, 1), 1));
+    bed.told(put_device(sender(1, 2), 1));
+    bed.told(put_device(sender(1, 1), 1));
+    bed.told(put_device(sender(1, 1), 1));
     let entry = |of| DeviceEntry {
         record: record(of, 1),
         envelope_keys: envelope_keys(of, 1),
@@ -97,11 +97,12 @@ pub fn devices_are_registered_once_and_limited(store: &mut dyn Backend) {
         envelope_keys: envelope_keys(sender(1, 3), 1),
         most,
         at: NOW,
+        expires: later(LIFE),
     };
     bed.refused(third(2), ErrorCode::DeviceLimit);
     // A revoked device makes room.
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
-    bed.done(third(2));
+    bed.told(revoke(sender(1, 2), 1));
+    bed.told(third(2));
     bed.refused(put_device(sender(1, 2), 2), ErrorCode::DeviceRevoked);
 
     // An inbox has no other id than its own, and that may be taken.
@@ -137,7 +138,13 @@ pub fn newer_records_replace_older_ones(store: &mut dyn Backend) {
     let put = |sequence, key: u8, keys| {
         let mut record = record(of, sequence);
         record.device_key = [key; 32];
-        StoreOp::PutDevice { record, envelope_keys: envelope_keys(of, keys), most: MOST, at: NOW }
+        StoreOp::PutDevice {
+            record,
+            envelope_keys: envelope_keys(of, keys),
+            most: MOST,
+            at: NOW,
+            expires: later(LIFE),
+        }
     };
     let stored = |bed: &mut Bed<'_>| match bed.run(StoreOp::ListDevices { account: account(1) }) {
         StoreReply::Devices(devices) => match devices.as_slice() {
@@ -148,26 +155,26 @@ pub fn newer_records_replace_older_ones(store: &mut dyn Backend) {
         },
         other => panic!("{other:?}"),
     };
-    bed.done(put(2, 1, 5));
+    bed.told(put(2, 1, 5));
     bed.refused(put(2, 2, 6), ErrorCode::RecordStale);
     bed.refused(put(1, 1, 6), ErrorCode::RecordStale);
     assert_eq!(stored(&mut bed), (2, 1, 5));
-    bed.done(put(2, 1, 4));
+    bed.told(put(2, 1, 4));
     assert_eq!(stored(&mut bed), (2, 1, 5));
-    bed.done(put(2, 1, 6));
+    bed.told(put(2, 1, 6));
     assert_eq!(stored(&mut bed), (2, 1, 6));
     // With the key change what belonged to the one before: the refresh token is proved by the new one, and key packages
     // of the old one are not handed out any more.
     bed.done(put_refresh(of, 1, LIFE));
     bed.run(put_packages(of, vec![package(1, Suite::Hybrid, later(LIFE))]));
-    bed.done(put(3, 1, 7));
+    bed.told(put(3, 1, 7));
     assert_eq!(bed.run(find_refresh(of, 1, NOW)), StoreReply::RefreshKey([1; 32]));
-    bed.done(put(4, 9, 1));
+    bed.told(put(4, 9, 1));
     assert_eq!(stored(&mut bed), (4, 9, 1));
     assert_eq!(bed.run(find_refresh(of, 1, NOW)), StoreReply::RefreshKey([9; 32]));
     assert!(bed.claim(1, Suite::Hybrid, NOW).iter().all(|(package, _)| package.is_none()));
     bed.run(put_packages(of, vec![package(2, Suite::Hybrid, later(LIFE))]));
-    bed.done(put(5, 9, 2));
+    bed.told(put(5, 9, 2));
     assert!(bed.claim(1, Suite::Hybrid, NOW).iter().any(|(package, _)| package.is_some()));
 }
 
@@ -178,13 +185,9 @@ pub fn revocation_takes_what_a_device_holds(store: &mut dyn Backend) {
     let gone = sender(2, 1);
     bed.run(put_packages(gone, vec![package(1, Suite::Hybrid, later(LIFE))]));
     bed.done(put_refresh(gone, 1, LIFE));
-    let revoke = |by| StoreOp::RevokeDevice { revocation: revocation(gone, by), at: NOW };
-    bed.refused(
-        StoreOp::RevokeDevice { revocation: revocation(sender(2, 7), 1), at: NOW },
-        ErrorCode::DeviceUnknown,
-    );
-    bed.done(revoke(1));
-    bed.done(revoke(2));
+    bed.refused(revoke(sender(2, 7), 1), ErrorCode::DeviceUnknown);
+    bed.told(revoke(gone, 1));
+    bed.told(revoke(gone, 2));
 
     match bed.run(StoreOp::ListDevices { account: account(2) }) {
         StoreReply::Devices(devices) => match devices.as_slice() {
@@ -217,7 +220,98 @@ pub fn revocation_takes_what_a_device_holds(store: &mut dyn Backend) {
     assert_eq!(bed.run(list), StoreReply::Channels(Vec::new(), false));
     assert_eq!(bed.info(group, sender(1, 1)).members, 1);
     bed.refused(create(1, gone), ErrorCode::ChannelExists);
-    assert_eq!(bed.info(channel(1), sender(1, 1)).head, 1);
+    assert_eq!(bed.info(channel(1), sender(1, 1)).head, 2);
+}
+
+/// A new device, and a new record of one, are told to the account's other devices, in their inboxes and nowhere else.
+pub fn devices_are_told_of_each_other(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(2, 1);
+    let [first, second, third] = [1, 2, 3].map(|device| sender(1, device));
+    assert_eq!(bed.told(put_device(first, 1)), []);
+    assert_eq!(bed.told(put_device(second, 1)), [(ChannelId::inbox(first), 1)]);
+    bed.told(put_device(third, 1));
+    bed.told(revoke(second, 1));
+    let told = bed.told(put_device(third, 2));
+    assert_eq!(told, [(ChannelId::inbox(first), 4)]);
+    assert_eq!(bed.told(put_device(third, 2)), []);
+    bed.0.reopen();
+
+    let inbox = ChannelId::inbox(first);
+    let (entries, head, _) = bed.entries(fetch(inbox, first, 0));
+    assert_eq!(head, 4);
+    let expected = [
+        (EntryKind::Device, second, record(second, 1).encode()),
+        (EntryKind::Device, third, record(third, 1).encode()),
+        (EntryKind::Revocation, first, revocation(second, 1).encode()),
+        (EntryKind::Device, third, record(third, 2).encode()),
+    ];
+    for (entry, (kind, by, payload)) in entries.iter().zip(expected) {
+        assert_eq!((entry.kind, entry.sender), (kind, by));
+        assert_eq!((entry.generation, entry.epoch, entry.origin), (0, 0, None));
+        assert_eq!(entry.message.0, Digest::of(&[&payload]).0[..16]);
+        assert_eq!(entry.payload, Part::Inline(payload.into()));
+    }
+    assert_eq!(bed.seqs(fetch(ChannelId::inbox(third), third, 0)).0, [1]);
+    let stranger = sender(2, 1);
+    assert_eq!(bed.seqs(fetch(ChannelId::inbox(stranger), stranger, 0)).1, 0);
+    // What is told lasts as long as other entries.
+    let StoreOp::Fetch { channel, reader, after, most, bytes, .. } = fetch(inbox, first, 0) else {
+        panic!("an operation that reads");
+    };
+    let late = StoreOp::Fetch { channel, reader, after, most, bytes, at: later(LIFE) };
+    assert_eq!(bed.seqs(late), (vec![], 4, 5));
+}
+
+/// A revocation stands in the log of every channel that the device is in, however many they are; there its
+/// membership ends.
+pub fn revocations_are_told_to_groups(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let group = bed.group(3);
+    let gone = sender(2, 1);
+    bed.done(create(2, gone));
+    bed.done(create(3, gone));
+    bed.done(create(4, sender(1, 1)));
+    // One that it was removed from before.
+    let add = Commit { adds: vec![member(gone)], ..commit(channel(4), sender(1, 1), 0, 201) };
+    bed.commit(add);
+    bed.commit(Commit { removes: vec![gone], ..commit(channel(4), sender(1, 1), 1, 202) });
+    bed.told(put_device(sender(2, 2), 1));
+
+    let two = |signature| StoreOp::RevokeDevice {
+        revocation: revocation(gone, signature),
+        by: sender(2, 2),
+        most: 2,
+        at: NOW,
+        expires: later(LIFE),
+    };
+    let inbox = ChannelId::inbox(sender(2, 2));
+    let entries = vec![(inbox, 1), (group, 2), (channel(2), 1)];
+    assert_eq!(bed.run(two(1)), StoreReply::Told { entries, more: true });
+    bed.0.reopen();
+    let entries = vec![(channel(3), 1)];
+    assert_eq!(bed.run(two(2)), StoreReply::Told { entries, more: false });
+    let none = StoreReply::Told { entries: Vec::new(), more: false };
+    assert_eq!(bed.run(two(2)), none);
+
+    let (entries, ..) = bed.entries(fetch(group, sender(1, 1), 1));
+    match entries.as_slice() {
+        [told] => {
+            let first = Part::Inline(revocation(gone, 1).encode().into());
+            assert_eq!((told.kind, told.sender), (EntryKind::Revocation, sender(2, 2)));
+            assert_eq!((told.generation, told.epoch), (1, 1));
+            assert_eq!(told.payload, first);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bed.info(channel(4), sender(1, 1)).head, 2);
+    // Its removal by a commit changes nothing more for it, and the log goes on.
+    let removal = Commit { removes: vec![gone], ..commit(group, sender(3, 1), 1, 203) };
+    assert_eq!(bed.commit(removal).0, 3);
+    bed.refused(fetch(group, gone, 0), ErrorCode::NotMember);
+    bed.done(ack(group, sender(1, 1), 3));
+    bed.done(ack(group, sender(3, 1), 3));
+    assert_eq!(bed.seqs(fetch(group, sender(1, 1), 3)), (vec![], 3, 4));
 }
 
 /// A session opens for a registered device with tokens that were not ended, and tells its highest state version.

@@ -102,6 +102,18 @@ pub(super) fn put_device(of: Sender, sequence: u32) -> StoreOp {
         envelope_keys: envelope_keys(of, sequence),
         most: MOST,
         at: NOW,
+        expires: later(LIFE),
+    }
+}
+
+/// Revokes on the word of account `of.account`'s device 1.
+pub(super) fn revoke(of: Sender, signature: u8) -> StoreOp {
+    StoreOp::RevokeDevice {
+        revocation: revocation(of, signature),
+        by: Sender { device: DeviceId([1; 16]), ..of },
+        most: MOST,
+        at: NOW,
+        expires: later(LIFE),
     }
 }
 
@@ -203,6 +215,15 @@ impl Bed<'_> {
         assert_eq!(self.run(op), StoreReply::Done);
     }
 
+    /// Devices came or went; who was told does not matter here.
+    #[track_caller]
+    pub(super) fn told(&mut self, op: StoreOp) -> Vec<(ChannelId, u64)> {
+        match self.run(op) {
+            StoreReply::Told { entries, more: false } => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[track_caller]
     pub(super) fn refused(&mut self, op: StoreOp, code: ErrorCode) {
         self.refused_at(op, code, 0);
@@ -219,7 +240,7 @@ impl Bed<'_> {
         for a in 1..=accounts {
             self.done(StoreOp::CreateAccount(account_row(a)));
             for d in 1..=devices {
-                self.done(put_device(sender(a, d), 1));
+                self.told(put_device(sender(a, d), 1));
             }
         }
     }

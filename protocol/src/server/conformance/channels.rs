@@ -127,7 +127,7 @@ pub fn channels_are_listed_in_pages(store: &mut dyn Backend) {
 pub fn group_records_change_in_order(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.done(StoreOp::CreateAccount(account_row(1)));
-    bed.done(put_device(sender(1, 1), 1));
+    bed.told(put_device(sender(1, 1), 1));
     bed.refused(StoreOp::LoadGroup { channel: channel(1) }, ErrorCode::ChannelUnknown);
     let put = |key: &[u8], value: &[u8]| Op::Put(key.to_vec(), value.to_vec());
     let founding = vec![
@@ -208,7 +208,7 @@ pub fn operations_see_those_before_them(store: &mut dyn Backend) {
         StoreOp::Commit(Commit { adds: vec![member(of)], ..commit(channel(1), of, 1, 5) }),
     ]);
     let tell = |reply: &StoreReply| match reply {
-        StoreReply::Done => "done".to_owned(),
+        StoreReply::Done | StoreReply::Told { .. } => "done".to_owned(),
         StoreReply::Refused { code, epoch } => format!("{} {epoch}", code.name()),
         StoreReply::Appended { seq, duplicate, .. } => format!("{seq} {duplicate}"),
         other => panic!("{other:?}"),

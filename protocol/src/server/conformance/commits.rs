@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Backend;
 use super::bed::{
     Bed, LIFE, NOW, ack, append, channel, commit, create, device_key, digest, fetch, later, member,
-    message, revocation, sender,
+    message, revoke, sender,
 };
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, Sender};
@@ -97,7 +97,7 @@ pub fn commits_are_checked_in_order(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     let group = bed.group(3);
     let from = sender(1, 1);
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(3, 1), 1), at: NOW });
+    bed.told(revoke(sender(3, 1), 1));
     let stranger = Member { sender: sender(9, 9), device_key: [1; 32] };
     let op = |change: fn(&mut Commit)| {
         let mut op = Commit { adds: vec![stranger.clone()], ..commit(group, from, 1, 1) };
@@ -120,7 +120,7 @@ pub fn commits_are_checked_in_order(store: &mut dyn Backend) {
     let add = |who| Commit { adds: vec![who], ..commit(group, from, 1, 1) };
     bed.refused(StoreOp::Commit(add(wrong_key)), ErrorCode::RecordInvalid);
     bed.refused(StoreOp::Commit(add(member(sender(3, 1)))), ErrorCode::RecordInvalid);
-    assert_eq!(bed.commit(add(member(sender(2, 1)))).0, 2);
+    assert_eq!(bed.commit(add(member(sender(2, 1)))).0, 3);
 }
 
 /// Of the commits for one epoch the first is accepted, the others learn of it.
@@ -269,7 +269,7 @@ pub fn one_welcome_reaches_many_inboxes(store: &mut dyn Backend) {
     }
     bed.done(ack(ChannelId::inbox(added[0]), added[0], 1));
     assert_eq!(read(&mut bed, added[0]), (all[1..].to_vec(), 3, 2));
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(added[1], 1), at: NOW });
+    bed.told(revoke(added[1], 1));
     assert_eq!(read(&mut bed, added[2]), (all, 3, 1));
     bed.done(ack(ChannelId::inbox(added[2]), added[2], 3));
     assert_eq!(read(&mut bed, added[2]), (vec![], 3, 4));

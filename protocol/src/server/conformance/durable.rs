@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::Backend;
 use super::bed::{
     Bed, LIFE, MOST, NOW, account, ack, append, channel, commit, create, device_key, digest, fetch,
-    later, member, package, put_device, revocation, sender, username,
+    later, member, package, put_device, revoke, sender, username,
 };
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
@@ -115,9 +115,9 @@ pub fn restarts_lose_nothing(store: &mut dyn Backend) {
     fill(&mut bed);
     let (one, two) = (sender(1, 1), sender(2, 1));
     let group = channel(1);
-    bed.done(put_device(sender(1, 2), 1));
-    bed.done(put_device(sender(1, 3), 1));
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
+    bed.told(put_device(sender(1, 2), 1));
+    bed.told(put_device(sender(1, 3), 1));
+    bed.told(revoke(sender(1, 2), 1));
     bed.run(StoreOp::OpenSession { sender: one, issued: NOW, state_version: 77, at: NOW });
     bed.done(StoreOp::EndTokens { sender: sender(1, 3), at: later(50) });
     bed.done(create(2, two));
@@ -135,7 +135,7 @@ pub fn restarts_lose_nothing(store: &mut dyn Backend) {
         StoreOp::OpenSession { sender: one, issued: NOW, state_version: 1, at: NOW },
         StoreOp::OpenSession { sender: sender(1, 3), issued: later(50), state_version: 1, at: NOW },
         StoreOp::FindRefresh { sender: one, hash: digest(1), at: NOW },
-        StoreOp::CountKeyPackages { sender: one, at: NOW },
+        StoreOp::CountKeyPackages { sender: one, suite: None, at: NOW },
         StoreOp::ChannelInfo { channel: group, reader: one },
         StoreOp::ListChannels { reader: two, after: None, most: MOST },
         StoreOp::LoadGroup { channel: group },

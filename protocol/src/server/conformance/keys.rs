@@ -1,7 +1,7 @@
 //! Cases of key packages.
 
 use super::Backend;
-use super::bed::{Bed, LIFE, NOW, later, package, put_packages, revocation, sender};
+use super::bed::{Bed, LIFE, NOW, later, package, put_packages, revoke, sender};
 use crate::error::ErrorCode;
 use crate::mls::suite::Suite;
 use crate::server::op::{KeyPackageRow, StoreOp, StoreReply};
@@ -23,7 +23,7 @@ fn hybrid(n: u8, life: u64) -> KeyPackageRow {
 pub fn key_packages_are_added_all_or_nothing(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.refused(put(Vec::new(), None, 10), ErrorCode::DeviceUnknown);
-    let count = |at| StoreOp::CountKeyPackages { sender: sender(1, 1), at };
+    let count = |at| StoreOp::CountKeyPackages { sender: sender(1, 1), suite: None, at };
     assert_eq!(bed.run(count(NOW)), left(0, false));
     bed.people(1, 1);
     assert_eq!(bed.run(count(NOW)), left(0, false));
@@ -65,11 +65,15 @@ pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
     ));
     bed.run(put_packages(sender(1, 2), vec![hybrid(40, LIFE)]));
     let at = later(5);
+    let count = |suite| StoreOp::CountKeyPackages { sender: sender(1, 1), suite, at };
+    assert_eq!(bed.run(count(None)), left(3, true));
+    assert_eq!(bed.run(count(Some(Suite::Hybrid))), left(2, true));
+    assert_eq!(bed.run(count(Some(Suite::Classical))), left(1, false));
     assert_eq!(
         bed.claim(1, Suite::Hybrid, at),
         [(Some(12), false), (Some(40), false), (None, false)]
     );
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(1, 2), 1), at: NOW });
+    bed.told(revoke(sender(1, 2), 1));
     let one = |device| StoreOp::ClaimKeyPackages {
         account: sender(1, 1).account,
         suite: Suite::Hybrid,

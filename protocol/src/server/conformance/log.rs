@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, LIFE, MOST, NOW, ack, append, channel, commit, digest, fetch, later, message, revocation,
+    Bed, LIFE, MOST, NOW, ack, append, channel, commit, digest, fetch, later, message, revoke,
     sender,
 };
 use crate::delivery::chain;
@@ -76,7 +76,7 @@ pub fn duplicates_are_answered_before_anything_else(store: &mut dyn Backend) {
     bed.refused(StoreOp::Commit(other), ErrorCode::MessageIdReused);
     // Another device's id is another id.
     assert_eq!(bed.append(append(group, sender(3, 1), 3, 1)).0, 5);
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(from, 1), at: NOW });
+    bed.told(revoke(from, 1));
     bed.0.reopen();
     assert_eq!(bed.run(StoreOp::Append(first)), again(sent));
 }
@@ -250,12 +250,15 @@ pub fn gone_members_hold_nothing_back(store: &mut dyn Backend) {
     bed.done(ack(group, one, 2));
     bed.done(ack(group, sender(4, 1), 4));
     assert_eq!(bed.seqs(fetch(group, one, 0)).2, 2);
-    bed.done(StoreOp::RevokeDevice { revocation: revocation(sender(2, 1), 1), at: NOW });
+    bed.told(revoke(sender(2, 1), 1));
     bed.done(ack(group, one, 3));
     assert_eq!(bed.seqs(fetch(group, one, 0)).2, 2);
     bed.done(StoreOp::DeleteAccount { account: sender(3, 1).account, at: NOW });
     bed.done(ack(group, one, 4));
-    assert_eq!(bed.seqs(fetch(group, one, 0)), (vec![], 4, 5));
+    assert_eq!(bed.seqs(fetch(group, one, 0)), (vec![5], 5, 5));
+    bed.done(ack(group, one, 5));
+    bed.done(ack(group, sender(4, 1), 5));
+    assert_eq!(bed.seqs(fetch(group, one, 0)), (vec![], 5, 6));
 }
 
 /// At its end an entry is gone, swept or not, and none before it is left.

@@ -238,7 +238,10 @@ impl Decoder<'_> {
             }
             8 if self.below(2) == 0 => StoreOp::RevokeDevice {
                 revocation: revocation(self.sender(), self.byte()),
-                at: NOW,
+                by: self.sender(),
+                most: u32::from(self.below(3)),
+                at: self.now(),
+                expires: self.end(),
             },
             7..=14 => StoreOp::ListDevices { account: account(self.account()) },
             15..=20 => StoreOp::OpenSession {
@@ -256,6 +259,7 @@ impl Decoder<'_> {
                     envelope_keys: envelope_keys(of, u32::from(self.below(4))),
                     most: u32::from(self.below(5)),
                     at: self.now(),
+                    expires: self.end(),
                 }
             }
         }
@@ -291,7 +295,12 @@ impl Decoder<'_> {
                 most: u32::from(self.below(10)),
                 at: self.now(),
             },
-            3 => StoreOp::CountKeyPackages { sender: self.sender(), at: self.now() },
+            3 => StoreOp::CountKeyPackages {
+                sender: self.sender(),
+                suite: [None, Some(Suite::Hybrid), Some(Suite::Classical)]
+                    [usize::from(self.below(3))],
+                at: self.now(),
+            },
             _ => StoreOp::ClaimKeyPackages {
                 account: account(self.account()),
                 suite: Suite::ALL[usize::from(self.below(2))],
@@ -407,6 +416,9 @@ impl Decoder<'_> {
 
     /// Where the logs are, for choosing what is near.
     fn learn(&mut self, op: &StoreOp, reply: &StoreReply) {
+        if let StoreReply::Told { entries, .. } = reply {
+            self.heads.extend(entries.iter().copied());
+        }
         let StoreReply::Appended { seq, duplicate: false, inboxes, .. } = reply else { return };
         match op {
             StoreOp::Append(op) => {

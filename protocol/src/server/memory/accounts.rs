@@ -10,8 +10,8 @@ use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, Sender};
-use crate::server::op::{AccountRow, StoreReply};
-use crate::wire::message::{ChannelKind, DeviceEntry, Username};
+use crate::server::op::{AccountRow, StoreReply, notice};
+use crate::wire::message::{ChannelKind, DeviceEntry, Entry, EntryKind, Username};
 
 const HOUR: u64 = 60 * 60 * 1000;
 
@@ -37,6 +37,13 @@ pub(super) struct Device {
 pub(super) struct Refresh {
     device_key: [u8; 32],
     hash: Digest,
+    pub(super) expires: UnixMillis,
+}
+
+/// When something is told, and until when it is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Life {
+    pub(super) at: UnixMillis,
     pub(super) expires: UnixMillis,
 }
 
@@ -109,11 +116,11 @@ impl MemoryStore {
         record: &DeviceRecord,
         envelope_keys: &EnvelopeKeys,
         most: u32,
-        at: UnixMillis,
+        life: Life,
     ) -> Answer {
         self.known_account(record.account)?;
         let sender = record.sender();
-        let put = self.put_record(record, envelope_keys, most, at);
+        let put = self.put_record(record, envelope_keys, most, life);
         if put.is_ok()
             && let Some(refresh) = self.refresh.get_mut(&sender)
         {
@@ -127,7 +134,7 @@ impl MemoryStore {
         record: &DeviceRecord,
         envelope_keys: &EnvelopeKeys,
         most: u32,
-        at: UnixMillis,
+        life: Life,
     ) -> Answer {
         let sender = record.sender();
         if let Some(device) = self.devices.get_mut(&sender) {
@@ -138,7 +145,7 @@ impl MemoryStore {
                 if envelope_keys.sequence > device.envelope_keys.sequence {
                     device.envelope_keys = envelope_keys.clone();
                 }
-                return Ok(StoreReply::Done);
+                return Ok(StoreReply::Told { entries: Vec::new(), more: false });
             }
             if record.sequence <= device.record.sequence {
                 return Err(ErrorCode::RecordStale.into());
@@ -148,7 +155,7 @@ impl MemoryStore {
             }
             device.record = record.clone();
             device.envelope_keys = envelope_keys.clone();
-            return Ok(StoreReply::Done);
+            return Ok(self.tell_of_device(record, life));
         }
         let active =
             self.devices_of(record.account).into_iter().filter(|&other| self.is_active(other));
@@ -165,11 +172,31 @@ impl MemoryStore {
             revocation: None,
             tokens_from: UnixMillis(0),
             state_version: 0,
-            last_seen: to_the_hour(at),
+            last_seen: to_the_hour(life.at),
         };
         self.devices.insert(sender, device);
         self.open_channel(inbox, sender, ChannelKind::Inbox, 0);
-        Ok(StoreReply::Done)
+        Ok(self.tell_of_device(record, life))
+    }
+
+    fn tell_of_device(&mut self, record: &DeviceRecord, life: Life) -> StoreReply {
+        let entry = notice(EntryKind::Device, record.sender(), record.encode(), life.at);
+        let entries = self.tell_devices(record.sender(), &entry, life.expires);
+        StoreReply::Told { entries, more: false }
+    }
+
+    /// Tells the other active devices of an account, in their inboxes.
+    fn tell_devices(
+        &mut self,
+        about: Sender,
+        entry: &Entry,
+        expires: UnixMillis,
+    ) -> Vec<(ChannelId, u64)> {
+        let devices = self.devices_of(about.account).into_iter();
+        let others: Vec<_> =
+            devices.filter(|&other| other != about && self.is_active(other)).collect();
+        let inboxes = others.into_iter().map(ChannelId::inbox);
+        inboxes.filter_map(|inbox| self.tell(inbox, entry, expires)).collect()
     }
 
     pub(super) fn list_devices(&self, account: AccountId) -> StoreReply {
@@ -185,14 +212,35 @@ impl MemoryStore {
         StoreReply::Devices(entries.collect())
     }
 
-    pub(super) fn revoke_device(&mut self, revocation: &Revocation) -> Answer {
+    pub(super) fn revoke_device(
+        &mut self,
+        revocation: &Revocation,
+        by: Sender,
+        most: u32,
+        life: Life,
+    ) -> Answer {
         let sender = Sender { account: revocation.account, device: revocation.device };
         let device = self.devices.get_mut(&sender).ok_or(ErrorCode::DeviceUnknown)?;
-        if device.revocation.is_none() {
-            device.revocation = Some(revocation.clone());
+        let is_first = device.revocation.is_none();
+        let revocation = device.revocation.get_or_insert_with(|| revocation.clone()).encode();
+        let entry = notice(EntryKind::Revocation, by, revocation, life.at);
+        let mut entries = Vec::new();
+        if is_first {
             self.drop_holdings(sender);
+            entries = self.tell_devices(sender, &entry, life.expires);
         }
-        Ok(StoreReply::Done)
+        let mut channels = self.channels_of(sender);
+        channels.retain(|id| self.channels.get(id).is_some_and(|channel| channel.has(sender)));
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let more = channels.len() > most;
+        for id in channels.into_iter().take(most) {
+            let told = self.tell(id, &entry, life.expires);
+            if let (Some((_, seq)), Some(channel)) = (told, self.channels.get_mut(&id)) {
+                channel.leave(sender, seq);
+            }
+            entries.extend(told);
+        }
+        Ok(StoreReply::Told { entries, more })
     }
 
     pub(super) fn open_session(

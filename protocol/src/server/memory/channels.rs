@@ -82,6 +82,11 @@ impl Channel {
         }
     }
 
+    /// Whether the device has come and was not removed.
+    pub(super) fn has(&self, sender: Sender) -> bool {
+        self.members.get(&sender).is_some_and(|member| member.left.is_none())
+    }
+
     pub(super) fn change_group(&mut self, ops: &[Op]) {
         for op in ops {
             match op {
@@ -187,8 +192,7 @@ impl MemoryStore {
     }
 
     pub(super) fn is_present(&self, channel: &Channel, sender: Sender) -> bool {
-        channel.members.get(&sender).is_some_and(|member| member.left.is_none())
-            && self.is_active(sender)
+        channel.has(sender) && self.is_active(sender)
     }
 
     /// Channels that the device is or was a member of.

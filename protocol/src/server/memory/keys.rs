@@ -21,10 +21,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    fn count(&self, at: UnixMillis) -> StoreReply {
+    fn count(&self, suite: Option<Suite>, at: UnixMillis) -> StoreReply {
+        let counts =
+            |row: &&KeyPackageRow| row.expires > at && suite.is_none_or(|suite| suite == row.suite);
+        let available = self.packages.iter().filter(counts).count();
         StoreReply::KeyPackages {
-            available: u32::try_from(self.available(at)).unwrap_or(u32::MAX),
-            last_resort: self.last_resort.as_ref().is_some_and(|row| row.expires > at),
+            available: u32::try_from(available).unwrap_or(u32::MAX),
+            last_resort: self.last_resort.as_ref().is_some_and(|row| counts(&row)),
         }
     }
 
@@ -82,12 +85,17 @@ impl MemoryStore {
         if let Some(row) = last_resort {
             keys.last_resort = Some(row.clone());
         }
-        Ok(keys.count(at))
+        Ok(keys.count(None, at))
     }
 
-    pub(super) fn count_key_packages(&self, sender: Sender, at: UnixMillis) -> StoreReply {
+    pub(super) fn count_key_packages(
+        &self,
+        sender: Sender,
+        suite: Option<Suite>,
+        at: UnixMillis,
+    ) -> StoreReply {
         match self.keys.get(&sender) {
-            Some(keys) => keys.count(at),
+            Some(keys) => keys.count(suite, at),
             None => StoreReply::KeyPackages { available: 0, last_resort: false },
         }
     }

@@ -177,6 +177,19 @@ impl MemoryStore {
         inboxes
     }
 
+    /// Appends a notice to a channel, if there is one: where it stands.
+    pub(super) fn tell(
+        &mut self,
+        id: ChannelId,
+        notice: &Entry,
+        expires: UnixMillis,
+    ) -> Option<(ChannelId, u64)> {
+        let channel = self.channels.get_mut(&id)?;
+        let (seq, generation, epoch) = (channel.head + 1, channel.generation, channel.epoch);
+        channel.push(Entry { seq, generation, epoch, ..notice.clone() }, expires);
+        Some((id, seq))
+    }
+
     pub(super) fn fetch(
         &self,
         id: ChannelId,

@@ -343,9 +343,10 @@ fn a_device_list_stays_within_its_bound() {
         let record = DeviceRecord::sign(backend(), &alice.account, device, [1; 32], 1, START);
         let mut envelope_keys = alice.envelope_keys();
         envelope_keys.sender = record.sender();
-        world.elsewhere(StoreOp::PutDevice { record, envelope_keys, most: 16, at });
+        world.elsewhere(StoreOp::PutDevice { record, envelope_keys, most: 16, at, expires: at });
         let revocation = Revocation::sign(backend(), &alice.account, device, at);
-        world.elsewhere(StoreOp::RevokeDevice { revocation, at });
+        let (by, most) = (alice.sender(), 1);
+        world.elsewhere(StoreOp::RevokeDevice { revocation, by, most, at, expires: at });
     }
     match world.call(alice.link, Request::DeviceList { account: alice.id() }).unwrap() {
         Reply::Devices(devices) => {
@@ -474,13 +475,56 @@ fn a_device_has_so_many_key_packages_and_hears_when_they_run_low() {
     bob.upload(&mut world, limits::KEY_PACKAGES_PER_DEVICE);
     // One more takes the place of the oldest.
     bob.upload(&mut world, 1);
+    // Of the suite that is claimed: those of another are no help.
+    let low = limits::KEY_PACKAGES_LOW / limits::CLASSICAL_SHARE;
     for left in (0..limits::KEY_PACKAGES_PER_DEVICE as u32).rev() {
         alice.claim(&mut world, bob.id());
+        world.pass(limits::CLAIM_WINDOW / 8);
         let expected = Push::KeyPackagesLow { available: left };
-        let low = (left as usize) < limits::KEY_PACKAGES_LOW;
         let pushes = world.pushes(bob.link);
-        assert_eq!(pushes, if low { vec![expected] } else { vec![] });
+        assert_eq!(pushes, if (left as usize) < low { vec![expected] } else { vec![] });
     }
+}
+
+#[test]
+fn regression_22_nobody_claims_more_key_packages_than_its_share() {
+    let mut world = World::new();
+    let mut bob = Device::new(&mut world, "bob");
+    bob.upload(&mut world, limits::KEY_PACKAGES_PER_DEVICE);
+    let carol = Device::new(&mut world, "carol");
+    let claim = |of: &Device| Request::KeyPackageFetch {
+        account: of.id(),
+        suite: Suite::Classical,
+        device: None,
+    };
+    let others = limits::CLAIMS_OF_TARGET.div_ceil(limits::CLAIMS_BETWEEN) - 1;
+    let mut left = limits::KEY_PACKAGES_PER_DEVICE as u32;
+    let mut between = |world: &mut World, device: &Device| {
+        for _ in 0..limits::CLAIMS_BETWEEN {
+            // Once they are gone the answer is another, and counts all the same.
+            let claimed = world.call(device.link, claim(&bob)).is_ok();
+            assert_eq!(claimed, left > 0);
+            left = left.saturating_sub(1);
+        }
+        let failure = world.call(device.link, claim(&bob)).unwrap_err();
+        assert_eq!(failure.code, ErrorCode::RateLimited);
+        assert!(failure.retry_after_ms > 0);
+        failure.retry_after_ms
+    };
+    let wait = between(&mut world, &carol);
+    // Others are not held up by it, nor is she with others' packages.
+    assert_eq!(world.fails(carol.link, claim(&carol)), ErrorCode::NoKeyPackage);
+    for number in 0..others {
+        let other = Device::new(&mut world, &format!("other{number}"));
+        between(&mut world, &other);
+    }
+    // Nor do many together use them up.
+    let late = Device::new(&mut world, "late");
+    assert_eq!(world.fails(late.link, claim(&bob)), ErrorCode::RateLimited);
+    // One's own are one's own.
+    assert_eq!(world.fails(bob.link, claim(&bob)), ErrorCode::NoKeyPackage);
+    world.pass(Duration::from_millis(wait.into()));
+    assert_eq!(world.fails(carol.link, claim(&bob)), ErrorCode::NoKeyPackage);
 }
 
 #[test]

@@ -1,0 +1,326 @@
+//! The account's devices: they come and go by what the account key signed, told by the logs.
+//!
+//! A device that is new to this one becomes a member of every group here, and a group that is new to this one gets
+//! every device known. What an account has revoked goes from every group. Nobody asks for it, and all who could do it
+//! want the same: whose leaf comes first goes first (docs/adr/0011).
+
+use core::time::Duration;
+
+use super::change::STAGGER;
+use super::directory::{self, Intent, Listing, OwnDevice, Want};
+use super::event::{Event, Outcome};
+use super::inbound::pause;
+use super::net::Call;
+use super::{Client, session::Phase};
+use crate::crypto::identity::{DeviceRecord, Revocation};
+use crate::id::{ChannelId, DeviceId, Sender};
+use crate::io::Ticket;
+use crate::mls::key_package::check;
+use crate::wire::message::{ClaimedKeyPackage, DeviceEntry, Entry, EntryKind, Part, Request};
+
+/// Turns that are told apart: beyond, the random delay after a lost commit does.
+const TURNS: u32 = 200;
+/// The first delay after a change that nobody asked for could not be made; doubled each time.
+const SET_BACK_FIRST: Duration = Duration::from_secs(1);
+/// The longest.
+const SET_BACK_MOST: Duration = Duration::from_secs(60 * 60);
+
+const UNSIGNED: &str = "a statement about a device that its account did not sign";
+
+/// When an intent is looked at again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    /// `None`: the time has come.
+    pub at: Option<Duration>,
+    /// How often it could not be done.
+    pub tries: u32,
+}
+
+impl Client {
+    // ---- what is told -------------------------------------------------------------------------
+
+    /// An entry of the inbox that tells of a device of the own account.
+    pub(super) fn read_notice(&mut self, inbox: ChannelId, entry: &Entry) {
+        let Part::Inline(payload) = &entry.payload else {
+            return self.unreadable(inbox, entry.seq, UNSIGNED);
+        };
+        let holds = match entry.kind {
+            EntryKind::Device => {
+                DeviceRecord::decode(payload).is_some_and(|record| self.learn_device(&record))
+            }
+            EntryKind::Revocation => Revocation::decode(payload)
+                .is_some_and(|revoked| self.learn_revocation(&revoked, true)),
+            _ => true,
+        };
+        if !holds {
+            self.unreadable(inbox, entry.seq, UNSIGNED);
+        }
+    }
+
+    /// An entry of a group's log that tells of a revoked member.
+    pub(super) fn read_revocation(&mut self, id: ChannelId, entry: &Entry) {
+        let revocation = match &entry.payload {
+            Part::Inline(payload) => Revocation::decode(payload),
+            Part::Blob { .. } => None,
+        };
+        let backend = self.config.backend;
+        let sound = revocation.filter(|revocation| revocation.verify(backend).is_ok());
+        let Some(revocation) = sound else {
+            return self.unreadable(id, entry.seq, UNSIGNED);
+        };
+        if Some(revocation.account) == self.me().map(|me| me.account) {
+            self.learn_revocation(&revocation, true);
+        }
+        if self.has_member(id, revocation.sender()) == Some(true) {
+            self.expel(id, &revocation);
+        }
+    }
+
+    /// A device of the own account; `false`: its record does not hold.
+    fn learn_device(&mut self, record: &DeviceRecord) -> bool {
+        let Some(me) = self.me() else { return true };
+        if record.account != me.account || record.verify(self.config.backend).is_err() {
+            return false;
+        }
+        let known = self.fleet.devices.get(&record.device);
+        if record.device == me.device
+            || known.is_some_and(|known| known.revoked || known.sequence >= record.sequence)
+        {
+            return true;
+        }
+        let is_new = known.is_none();
+        let device = OwnDevice { sequence: record.sequence, revoked: false };
+        self.fleet.devices.insert(record.device, device);
+        self.store_fleet();
+        if is_new {
+            for id in self.own_groups() {
+                self.admit(id, record.device);
+            }
+            if self.fleet.listing != Listing::Never {
+                self.event(Event::DeviceAdded { record: record.clone() });
+            }
+        }
+        true
+    }
+
+    /// A revocation by the own account, news or not; `false`: it does not hold.
+    pub(super) fn learn_revocation(&mut self, revocation: &Revocation, is_news: bool) -> bool {
+        let Some(me) = self.me() else { return true };
+        if revocation.account != me.account || revocation.verify(self.config.backend).is_err() {
+            return false;
+        }
+        let known = self.fleet.devices.get(&revocation.device);
+        if revocation.device == me.device || known.is_some_and(|known| known.revoked) {
+            return true;
+        }
+        let sequence = known.map_or(0, |known| known.sequence);
+        self.fleet.devices.insert(revocation.device, OwnDevice { sequence, revoked: true });
+        self.store_fleet();
+        let admits = |intent: &Intent| matches!(&intent.want, Want::Admit { device, .. } if *device == revocation.device);
+        let void = self.intents.iter().filter(|(_, intent)| admits(intent));
+        for ticket in void.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
+            self.fulfil(ticket, Outcome::Done);
+        }
+        for id in self.own_groups() {
+            self.expel(id, revocation);
+        }
+        if is_news && self.fleet.listing != Listing::Never {
+            self.event(Event::DeviceRevoked { revocation: revocation.clone() });
+        }
+        true
+    }
+
+    /// The list of the own account's devices: asked for by a new device, and after the inbox lost entries.
+    pub(super) fn begin_devices(&mut self) {
+        let account = self.me().map(|me| me.account);
+        let online = self.phase() == Some(Phase::Online);
+        if let (Some(account), true) = (account, online && self.fleet.listing != Listing::Done) {
+            self.call(Call::OwnDevices, Request::DeviceList { account });
+        }
+    }
+
+    /// The inbox lost entries: what they told is in the list.
+    pub(super) fn relist_devices(&mut self) {
+        if self.fleet.listing == Listing::Done {
+            self.fleet.listing = Listing::Due;
+            self.store_fleet();
+        }
+        self.begin_devices();
+    }
+
+    pub(super) fn on_own_devices(&mut self, listed: &[DeviceEntry]) {
+        let inbox = self.me().map(ChannelId::inbox);
+        for DeviceEntry { record, revocation, .. } in listed {
+            let holds = match revocation {
+                Some(revocation) => self.learn_revocation(revocation, true),
+                None => self.learn_device(record),
+            };
+            if let (false, Some(inbox)) = (holds, inbox) {
+                self.unreadable(inbox, 0, UNSIGNED);
+            }
+        }
+        self.fleet.listing = Listing::Done;
+        self.store_fleet();
+    }
+
+    /// This device is new in a group, or founded it: the account's other devices belong there too.
+    pub(super) fn admit_all(&mut self, id: ChannelId) {
+        let Some(me) = self.me() else { return };
+        let active = self.fleet.devices.iter().filter(|(_, known)| !known.revoked);
+        for device in active.map(|(device, _)| *device).collect::<Vec<_>>() {
+            if self.has_member(id, Sender { device, ..me }) != Some(true) {
+                self.admit(id, device);
+            }
+        }
+    }
+
+    fn store_fleet(&mut self) {
+        self.gate.stage(directory::put(directory::FLEET.to_vec(), &self.fleet));
+    }
+
+    fn own_groups(&self) -> Vec<ChannelId> {
+        let own = self.channels.iter().filter(|(id, channel)| {
+            let there = channel.row.member && !channel.row.leaving;
+            there && !channel.inbox && !self.founding.contains(id)
+        });
+        own.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether a device is in a group; `None` if the group is not in memory.
+    fn has_member(&mut self, id: ChannelId, device: Sender) -> Option<bool> {
+        self.with_group(id, |group, _| {
+            group.members().iter().any(|member| member.record.sender() == device)
+        })
+    }
+
+    // ---- what follows from it -----------------------------------------------------------------
+
+    fn admit(&mut self, channel: ChannelId, device: DeviceId) {
+        self.want_once(channel, Want::Admit { device, package: None });
+    }
+
+    fn expel(&mut self, channel: ChannelId, revocation: &Revocation) {
+        self.want_once(channel, Want::Expel { revocation: revocation.encode() });
+    }
+
+    fn want_once(&mut self, channel: ChannelId, want: Want) {
+        let same = |other: &Want| match (&want, other) {
+            (Want::Admit { device: one, .. }, Want::Admit { device: other, .. }) => one == other,
+            (Want::Expel { revocation: one }, Want::Expel { revocation: other }) => {
+                // Account and device, not when.
+                one.get(..48) == other.get(..48)
+            }
+            _ => false,
+        };
+        if !self.intents.values().any(|intent| intent.channel == channel && same(&intent.want)) {
+            let ticket = self.next_ticket();
+            self.store_intent(ticket, Intent { channel, want, losses: 0 });
+        }
+    }
+
+    /// Whether it is time for a change that every sibling, or every member, wants alike: in order of their leaves.
+    pub(super) fn has_turn(&mut self, id: ChannelId, ticket: Ticket) -> bool {
+        if let Some(turn) = self.turns.get(&ticket) {
+            return turn.at.is_none();
+        }
+        let want = self.intents.get(&ticket).map(|intent| &intent.want);
+        let siblings_only = matches!(want, Some(Want::Admit { .. }));
+        let Some(me) = self.me() else { return false };
+        let rank = self.with_group(id, |group, _| {
+            let (own, members) = (group.own_leaf(), group.members());
+            let counts = |account| !siblings_only || account == me.account;
+            members.iter().filter(|m| m.leaf < own && counts(m.record.account)).count()
+        });
+        let Some(rank) = rank else { return false };
+        let rank = u32::try_from(rank).unwrap_or(TURNS).min(TURNS);
+        let at = (rank > 0).then(|| self.now.mono + STAGGER.saturating_mul(rank));
+        self.turns.insert(ticket, Turn { at, tries: 0 });
+        rank == 0
+    }
+
+    /// Asks for a key package of a device to be admitted, once it is this device's turn.
+    pub(super) fn prepare_admission(&mut self, ticket: Ticket, id: ChannelId, device: DeviceId) {
+        if !self.is_warm(id) {
+            return self.load_group(id);
+        }
+        let Some(me) = self.me() else { return };
+        if self.has_member(id, Sender { device, ..me }) == Some(true) {
+            return self.fulfil(ticket, Outcome::Done);
+        }
+        let ready = self.channels.get(&id).is_some_and(|channel| channel.ready);
+        let Some(suite) = self.channels.get(&id).map(|channel| channel.row.suite) else { return };
+        if ready && self.has_turn(id, ticket) {
+            let account = me.account;
+            self.inflight.insert(ticket);
+            let request = Request::KeyPackageFetch { account, suite, device: Some(device) };
+            self.call(Call::Claim(ticket), request);
+        }
+    }
+
+    /// A key package of a device to be admitted, if it holds.
+    pub(super) fn on_admission(&mut self, ticket: Ticket, claimed: Vec<ClaimedKeyPackage>) {
+        let Some(mut intent) = self.intents.remove(&ticket) else { return };
+        let Want::Admit { device, package } = &mut intent.want else { return };
+        let of = self.me().map(|me| Sender { device: *device, ..me });
+        let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let mut packages = claimed.into_iter().filter(|claim| claim.device == *device);
+        *package =
+            packages.find_map(|claim| claim.package).map(|bytes| bytes.to_vec()).filter(|bytes| {
+                check(backend, bytes, wall).is_ok_and(|checked| {
+                    Some(checked.record.sender()) == of && Some(checked.suite) == suite
+                })
+            });
+        let found = package.is_some();
+        self.store_intent(ticket, intent);
+        if !found {
+            self.set_back(ticket);
+        }
+    }
+
+    /// A change that nobody asked for could not be made: later again. What it waits for may be a device that is off.
+    pub(super) fn set_back(&mut self, ticket: Ticket) {
+        let Some(intent) = self.intents.get_mut(&ticket) else { return };
+        if let Want::Admit { package, .. } = &mut intent.want {
+            *package = None;
+        }
+        let tries = self.turns.get(&ticket).map_or(0, |turn| turn.tries) + 1;
+        let most = SET_BACK_FIRST.saturating_mul(1 << (tries - 1).min(12)).min(SET_BACK_MOST);
+        // Siblings that fail together do not try again together.
+        let spread = u64::try_from(most.as_micros() / 4).unwrap_or(u64::MAX).max(1);
+        let wait = most + Duration::from_micros(self.entropy.u64() % spread);
+        self.turns.insert(ticket, Turn { at: Some(self.now.mono + wait), tries });
+    }
+
+    /// The server has no time for what an intent asks: that one waits, and nothing else in its channel.
+    pub(super) fn put_off(&mut self, ticket: Ticket, retry_after_ms: u32) {
+        let at = Some(self.now.mono + pause(retry_after_ms));
+        let tries = self.turns.get(&ticket).map_or(0, |turn| turn.tries);
+        self.turns.insert(ticket, Turn { at, tries });
+    }
+
+    /// Whether an intent waits for a later time.
+    pub(super) fn is_put_off(&self, ticket: Ticket) -> bool {
+        self.turns.get(&ticket).is_some_and(|turn| turn.at.is_some())
+    }
+
+    /// Whether an intent waits for what only others can bring about.
+    pub(super) fn is_set_back(&self, ticket: Ticket) -> bool {
+        self.turns.get(&ticket).is_some_and(|turn| turn.at.is_some() && turn.tries > 0)
+    }
+
+    /// The earliest of the turns to come.
+    pub(super) fn next_turn(&self) -> Option<Duration> {
+        self.turns.values().filter_map(|turn| turn.at).min()
+    }
+
+    /// Whose turn has come is looked at again.
+    pub(super) fn take_turns(&mut self) {
+        for (ticket, turn) in &mut self.turns {
+            if turn.at.is_some_and(|at| at <= self.now.mono) {
+                turn.at = None;
+                self.dirty.extend(self.intents.get(ticket).map(|intent| intent.channel));
+            }
+        }
+    }
+}

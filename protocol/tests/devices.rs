@@ -1,0 +1,563 @@
+//! Several devices of an account, and the life of their key packages, under a clock that moves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::crypto::identity::{AccountKey, DeviceRecord, Revocation};
+use qpc_protocol::crypto::portable;
+use qpc_protocol::env::Entropy;
+use qpc_protocol::id::{ChannelId, DeviceId, MessageId, Sender};
+use qpc_protocol::limits::{
+    CLAIMS_BETWEEN, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_GRACE,
+};
+use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Entry, EntryKind, Part, Push, Reply};
+use world::talk::*;
+use world::{Rules, World};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+fn sender(world: &mut World, device: usize) -> Sender {
+    world.client(device).whoami().unwrap().1
+}
+
+fn members(world: &mut World, device: usize, channel: ChannelId) -> Vec<Sender> {
+    match world.done(device, |client, now| client.members(now, channel)) {
+        Outcome::Members(members) => members.into_iter().map(|member| member.sender).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Goes on until a device is in a group as that many see it.
+fn admitted(world: &mut World, device: usize, channel: ChannelId) {
+    world.until(|world| world.groups(device).iter().any(|group| group.channel == channel));
+    world.settle();
+}
+
+/// Revokes a device, which hears of it, if it is on, and is switched off.
+fn revoke(world: &mut World, by: usize, gone: usize) {
+    let device = sender(world, gone).device;
+    let done = world.done(by, |client, now| client.revoke(now, device));
+    assert_eq!(done, Outcome::Done);
+    assert!(saw(world, gone, |event| matches!(event, Event::SessionEnded(_))));
+    world.crash(gone);
+}
+
+fn unreadable(event: &Event) -> bool {
+    matches!(event, Event::Unreadable { .. })
+}
+
+fn calm(world: &World, devices: &[usize]) {
+    for device in devices {
+        let trouble = |event: &Event| {
+            unreadable(event)
+                || forked(event)
+                || suspected(event)
+                || matches!(event, Event::Failed(..))
+        };
+        assert!(!saw(world, *device, trouble), "device {device}: {:?}", world.devices[*device].log);
+    }
+}
+
+/// An entry for a device's inbox, as a server could make it up; it takes the seq after those there.
+fn slip(world: &mut World, at: usize, kind: EntryKind, payload: Vec<u8>) {
+    let to = sender(world, at);
+    let inbox = ChannelId::inbox(to);
+    let mut waiting = Some(payload);
+    lie_entries_of(world, at, inbox, move |entries| {
+        let Some(last) = entries.last().cloned() else { return };
+        let Some(payload) = waiting.take() else { return };
+        entries.push(Entry {
+            seq: last.seq + 1,
+            kind,
+            message: MessageId([9; 16]),
+            origin: None,
+            payload: Part::Inline(payload.into()),
+            ..last
+        });
+    });
+}
+
+/// Changes the entries of one channel on their way to one device.
+fn lie_entries_of(
+    world: &mut World,
+    at: usize,
+    channel: ChannelId,
+    mut with: impl FnMut(&mut Vec<Entry>) + 'static,
+) {
+    lie(world, at, false, move |mut frame| {
+        if let Body::Push(Push::Entries(entries)) = &mut frame.body
+            && entries.channel == channel
+        {
+            with(&mut entries.entries);
+        }
+        vec![frame]
+    });
+}
+
+// ---- coming -----------------------------------------------------------------------------------
+
+#[test]
+fn a_device_that_joins_an_account_is_added_to_its_groups_unasked() {
+    let mut world = World::new(Rules::new(1));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let one = group_of(&mut world, alice, &["bob"]);
+    let two = group_of(&mut world, bob, &["alice"]);
+    let phone = world.login("alice");
+    admitted(&mut world, phone, one);
+    admitted(&mut world, phone, two);
+    for channel in [one, two] {
+        agree(&world, channel, &[alice, bob, phone]);
+        assert_eq!(world.group(phone, channel).members, 3);
+    }
+    // It was told what they are called, like anybody who joins.
+    world.until(|world| world.group(phone, two).name.as_deref() == Some("planted name"));
+    let record = |event: &Event| matches!(event, Event::DeviceAdded { .. });
+    assert!(saw(&world, alice, record));
+    assert!(!saw(&world, phone, record));
+    assert!(!saw(&world, bob, record));
+
+    // Messages reach all devices, own ones appear on the sender's others.
+    said(&mut world, phone, one, "from the phone");
+    said(&mut world, alice, one, "from the laptop");
+    said(&mut world, bob, one, "from bob");
+    world.settle();
+    assert_eq!(world.bodies(alice), ["from the phone", "from bob"]);
+    assert_eq!(world.bodies(phone), ["from the laptop", "from bob"]);
+    assert_eq!(world.bodies(bob), ["from the phone", "from the laptop"]);
+    calm(&world, &[alice, bob, phone]);
+}
+
+#[test]
+fn a_group_that_is_new_gets_all_devices_and_an_invitation_adds_three_at_once() {
+    let mut world = World::new(Rules::new(2));
+    let alice = world.register("alice");
+    let phone = world.login("alice");
+    let bob = world.register("bob");
+    let others = [world.login("bob"), world.login("bob")];
+    let channel = group_of(&mut world, phone, &[]);
+    admitted(&mut world, alice, channel);
+    let before = world.group(alice, channel).epoch;
+    world.done(alice, |client, now| client.invite(now, channel, "bob"));
+    world.settle();
+    let all = [alice, phone, bob, others[0], others[1]];
+    agree(&world, channel, &all);
+    assert_eq!(world.group(alice, channel).epoch, before + 1);
+    assert_eq!(world.group(alice, channel).members, 5);
+    said(&mut world, others[1], channel, "hello");
+    world.settle();
+    for device in [alice, phone, bob, others[0]] {
+        assert_eq!(world.bodies(device), ["hello"]);
+    }
+    calm(&world, &all);
+}
+
+#[test]
+fn siblings_take_turns_and_waste_no_key_package() {
+    let mut world = World::new(Rules::new(3));
+    let first = world.register("alice");
+    let siblings = [world.login("alice"), world.login("alice")];
+    let channel = group_of(&mut world, first, &[]);
+    for sibling in siblings {
+        admitted(&mut world, sibling, channel);
+    }
+    let before = world.group(first, channel).epoch;
+    let late = world.login("alice");
+    admitted(&mut world, late, channel);
+    assert_eq!(world.group(first, channel).epoch, before + 1);
+    agree(&world, channel, &[first, siblings[0], siblings[1], late]);
+    assert_eq!(packages(&mut world, late), (KEY_PACKAGES_WANTED as u32 - 1, true));
+
+    // They hear of each other's going too, whoever says so, and one of them acts on it.
+    revoke(&mut world, siblings[0], late);
+    world.until(|world| world.group(first, channel).members == 3);
+    world.settle();
+    assert_eq!(world.group(first, channel).epoch, before + 2);
+    let revoked = |event: &Event| matches!(event, Event::DeviceRevoked { .. });
+    assert!(saw(&world, first, revoked) && saw(&world, siblings[1], revoked));
+    assert!(!saw(&world, siblings[0], revoked));
+}
+
+#[test]
+fn siblings_that_were_off_learn_of_a_device_later_even_when_the_inbox_lost_it() {
+    let mut world = World::new(Rules::new(4));
+    let alice = world.register("alice");
+    let channel = group_of(&mut world, alice, &[]);
+    world.crash(alice);
+    let phone = world.login("alice");
+    // Longer than entries are kept.
+    for _ in 0..9 {
+        world.pass(24 * HOUR);
+    }
+    world.start(alice);
+    world.until(|world| world.groups(phone).iter().any(|group| group.channel == channel));
+    world.settle();
+    agree(&world, channel, &[alice, phone]);
+    assert!(saw(&world, alice, |event| matches!(event, Event::DeviceAdded { .. })));
+}
+
+#[test]
+fn a_wish_to_add_a_device_survives_a_crash_at_every_step() {
+    for at in 0..14 {
+        let mut world = World::new(Rules::new(500 + at));
+        let alice = world.register("alice");
+        let channel = group_of(&mut world, alice, &[]);
+        world.devices[alice].crash_in = Some(at);
+        let phone = world.login("alice");
+        world.pass(Duration::from_secs(30));
+        for _ in 0..2 {
+            world.crash(alice);
+            world.start(alice);
+            world.pass(Duration::from_secs(30));
+        }
+        agree(&world, channel, &[alice, phone]);
+        assert_eq!(world.group(phone, channel).members, 2, "crash at {at}");
+    }
+}
+
+#[test]
+fn a_device_that_the_server_invented_is_added_nowhere() {
+    let mut world = World::new(Rules::new(6));
+    let alice = world.register("alice");
+    let channel = group_of(&mut world, alice, &[]);
+    let me = sender(&mut world, alice);
+    let other = AccountKey::generate(portable(), &mut Entropy::from_seed([1; 32]));
+    let now = world.now.wall;
+    let mut record = DeviceRecord::sign(portable(), &other, DeviceId([7; 16]), [8; 32], 1, now);
+    record.account = me.account;
+    slip(&mut world, alice, EntryKind::Device, record.encode());
+    // Something real brings the lie along.
+    let phone = world.login("alice");
+    admitted(&mut world, phone, channel);
+    assert!(saw(&world, alice, unreadable));
+    let added = |event: &Event| matches!(event, Event::DeviceAdded { record } if record.device == DeviceId([7; 16]));
+    assert!(!saw(&world, alice, added));
+    assert_eq!(members(&mut world, alice, channel).len(), 2);
+    // Nor by the list.
+    let mut forged = record;
+    forged.device = DeviceId([6; 16]);
+    world.liar = None;
+    let late = world.device();
+    lie_reply(&mut world, late, move |reply| {
+        if let Reply::Devices(devices) = reply {
+            let mut entry = devices[0].clone();
+            entry.record = forged.clone();
+            devices.push(entry);
+        }
+    });
+    world.done(late, |client, now| {
+        client.login(now, "alice", "password of alice".to_owned().into())
+    });
+    world.settle();
+    assert!(saw(&world, late, unreadable));
+}
+
+// ---- going ------------------------------------------------------------------------------------
+
+#[test]
+fn a_revoked_device_is_removed_from_every_group_by_whoever_comes_first() {
+    let mut world = World::new(Rules::new(7));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let phone = world.login("bob");
+    let carol = world.register("carol");
+    let one = group_of(&mut world, alice, &["bob", "carol"]);
+    let two = group_of(&mut world, alice, &["bob"]);
+    let gone = sender(&mut world, phone);
+    let before = (world.group(alice, one).epoch, world.group(alice, two).epoch);
+    revoke(&mut world, bob, phone);
+    world.until(|world| {
+        world.group(carol, one).epoch > before.0 && world.group(bob, two).epoch > before.1
+    });
+    world.settle();
+    // One commit each, although everybody wanted to.
+    assert_eq!(world.group(carol, one).epoch, before.0 + 1);
+    assert_eq!(world.group(bob, two).epoch, before.1 + 1);
+    for (channel, device) in [(one, alice), (one, carol), (two, bob)] {
+        assert!(!members(&mut world, device, channel).contains(&gone));
+    }
+    agree(&world, one, &[alice, bob, carol]);
+    assert!(!saw(&world, carol, |event| matches!(event, Event::DeviceRevoked { .. })));
+    said(&mut world, carol, one, "without the phone");
+    world.settle();
+    assert!(world.bodies(phone).is_empty());
+    calm(&world, &[alice, bob, carol]);
+}
+
+#[test]
+fn a_plain_member_alone_removes_a_revoked_device_of_another_account() {
+    let mut world = World::new(Rules::new(8));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let phone = world.login("bob");
+    let carol = world.register("carol");
+    let channel = group_of(&mut world, alice, &["bob", "carol"]);
+    let gone = sender(&mut world, phone);
+    world.crash(alice);
+    // The revoker gets no further than the revocation.
+    revoke(&mut world, bob, phone);
+    world.crash(bob);
+    world.until(|world| world.group(carol, channel).members == 3);
+    assert!(!members(&mut world, carol, channel).contains(&gone));
+    // Who was away reads the same; who comes new needs no memory of it.
+    world.start(alice);
+    world.start(bob);
+    world.settle();
+    agree(&world, channel, &[alice, bob, carol]);
+    calm(&world, &[alice, bob, carol]);
+}
+
+#[test]
+fn a_device_welcomed_after_the_revocation_accepts_the_removal() {
+    let mut world = World::new(Rules::new(9));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let phone = world.login("bob");
+    let carol = world.register("carol");
+    let dave = world.register("dave");
+    let channel = group_of(&mut world, alice, &["bob", "carol"]);
+    let gone = sender(&mut world, phone);
+    // Alice does not hear of it, and adds another.
+    lie_entries_of(&mut world, alice, channel, |entries| {
+        entries.retain(|entry| entry.kind != EntryKind::Revocation);
+    });
+    for device in [bob, carol] {
+        world.devices[device].connect = false;
+        world.cut(device);
+    }
+    world.devices[bob].connect = true;
+    revoke(&mut world, bob, phone);
+    world.crash(bob);
+    world.liar = None;
+    world.cut(alice);
+    world.done(alice, |client, now| client.invite(now, channel, "dave"));
+    world.devices[carol].connect = true;
+    world.start(bob);
+    world.pass(Duration::from_secs(120));
+    agree(&world, channel, &[alice, bob, carol, dave]);
+    assert!(!members(&mut world, dave, channel).contains(&gone));
+}
+
+#[test]
+fn a_revocation_that_the_server_forged_removes_nobody() {
+    let (mut world, channel) = three(10);
+    let bob = sender(&mut world, BOB);
+    let other = AccountKey::generate(portable(), &mut Entropy::from_seed([1; 32]));
+    let mut forged = Revocation::sign(portable(), &other, bob.device, world.now.wall);
+    forged.account = bob.account;
+    let payload = forged.encode();
+    lie_entries_of(&mut world, CAROL, channel, move |entries| {
+        for entry in entries.iter_mut() {
+            entry.kind = EntryKind::Revocation;
+            entry.payload = Part::Inline(payload.clone().into());
+        }
+    });
+    said(&mut world, ALICE, channel, "swapped for a lie");
+    world.pass(Duration::from_secs(60));
+    assert!(saw(&world, CAROL, unreadable));
+    world.liar = None;
+    world.settle();
+    assert_eq!(members(&mut world, CAROL, channel).len(), 3);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+#[test]
+fn an_old_record_of_a_revoked_device_that_is_shown_again_adds_nobody() {
+    let mut world = World::new(Rules::new(11));
+    let alice = world.register("alice");
+    let channel = group_of(&mut world, alice, &[]);
+    let phone = world.login("alice");
+    admitted(&mut world, phone, channel);
+    let gone = sender(&mut world, phone);
+    let Outcome::Devices(devices) = world.done(alice, |client, now| client.devices(now)) else {
+        panic!("no devices");
+    };
+    let record =
+        devices.into_iter().map(|entry| entry.record).find(|r| r.sender() == gone).unwrap();
+    revoke(&mut world, alice, phone);
+    world.until(|world| world.group(alice, channel).members == 1);
+    let added = |world: &World| {
+        let is = |event: &&Event| matches!(event, Event::DeviceAdded { .. });
+        world.devices[alice].log.iter().filter(is).count()
+    };
+    let before = added(&world);
+    slip(&mut world, alice, EntryKind::Device, record.encode());
+    let late = world.login("alice");
+    admitted(&mut world, late, channel);
+    assert_eq!(added(&world), before + 1);
+    assert!(!members(&mut world, alice, channel).contains(&gone));
+    // It is remembered across a restart.
+    world.crash(alice);
+    world.start(alice);
+    slip(&mut world, alice, EntryKind::Device, record.encode());
+    let later = world.login("alice");
+    admitted(&mut world, later, channel);
+    assert!(!members(&mut world, alice, channel).contains(&gone));
+}
+
+// ---- key packages -----------------------------------------------------------------------------
+
+fn packages(world: &mut World, device: usize) -> (u32, bool) {
+    match world.done(device, |client, now| client.key_packages(now)) {
+        Outcome::KeyPackages { available, last_resort } => (available, last_resort),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn key_packages_are_replaced_before_they_end_and_old_private_keys_go() {
+    let mut world = World::new(Rules::new(20));
+    let alice = world.register("alice");
+    let private = |world: &World| {
+        world.devices[alice].disk.keys().filter(|key| key.starts_with(b"k/P")).count()
+    };
+    let first = private(&world);
+    assert_eq!(first, KEY_PACKAGES_WANTED + 1);
+    let mut most = 0;
+    for _ in 0..24 * 12 {
+        world.pass(HOUR);
+        let (available, last_resort) = packages(&mut world, alice);
+        assert!(last_resort && available as usize >= KEY_PACKAGES_WANTED, "{available}");
+        most = most.max(private(&world));
+    }
+    // Those of eight days at most are kept: of a day's life and as long as a welcome may be on its way.
+    let days = (KEY_PACKAGE_TIME + ENTRY_TIME).as_secs() / HOUR.as_secs() / 20 + 2;
+    assert!(most <= days as usize * KEY_PACKAGES_WANTED + 2, "{most}");
+}
+
+#[test]
+fn a_suite_that_runs_out_is_replaced_although_there_is_plenty_of_the_other() {
+    let mut world = World::new(Rules::new(21));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    for _ in 0..CLAIMS_BETWEEN {
+        let channel = group_of(&mut world, alice, &["bob"]);
+        assert!(world.groups(bob).iter().any(|group| group.channel == channel));
+    }
+    calm(&world, &[alice, bob]);
+}
+
+#[test]
+fn regression_22_claims_wait_for_their_budget_and_no_one_is_given_twice() {
+    let mut world = World::new(Rules::new(22));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    world.crash(bob);
+    let start = world.now.mono;
+    let groups: Vec<_> = (0..CLAIMS_BETWEEN + 1)
+        .map(|_| {
+            let suite = Suite::Hybrid;
+            match world.done(alice, |client, now| client.create_group(now, "many", suite)) {
+                Outcome::Group(channel) => channel,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect();
+    let tickets: Vec<_> = groups
+        .iter()
+        .map(|channel| world.command(alice, |client, now| client.invite(now, *channel, "bob")))
+        .collect();
+    for ticket in tickets {
+        assert!(matches!(world.outcome(alice, ticket), Outcome::Epoch(_)));
+    }
+    // The last one waited, and went on by itself.
+    assert!(world.now.mono - start >= qpc_protocol::limits::CLAIM_WINDOW);
+    world.start(bob);
+    world.settle();
+    assert_eq!(world.groups(bob).len(), groups.len());
+    calm(&world, &[alice, bob]);
+}
+
+#[test]
+fn the_last_resort_serves_a_device_long_away_which_then_renews_everything() {
+    let mut world = World::new(Rules::new(23));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let keys = |world: &World| {
+        let keys = world.devices[bob].disk.keys();
+        keys.filter(|key| key.starts_with(b"k/P")).cloned().collect::<BTreeSet<_>>()
+    };
+    let first = keys(&world);
+    world.crash(bob);
+    world.pass(2 * 24 * HOUR);
+    let suite = Suite::Hybrid;
+    let made = world.done(alice, |client, now| client.create_group(now, "late", suite));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    world.done(alice, |client, now| client.invite(now, channel, "bob"));
+    world.start(bob);
+    world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
+    world.settle();
+    assert_eq!(packages(&mut world, bob), (KEY_PACKAGES_WANTED as u32, true));
+    said(&mut world, bob, channel, "here");
+    world.done(bob, |client, now| client.update(now, channel));
+    world.settle();
+    agree(&world, channel, &[alice, bob]);
+    // Superseded on the second day: its private key is kept for a week more, longer than those of ordinary packages.
+    let kept = |world: &World| keys(world).intersection(&first).count();
+    let grace = 2 * 24 * HOUR + LAST_RESORT_GRACE;
+    world.pass(grace - 3 * HOUR - world.now.mono);
+    assert_eq!(kept(&world), 1);
+    world.pass(24 * HOUR);
+    assert_eq!(kept(&world), 0);
+    calm(&world, &[alice, bob]);
+}
+
+#[test]
+fn a_device_that_cannot_be_added_is_named_and_the_others_are_added() {
+    let mut world = World::new(Rules::new(24));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let phone = world.login("bob");
+    let empty = sender(&mut world, phone);
+    world.crash(phone);
+    lie_reply(&mut world, alice, move |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            for claim in claimed.iter_mut().filter(|claim| claim.device == empty.device) {
+                claim.package = None;
+            }
+        }
+    });
+    let made = world.done(alice, |client, now| client.create_group(now, "most", Suite::Hybrid));
+    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    let ticket = world.command(alice, |client, now| client.invite(now, channel, "bob"));
+    assert!(matches!(world.outcome(alice, ticket), Outcome::Epoch(_)));
+    let named = world.devices[alice].log.iter().position(|event| {
+        matches!(event, Event::NotAdded { ticket: of, device, .. } if *of == ticket && *device == empty)
+    });
+    let done = |event: &Event| matches!(event, Event::Done(of, _) if *of == ticket);
+    let done = world.devices[alice].log.iter().position(done);
+    assert!(named.is_some() && named < done);
+    // Its sibling brings it in once it can.
+    world.liar = None;
+    world.start(phone);
+    admitted(&mut world, phone, channel);
+    agree(&world, channel, &[alice, bob, phone]);
+}
+
+#[test]
+fn nobody_left_to_add_is_a_failure_and_a_stranger_s_package_too() {
+    let mut world = World::new(Rules::new(25));
+    let alice = world.register("alice");
+    world.register("bob");
+    let channel = group_of(&mut world, alice, &[]);
+    lie_reply(&mut world, alice, |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            claimed.iter_mut().for_each(|claim| claim.package = None);
+        }
+    });
+    let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
+    assert!(matches!(failed, Failed::NotAdded { .. }), "{failed:?}");
+    lie_reply(&mut world, alice, |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            claimed.iter_mut().for_each(|claim| claim.device = DeviceId([1; 16]));
+        }
+    });
+    let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
+    assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
+}
