@@ -264,6 +264,25 @@ impl Client {
         }
     }
 
+    /// Whether a commit was refused for key packages that others can take the place of; those it used are forgotten.
+    /// A few times only: a server that refuses them all is believed in the end.
+    fn may_claim_again(&mut self, ticket: Ticket) -> bool {
+        let Some(OutWhat::Commit { intents, .. }) = self.outbox.get(&ticket).map(|i| &i.what)
+        else {
+            return false;
+        };
+        let adds = |ticket: &Ticket| {
+            self.intents.get(ticket).is_some_and(|intent| {
+                matches!(intent.want, Want::Add { .. }) && intent.losses < COMMIT_LOSSES
+            })
+        };
+        let adds: Vec<_> = intents.iter().copied().map(Ticket).filter(adds).collect();
+        for ticket in &adds {
+            self.claim_again(*ticket);
+        }
+        !adds.is_empty()
+    }
+
     fn commit(&mut self, id: ChannelId, mut plan: Plan, intents: Vec<Ticket>) {
         plan.rotate = self.key_for(id);
         let Some(device) = self.device_in(id) else { return };
@@ -396,6 +415,13 @@ impl Client {
                 if let Some(channel) = self.channels.get_mut(&id) {
                     channel.unsubscribe();
                 }
+            }
+            // A device that was to be added has another key by now, or its key package has ended: others are needed.
+            ErrorCode::RecordInvalid | ErrorCode::KeyPackageInvalid
+                if self.may_claim_again(ticket) =>
+            {
+                self.lose(id, ticket);
+                self.drop_orphan(id);
             }
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
                 self.hold(id, failure.retry_after_ms);

@@ -41,7 +41,7 @@ impl Sample {
         let cx = Context { backend: portable(), entropy: &mut entropy, wall };
         other.discard_pending(cx).unwrap();
         let cx = Context { backend: portable(), entropy: &mut entropy, wall };
-        let proposal = other.propose(cx, &alice.local, Wish::Remove(bob.sender())).unwrap();
+        let proposal = other.propose(cx, &alice.local, Wish::Add(&package)).unwrap();
         let tree = world.accept(&mut alice, &bundle).unwrap();
         let commit = bundle.commit;
         Self { alice, bob, application, commit, proposal, package, welcome, tree, guest }
