@@ -4,8 +4,8 @@ use core::fmt;
 
 use openmls::group::{ProcessMessageError, ValidationError};
 use openmls::prelude::{
-    BasicCredential, Credential, MlsMessageBodyIn, OpenMlsProvider as _, ProcessedMessageContent,
-    Proposal, ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
+    BasicCredential, Credential, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
+    ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
 };
 use zeroize::Zeroizing;
 
@@ -14,7 +14,6 @@ use super::path::Path;
 use super::provider::Provider;
 use super::public::{Peeked, PublicState};
 use super::rules::{Verdict, invalid};
-use super::verified::Verified;
 use super::{Context, MlsError, parse};
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
@@ -72,7 +71,6 @@ impl Group {
         payload: &[u8],
     ) -> Result<Received, MlsError> {
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
-        provider.crypto().know(Verified::of_commit(cx.backend, payload));
         let processed = self.mls.process_message(&provider, message).map_err(process_error)?;
         let (by, epoch) = (processed.sender().clone(), processed.epoch().as_u64());
         // Who it was then: the leaf may have been given another record, or another device, since (openmls #1944).

@@ -15,7 +15,6 @@ pub mod group;
 mod join;
 pub mod key_package;
 pub mod overlay;
-mod parallel;
 mod path;
 pub mod provider;
 pub mod public;
@@ -24,7 +23,6 @@ mod signer;
 pub mod suite;
 #[cfg(test)]
 mod tests;
-mod verified;
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;
