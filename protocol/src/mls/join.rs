@@ -20,8 +20,7 @@ use super::overlay::Overlay;
 use super::provider::Provider;
 use super::rules::{self, invalid};
 use super::suite::Suite;
-use super::verified::Verified;
-use super::{Context, MlsError, encode, parallel, parse, signer};
+use super::{Context, MlsError, encode, parse, signer};
 use crate::crypto::Backend;
 use crate::id::GroupId;
 use crate::limits;
@@ -115,7 +114,7 @@ impl Group {
         if tree.len() > limits::TREE_BYTES {
             return Err(invalid("tree too long"));
         }
-        let nodes = RatchetTreeIn::tls_deserialize_exact(tree)
+        let tree = RatchetTreeIn::tls_deserialize_exact(tree)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
         let config = config();
         let keys = Provider::new(cx.backend, cx.entropy, &packages.overlay);
@@ -123,10 +122,8 @@ impl Group {
             StagedWelcome::build_from_welcome(&keys, &config, welcome).map_err(welcome_error)?;
         let processed = builder.processed_welcome();
         let package = processed.own_key_package().cloned().ok_or(MlsError::NotForUs)?;
-        let group = processed.unverified_group_info().group_id().as_slice();
-        keys.crypto().know(Verified::of_tree(cx.backend, group, tree));
         let staged = builder
-            .with_ratchet_tree(nodes)
+            .with_ratchet_tree(tree)
             .skip_lifetime_validation()
             .build()
             .map_err(welcome_error)?;
@@ -185,15 +182,14 @@ pub(super) fn config() -> MlsGroupJoinConfig {
 pub(super) fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
     rules::check_context(mls.extensions())?;
     let mut devices = BTreeSet::new();
-    let leaves: Vec<_> = mls.treesync().full_leaves().collect();
-    for record in parallel::each(&leaves, |(_, leaf)| rules::check_leaf(backend, suite, leaf)) {
-        if !devices.insert(record?.sender()) {
+    for (_, leaf) in mls.treesync().full_leaves() {
+        if !devices.insert(rules::check_leaf(backend, suite, leaf)?.sender()) {
             return Err(invalid("a device with two leaves"));
         }
     }
-    let parents: Vec<_> = mls.treesync().full_parents().collect();
-    let checks = parallel::each(&parents, |(_, parent)| rules::check_first_key(suite, *parent));
-    checks.into_iter().collect::<Result<(), _>>()?;
+    for (_, parent) in mls.treesync().full_parents() {
+        rules::check_first_key(suite, parent)?;
+    }
     if devices.len() > limits::MEMBERS { Err(invalid("too many members")) } else { Ok(()) }
 }
 

@@ -16,7 +16,6 @@ pub mod group;
 mod join;
 pub mod key_package;
 pub mod overlay;
-mod parallel;
 mod path;
 pub mod provider;
 pub mod public;
@@ -26,7 +25,6 @@ mod signer;
 pub mod suite;
 #[cfg(test)]
 mod tests;
-mod verified;
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;

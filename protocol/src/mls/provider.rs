@@ -82,7 +82,6 @@ use tls_codec::SecretVLBytes;
 use zeroize::Zeroizing;
 
 use super::overlay::Overlay;
-use super::verified::Verified;
 use crate::crypto::hpke::{self, Info, InfoHash, Kem};
 use crate::crypto::{Aead, Backend};
 use crate::env::Entropy;
@@ -100,8 +99,6 @@ pub struct Crypto {
     /// What one commit encrypts under: its GroupContext to the path, its GroupInfo to each new member. Hashing the
     /// latter anew for each would take most of the time that adding a thousand members takes.
     infos: [OnceLock<Memo>; 2],
-    /// Signatures that need no second look.
-    verified: OnceLock<Verified>,
 }
 
 struct Memo {
@@ -119,7 +116,6 @@ impl Crypto {
             seed: Zeroizing::new(entropy.array()),
             draws: AtomicU64::new(0),
             infos: [const { OnceLock::new() }; 2],
-            verified: OnceLock::new(),
         }
     }
 
@@ -131,11 +127,6 @@ impl Crypto {
     /// The primitives in use.
     pub fn backend(&self) -> Backend {
         self.backend
-    }
-
-    /// Takes note of signatures verified ahead; only the first time.
-    pub(super) fn know(&self, verified: Verified) {
-        let _ = self.verified.set(verified);
     }
 
     fn fill(&self, out: &mut [u8]) {
@@ -331,9 +322,6 @@ impl OpenMlsCrypto for Crypto {
         signature: &[u8],
     ) -> Result<(), CryptoError> {
         ed25519_only(alg)?;
-        if self.verified.get().is_some_and(|verified| verified.holds(pk, data, signature)) {
-            return Ok(());
-        }
         let public = pk.try_into().map_err(|_| CryptoError::InvalidPublicKey)?;
         let signature = signature.try_into().map_err(|_| CryptoError::InvalidSignature)?;
         self.backend

@@ -1,6 +1,5 @@
 //! Groups of several devices in memory.
 
-mod ahead;
 mod bytes;
 mod cost;
 mod epochs;

@@ -28,6 +28,7 @@ impl State {
                 _ => drop(state.records.insert(key, Stored::Whole(Zeroizing::new(value)))),
             }
         }
+        // Every scope has a block: what is around its vectors has their lengths at least.
         let last = blocks.keys().next_back();
         state.next_scope = last.map_or(0, |(scope, _, _)| scope.saturating_add(1));
         // What leans on a tree comes after it.
