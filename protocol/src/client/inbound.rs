@@ -214,6 +214,9 @@ impl Client {
 
     /// One entry of a group's log.
     fn read_entry(&mut self, id: ChannelId, entry: &Entry) {
+        if entry.kind == EntryKind::Reset {
+            return self.read_reset(id, entry);
+        }
         if self.own_echo(id, entry) || self.passes_over(id, entry) {
             return self.advance(id, entry);
         }

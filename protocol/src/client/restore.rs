@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channel::Slot;
 use super::directory::{
-    self, ChannelRow, Contact, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan, Restored,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan, Restored,
     Want,
 };
 use super::event::Failed;
@@ -37,6 +37,7 @@ struct Directory {
     channels: BTreeMap<ChannelId, ChannelRow>,
     leaves: BTreeMap<ChannelId, Leaf>,
     falls: BTreeMap<ChannelId, Fall>,
+    ended: BTreeMap<ChannelId, Ended>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -80,6 +81,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::FALL) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.falls.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::ENDED) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.ended.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -119,6 +123,7 @@ impl Client {
             channels,
             leaves,
             mut falls,
+            ended,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -135,7 +140,8 @@ impl Client {
                 let mut channel = Channel::new(row, Some(id) == inbox);
                 channel.leaf = leaves.get(&id).copied();
                 channel.fall = falls.remove(&id).unwrap_or_default();
-                channel.stuck = channel.fall.is_blind();
+                channel.ended = ended.get(&id).copied();
+                channel.stuck = channel.is_blind();
                 if channel.fall.made {
                     channel.spare = Slot::Cold;
                 }
@@ -217,6 +223,7 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
             self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
+            self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
         }
     }

@@ -119,6 +119,10 @@ mod driver {
             ("PutDevice", "ok AccountUnknown DeviceRevoked DeviceLimit RecordStale"),
             ("PutKeyPackages", "ok DeviceUnknown DeviceRevoked KeyPackageQuota"),
             ("PutRefresh", "ok AccountUnknown DeviceRevoked"),
+            (
+                "ResetChannel",
+                "ok duplicate MessageIdReused ChannelUnknown NotMember GenerationMismatch",
+            ),
             ("RevokeDevice", "ok DeviceUnknown"),
             ("RotateRefresh", "ok TokenInvalid"),
             ("Sweep", "ok"),
