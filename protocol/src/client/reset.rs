@@ -136,7 +136,7 @@ impl Client {
         let backend = self.config.backend;
         let metadata = profile.and_then(|it| Metadata::seal(backend, &mut self.entropy, &it));
         let data = GroupData {
-            version: data.version.saturating_add(1),
+            version: 1,
             metadata: metadata.as_ref().map_or(Digest([0; 32]), Metadata::hash),
             ..data
         };

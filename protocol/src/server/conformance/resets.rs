@@ -28,7 +28,8 @@ pub fn resets_are_checked_in_order(store: &mut dyn Backend) {
     let (one, two, three) = (of(ONE), of(TWO), of(THREE));
     let op = |of, founder, generation, n| StoreOp::ResetChannel(reset(of, founder, generation, n));
     bed.append(append(group, one, 1, 7));
-    bed.refused(op(channel(9), one, 9, 7), ErrorCode::MessageIdReused);
+    let reused = Reset { hash: digest(99), ..reset(channel(9), one, 9, 7) };
+    bed.refused(StoreOp::ResetChannel(reused), ErrorCode::MessageIdReused);
     bed.refused(op(channel(9), one, 9, 1), ErrorCode::ChannelUnknown);
     bed.refused(op(group, sender(9, 9), 9, 1), ErrorCode::NotMember);
     bed.commit(Commit { removes: vec![three], ..commit(group, one, 1, 8) });
