@@ -1,21 +1,16 @@
 //! From a welcome in the inbox to a group: the ratchet tree is fetched beside it, checked, and joined.
 
-use super::channel::{Join, Slot};
+use super::channel::Slot;
 use super::directory::{self, OutItem};
 use super::event::Event;
-use super::inbound::pause;
-use super::net::Call;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
-use crate::id::{ChannelId, Digest, GroupId, Sender};
-use crate::limits::{BLOB_CHUNK, TREE_BYTES};
+use crate::id::{ChannelId, GroupId, Sender};
+use crate::limits::TREE_BYTES;
 use crate::mls::group::Group;
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
-use crate::wire::message::{Entry, EntryKind, Failure, Origin, Part, Request};
-
-/// How often a welcome's tree is asked for again when it is another one than was named.
-const TREES: u32 = 3;
+use crate::wire::message::{Entry, EntryKind, Origin, Part};
 
 /// What to do about a welcome.
 enum Welcome {
@@ -34,7 +29,11 @@ impl Client {
             return true;
         };
         match self.weigh_welcome(&entry, &origin) {
-            Welcome::Join => self.begin_join(inbox, entry, origin),
+            Welcome::Join => {
+                self.warm_packages();
+                self.load_group(origin.channel);
+                return self.download(inbox, entry, origin.tree, origin.tree_len);
+            }
             Welcome::Wait => {
                 if let Some(channel) = self.channels.get_mut(&inbox) {
                     channel.wait_first(entry);
@@ -80,82 +79,14 @@ impl Client {
         Welcome::Wait
     }
 
-    fn begin_join(&mut self, inbox: ChannelId, entry: Entry, origin: Origin) {
-        self.warm_packages();
-        self.load_group(origin.channel);
-        let link = self.open_bulk();
-        if let Some(channel) = self.channels.get_mut(&inbox) {
-            channel.join = Some(Join { entry, tree: Vec::new(), link });
-        }
-        self.ask_tree(inbox, origin);
-    }
-
-    fn ask_tree(&mut self, inbox: ChannelId, origin: Origin) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return;
-        };
-        let offset = join.tree.len() as u64;
-        let link = join.link;
-        self.call_on(link, Call::Blob(inbox), Request::BlobGet { hash: origin.tree, offset });
-    }
-
-    /// A chunk of the tree.
-    pub(super) fn on_tree(&mut self, inbox: ChannelId, total: u64, chunk: &[u8]) {
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = &mut channel.join else { return };
-        let Some(origin) = join.entry.origin else { return };
-        let sound = total == origin.tree_len
-            && !chunk.is_empty()
-            && chunk.len() <= BLOB_CHUNK
-            && (join.tree.len() + chunk.len()) as u64 <= total;
-        if !sound {
-            return self.on_wrong_tree(inbox, origin);
-        }
-        join.tree.extend_from_slice(chunk);
-        if (join.tree.len() as u64) < total {
-            return self.ask_tree(inbox, origin);
-        }
-        if Digest::of(&[&join.tree]) != origin.tree {
-            return self.on_wrong_tree(inbox, origin);
-        }
-        self.dirty.insert(inbox);
-        self.try_join(inbox);
-    }
-
-    /// Another tree than was named: asked for again on another connection, a few times.
-    fn on_wrong_tree(&mut self, inbox: ChannelId, origin: Origin) {
-        const WHY: &str = "the server sent another tree than it named";
-        self.event(Event::ForkSuspected { channel: origin.channel, seq: origin.seq });
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        channel.wrong_trees += 1;
-        if channel.wrong_trees >= TREES {
-            return self.end_join(inbox, Some(WHY));
-        }
-        self.drop_connection(WHY.into());
-    }
-
-    /// The tree is not to be had: for now, or at all.
-    pub(super) fn on_tree_refused(&mut self, inbox: ChannelId, failure: &Failure) {
-        if !failure.is_transient() {
-            return self.end_join(inbox, Some(failure.code.text()));
-        }
-        let at = self.now.mono + pause(failure.retry_after_ms);
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
-        channel.wait_first(join.entry);
-        channel.retry_at = Some(at);
-        if let Some(link) = join.link {
-            self.finish_link(link);
-        }
-    }
-
     /// Joins once the tree and the key packages are both at hand.
     pub(super) fn try_join(&mut self, inbox: ChannelId) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
+        let Some(channel) = self.channels.get(&inbox).filter(|channel| channel.inbox) else {
             return;
         };
+        let Some(join) = channel.download.as_ref().filter(|join| join.is_whole()) else { return };
         let Some(origin) = join.entry.origin else { return };
-        if (join.tree.len() as u64) < origin.tree_len || self.packages.warm().is_none() {
+        if self.packages.warm().is_none() {
             return;
         }
         let before = self.channels.get(&origin.channel).map(|channel| &channel.slot);
@@ -169,9 +100,8 @@ impl Client {
     }
 
     fn join_now(&mut self, inbox: ChannelId) -> Result<(), MlsError> {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return Ok(());
-        };
+        let join = self.channels.get(&inbox).and_then(|channel| channel.download.as_ref());
+        let Some(join) = join else { return Ok(()) };
         let (Some(origin), Some(device)) =
             (join.entry.origin, self.identity.as_ref().and_then(|identity| identity.local()))
         else {
@@ -184,7 +114,7 @@ impl Client {
         let mut entropy = self.entropy.fork();
         let cx =
             Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        let group = Group::join(cx, &device, packages, welcome, &join.tree)?;
+        let group = Group::join(cx, &device, packages, welcome, &join.bytes)?;
         let generation = join.entry.generation;
         if group.id() != GroupId::of(origin.channel, generation) {
             return Err(MlsError::WrongGroup);
@@ -242,13 +172,10 @@ impl Client {
 
     pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
+        let Some(join) = channel.download.take() else { return };
         channel.advance(&join.entry);
-        channel.wrong_trees = 0;
         self.dirty.insert(inbox);
-        if let Some(link) = join.link {
-            self.finish_link(link);
-        }
+        self.transfer_ended();
         if let Some(why) = trouble {
             let channel = join.entry.origin.map_or(inbox, |origin| origin.channel);
             self.unreadable(channel, join.entry.seq, why);

@@ -2,11 +2,12 @@
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
 //! Inside, every connection goes through the table of `session`; every channel's log is read in order
-//! (`inbound`, welcomes by `join`, messages on to the application by `unread`); every change of a group is an intent
+//! (`inbound`, welcomes by `join`, messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent
 //! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
 //! server has it and the log has shown it (`outbox`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod blobs;
 mod change;
 mod channel;
 mod command;
@@ -35,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::crypto::Backend;
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, Fatal};
-use crate::id::{AccountId, ChannelId, Sender, ServerId};
+use crate::id::{AccountId, ChannelId, Digest, Sender, ServerId};
 use crate::io::{Input, JobId, LinkId, LoadId, Output, Page, Target, Ticket};
 use crate::job::{Job, JobOutput};
 use crate::limits::WARM_GROUPS;
@@ -44,6 +45,7 @@ use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
+use blobs::Upload;
 use channel::{Channel, Slot};
 use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
 use event::{Event, Outcome};
@@ -105,6 +107,8 @@ enum Loading {
     Packages,
     Messages(ChannelId),
     Proofs(Ticket, ChannelId),
+    /// The chunk with this offset of what a commit names.
+    Chunk(Ticket, u64),
 }
 
 /// A reply of a kind that does not answer its request.
@@ -139,6 +143,10 @@ pub struct Client {
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
+    /// Commits that name blobs, and how far those are uploaded.
+    uploads: BTreeMap<Ticket, Upload>,
+    /// What had come of blobs when their connection was lost.
+    partial: BTreeMap<Digest, Vec<u8>>,
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the server has a last-resort one.
@@ -317,6 +325,7 @@ impl Client {
             Some(Loading::Packages) => self.on_package_records(id, records),
             Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
             Some(Loading::Messages(channel)) => self.on_messages(channel, records),
+            Some(Loading::Chunk(ticket, at)) => self.on_stored_chunk(ticket, at, &records),
             None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
         }
         Ok(())

@@ -36,8 +36,10 @@ pub(super) enum Call {
     Submit(Ticket),
     Commit(Ticket),
     Subscribe(ChannelId),
-    /// A chunk of the tree that a welcome in this inbox needs.
+    /// A chunk of the blob that an entry of this channel waits for.
     Blob(ChannelId),
+    /// A chunk of a blob that a commit names.
+    Upload(Ticket),
     /// Nothing depends on the answer: `Ack`, `Unsubscribe`.
     Tell,
 }

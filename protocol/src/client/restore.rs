@@ -135,6 +135,8 @@ impl Client {
             intents,
             outbox,
             inflight: BTreeSet::new(),
+            uploads: BTreeMap::new(),
+            partial: BTreeMap::new(),
             packages: Packages::Cold,
             plan,
             wanted_packages: None,
