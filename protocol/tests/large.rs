@@ -7,6 +7,7 @@ mod world;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::ErrorCode;
@@ -16,7 +17,7 @@ use qpc_protocol::limits::{BLOB_CHUNK, INLINE_BYTES, TRANSFER_TRIES};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Failure, Frame, Part, Push, Reply, Request};
 use world::talk::*;
-use world::{Rules, World};
+use world::{Remains, Rules, World};
 
 /// Accounts whose devices are registered and switched off; all of them together make a hybrid commit of two chunks.
 const ACCOUNTS: usize = 8;
@@ -24,16 +25,20 @@ const DEVICES: usize = 14;
 
 /// Alice's hybrid group with bob and carol, and a crowd to invite.
 fn crowd(seed: u64) -> (World, ChannelId) {
-    let mut world = World::new(Rules::new(seed));
+    static MADE: OnceLock<(Remains, ChannelId)> = OnceLock::new();
+    let (remains, channel) = MADE.get_or_init(make_crowd);
+    let mut world = World::from(Rules::new(seed), remains);
+    for device in [ALICE, BOB, CAROL] {
+        world.start(device);
+    }
+    world.settle();
+    (world, *channel)
+}
+
+fn make_crowd() -> (Remains, ChannelId) {
+    let mut world = World::new(Rules::new(0));
     for name in ["alice", "bob", "carol"] {
         world.register(name);
-    }
-    for account in 0..ACCOUNTS {
-        let name = format!("crowd{account}");
-        for number in 0..DEVICES {
-            let device = if number == 0 { world.register(&name) } else { world.login(&name) };
-            world.crash(device);
-        }
     }
     let suite = Suite::Hybrid;
     let made = world.done(ALICE, |client, now| client.create_group(now, "planted name", suite));
@@ -42,7 +47,17 @@ fn crowd(seed: u64) -> (World, ChannelId) {
         world.done(ALICE, |client, now| client.invite(now, channel, name));
     }
     world.settle();
-    (world, channel)
+    for device in [ALICE, BOB, CAROL] {
+        world.crash(device);
+    }
+    for account in 0..ACCOUNTS {
+        let name = format!("crowd{account}");
+        for number in 0..DEVICES {
+            let device = if number == 0 { world.register(&name) } else { world.login(&name) };
+            world.crash(device);
+        }
+    }
+    (world.remains(), channel)
 }
 
 /// Lets a liar at the frames, once alice has been kept from reading her group's log for a second: in it she gathers the
