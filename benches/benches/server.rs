@@ -291,7 +291,7 @@ const DOOR: [AtDoor; 18] = [
         let mut account = door.inside().0;
         let upload = door.upload(&mut account, 1);
         door.server.call(upload).unwrap();
-        Request::KeyPackageFetch { account: account.id(), suite: Suite::Hybrid }
+        Request::KeyPackageFetch { account: account.id(), suite: Suite::Hybrid, device: None }
     }),
     ("channel create, with its job", |door| {
         let (account, wall) = (door.inside().0, door.server.wall());

@@ -208,7 +208,7 @@ impl Town {
         self.devices[index].wake_at = None;
         if let Some((_, conn)) = self.devices[index].conn.take() {
             self.cut(index);
-            self.to_server(Input::Disconnected(conn, Gone::Lost("switched off".into())))?;
+            self.tell_server(Input::Disconnected(conn, Gone::Lost("switched off".into())))?;
         }
         Ok(())
     }
@@ -295,10 +295,10 @@ impl Town {
             let due = self.devices.iter().enumerate().filter(|(_, device)| due(device));
             let due: Vec<_> = due.map(|(index, _)| index).collect();
             for index in due {
-                self.to_device(index, Input::Tick)?;
+                self.tell_device(index, Input::Tick)?;
             }
             if self.server_wake.is_some_and(|at| at <= self.now.mono) {
-                self.to_server(Input::Tick)?;
+                self.tell_server(Input::Tick)?;
             }
         }
     }
@@ -346,7 +346,7 @@ impl Town {
                 Output::CloseLink(link, code) => {
                     if let Some(id) = self.at_device.remove(&(index, link)) {
                         self.wires.remove(&id);
-                        self.to_server(Input::Closed(id, Gone::Closed(code)))?;
+                        self.tell_server(Input::Closed(id, Gone::Closed(code)))?;
                     }
                 }
                 Output::CloseConn(conn, code) => {
@@ -354,21 +354,21 @@ impl Town {
                         self.devices[index].conn.take_if(|(own, _)| *own == conn)
                     {
                         self.cut(index);
-                        self.to_server(Input::Disconnected(at_server, Gone::Closed(code)))?;
+                        self.tell_server(Input::Disconnected(at_server, Gone::Closed(code)))?;
                     }
                 }
                 Output::Persist(batch) => {
                     for op in &batch.ops {
                         self.persist(index, op);
                     }
-                    self.to_device(index, Input::Persisted(batch.id, Ok(())))?;
+                    self.tell_device(index, Input::Persisted(batch.id, Ok(())))?;
                 }
                 Output::Load(id, page) => {
                     let records = read_page(&self.devices[index].disk, &page);
-                    self.to_device(index, Input::Loaded(id, Ok(records)))?;
+                    self.tell_device(index, Input::Loaded(id, Ok(records)))?;
                 }
                 Output::Compute(id, job) => {
-                    self.to_device(index, Input::Computed(id, job.run()))?;
+                    self.tell_device(index, Input::Computed(id, job.run()))?;
                 }
                 Output::Event(event) => self.devices[index].events.push(event),
                 Output::Store(..) | Output::Audit(_) => return Err("a server's output".into()),
@@ -400,8 +400,8 @@ impl Town {
         self.devices[index].conn = Some((conn, at_server));
         let binding = Binding { kind: BindingKind::TlsExporter, value: self.rng.array() };
         let transport = Transport { binding, peer: vec![127, 0, 0, 1], links: Links::Many };
-        self.to_server(Input::Connected(at_server, transport.clone()))?;
-        self.to_device(index, Input::Connected(conn, transport))
+        self.tell_server(Input::Connected(at_server, transport.clone()))?;
+        self.tell_device(index, Input::Connected(conn, transport))
     }
 
     fn open(&mut self, index: usize, link: LinkId) -> Result<(), Error> {
@@ -410,9 +410,9 @@ impl Town {
         let (up, down) = (Pipe::default(), Pipe::default());
         self.wires.insert(id, Wire { device: index, at_device: link, up, down });
         self.at_device.insert((index, link), id);
-        self.to_server(Input::Accepted(conn, id))?;
-        self.to_server(Input::Writable(id, CREDIT))?;
-        self.to_device(index, Input::Writable(link, CREDIT))
+        self.tell_server(Input::Accepted(conn, id))?;
+        self.tell_server(Input::Writable(id, CREDIT))?;
+        self.tell_device(index, Input::Writable(link, CREDIT))
     }
 
     /// All links of a device are gone.
@@ -425,7 +425,7 @@ impl Town {
         }
     }
 
-    fn to_device(&mut self, index: usize, input: Input<'_>) -> Result<(), Error> {
+    fn tell_device(&mut self, index: usize, input: Input<'_>) -> Result<(), Error> {
         if let Some(client) = self.devices[index].client.as_mut() {
             client.handle(self.now, input)?;
             self.ready.insert(index);
@@ -435,7 +435,7 @@ impl Town {
 
     // ---- the server ---------------------------------------------------------------------------
 
-    fn to_server(&mut self, input: Input<'_>) -> Result<(), Error> {
+    fn tell_server(&mut self, input: Input<'_>) -> Result<(), Error> {
         Ok(self.server.handle(self.now, input)?)
     }
 
@@ -453,14 +453,14 @@ impl Town {
                     let replies = self.store.apply(&ops)?;
                     ops.clear();
                     for (id, reply) in core::mem::take(&mut ids).into_iter().zip(replies) {
-                        self.to_server(Input::Stored(id, Ok(reply)))?;
+                        self.tell_server(Input::Stored(id, Ok(reply)))?;
                     }
                 }
                 Output::Store(id, op) => {
                     ids.push(id);
                     ops.push(op);
                 }
-                Output::Compute(id, job) => self.to_server(Input::Computed(id, job.run()))?,
+                Output::Compute(id, job) => self.tell_server(Input::Computed(id, job.run()))?,
                 Output::Send { link, fin, .. } => {
                     self.spent.down += buffer.len() as u64;
                     self.put(link, false, &buffer, fin);
@@ -469,7 +469,7 @@ impl Town {
                 Output::CloseLink(link, code) => {
                     if let Some(Wire { device, at_device, .. }) = self.wires.remove(&link) {
                         self.at_device.remove(&(device, at_device));
-                        self.to_device(device, Input::Closed(at_device, Gone::Closed(code)))?;
+                        self.tell_device(device, Input::Closed(at_device, Gone::Closed(code)))?;
                     }
                 }
                 Output::CloseConn(conn, code) => {
@@ -521,15 +521,15 @@ impl Town {
         pipe.fin &= !ended;
         let bytes: Vec<u8> = pipe.bytes.drain(..len).collect();
         match (up, ended) {
-            (true, true) => self.to_server(Input::Closed(id, Gone::Finished))?,
-            (false, true) => self.to_device(device, Input::Closed(at_device, Gone::Finished))?,
+            (true, true) => self.tell_server(Input::Closed(id, Gone::Finished))?,
+            (false, true) => self.tell_device(device, Input::Closed(at_device, Gone::Finished))?,
             (true, false) => {
-                self.to_server(Input::Bytes(id, &bytes))?;
-                self.to_device(device, Input::Writable(at_device, len))?;
+                self.tell_server(Input::Bytes(id, &bytes))?;
+                self.tell_device(device, Input::Writable(at_device, len))?;
             }
             (false, false) => {
-                self.to_device(device, Input::Bytes(at_device, &bytes))?;
-                self.to_server(Input::Writable(id, len))?;
+                self.tell_device(device, Input::Bytes(at_device, &bytes))?;
+                self.tell_server(Input::Writable(id, len))?;
             }
         }
         Ok(true)

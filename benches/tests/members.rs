@@ -1,5 +1,7 @@
 //! A group of many members, scaled down: that everybody ends in the same epoch with all messages, on both stores.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
 use qpc_benches::members::{Done, Plan, measure};
 use qpc_benches::town::InMemory;
 use qpc_protocol::mls::suite::Suite;
