@@ -311,6 +311,7 @@ fn live(options: &Members) -> Result<(), Error> {
             "store": format!("{:?}", options.store),
             "online": online,
             "members": done.members,
+            "created_in_commits": done.created_in,
             "epoch": done.epoch,
             "messages": done.messages,
             "steps": done.steps.iter().map(members::Step::json).collect::<Vec<_>>(),
@@ -327,9 +328,10 @@ fn live(options: &Members) -> Result<(), Error> {
         writeln!(out, "| {name} | {count} | {time} | {server} | {up} | {down} | {kept} |")?;
     }
     let (members, epoch, messages) = (done.members, done.epoch, done.messages);
+    writeln!(out, "\ncreated in {} commits", done.created_in)?;
     writeln!(
         out,
-        "\n{online} online of {members}, all in epoch {epoch} with all {messages} messages"
+        "{online} online of {members}, all in epoch {epoch} with all {messages} messages"
     )?;
     let (disk, memory) = (store_bytes / 1_000_000, memory / 1_000_000);
     Ok(writeln!(

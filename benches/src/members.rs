@@ -77,6 +77,8 @@ impl Step {
 pub struct Done {
     /// Steps in order.
     pub steps: Vec<Step>,
+    /// How many commits the group was created by.
+    pub created_in: u64,
     /// The epoch that all who are online ended in.
     pub epoch: u64,
     /// Members at the end.
@@ -109,6 +111,7 @@ struct Run {
     /// What each device was told, by seq.
     heard: BTreeMap<usize, BTreeMap<u64, Vec<u8>>>,
     steps: Vec<Step>,
+    created_in: u64,
 }
 
 /// Does it, and checks that all who are online end in the same epoch with all messages.
@@ -129,6 +132,7 @@ pub fn measure(plan: Plan, store: Box<dyn ServerStore>) -> Result<Done, Error> {
         said: BTreeMap::new(),
         heard: BTreeMap::new(),
         steps: Vec::new(),
+        created_in: 0,
     };
     let begun = run.town.spent();
     let names = run.register()?;
@@ -228,9 +232,8 @@ impl Run {
             self.all_done(FOUNDER, tickets)?;
         }
         self.town.settle()?;
-        let commits = self.summary(FOUNDER)?.0;
-        self.step("create: members", self.plan.members, before);
-        self.step("create: commits", usize::try_from(commits)?, before);
+        self.created_in = self.summary(FOUNDER)?.0;
+        self.step("create", self.plan.members, before);
         Ok(())
     }
 
@@ -292,18 +295,19 @@ impl Run {
             *sum = sum.plus(self.town.spent().since(before));
             if change && is_away && done == first + AWAY {
                 is_away = false;
-                self.back(away)?;
+                self.back(away, AWAY)?;
             }
         }
         if is_away {
-            self.back(away)?;
+            self.back(away, done - first)?;
         }
         let named = spent.into_iter();
         self.steps.extend(named.map(|(name, (count, spent))| Step { name, count, spent }));
         Ok(())
     }
 
-    fn back(&mut self, away: usize) -> Result<(), Error> {
+    /// Who was away reads all that it missed.
+    fn back(&mut self, away: usize, missed: usize) -> Result<(), Error> {
         let before = self.town.spent();
         let from = self.summary(FOUNDER)?.0;
         self.town.start(away)?;
@@ -311,7 +315,7 @@ impl Run {
         if self.summary(away)?.0 != from {
             return Err("who was away did not catch up".into());
         }
-        self.step("catch up", AWAY, before);
+        self.step("catch up", missed, before);
         Ok(())
     }
 
@@ -420,7 +424,8 @@ impl Run {
         if usize::try_from(members)? != expected {
             return Err(format!("{members} members, and {expected} were expected").into());
         }
-        Ok(Done { steps: self.steps, epoch, members, messages: self.said.len() })
+        let (created_in, messages) = (self.created_in, self.said.len());
+        Ok(Done { steps: self.steps, created_in, epoch, members, messages })
     }
 }
 

@@ -16,7 +16,8 @@ fn check(done: &Done, plan: Plan) {
         step.unwrap_or_else(|| panic!("no step {name}")).clone()
     };
     let changes = plan.adds + plan.removes + plan.updates;
-    assert_eq!(done.epoch as usize, of("create: commits").count + changes);
+    assert_eq!(of("create").count, plan.members);
+    assert_eq!(done.epoch, done.created_in + changes as u64);
     assert_eq!(of("join").count, plan.online - 1);
     assert!(of("join").spent.down > of("join").spent.up);
     assert_eq!((of("add").count, of("remove").count), (plan.adds, plan.removes));
