@@ -31,7 +31,7 @@ use crate::mls::group::{Bundle, Group};
 use crate::mls::rejoin::{Floor, TREE_RECORD, accounts};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::{Op, Records};
-use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Part, Reply, Request};
+use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Reply, Request};
 
 /// The first delay after a try that came to nothing; doubled each time, drawn at random below that.
 const RETRY: Duration = Duration::from_millis(50);
@@ -280,7 +280,7 @@ impl Client {
             generation,
             epoch: offer.epoch,
             message,
-            commit: Part::Inline(bundle.commit.into()),
+            commit: self.part(bundle.commit),
             welcome: None,
             group_info: bundle.group_info.into(),
         };
