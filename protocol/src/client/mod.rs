@@ -122,8 +122,8 @@ enum Loading {
     Packages,
     Messages(ChannelId),
     Proofs(Ticket, ChannelId),
-    /// The record of a group's tree.
-    Tree(ChannelId),
+    /// The group that this device fell out of.
+    Old(ChannelId),
     /// The group that this device is about to come back to.
     Spare(ChannelId),
     /// The chunk with this offset of what a commit names.
@@ -355,7 +355,7 @@ impl Client {
             Some(Loading::Packages) => self.on_package_records(id, records),
             Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
             Some(Loading::Messages(channel)) => self.on_messages(channel, records),
-            Some(Loading::Tree(channel)) => self.on_tree_record(channel, &records),
+            Some(Loading::Old(channel)) => self.on_old_records(channel, id, records),
             Some(Loading::Spare(channel)) => self.on_spare_records(channel, id, records),
             Some(Loading::Chunk(ticket, at)) => self.on_stored_chunk(ticket, at, &records),
             None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
