@@ -6,10 +6,12 @@ pub mod account;
 pub mod device;
 pub mod echo;
 pub mod machine;
+pub mod members;
 pub mod mls;
 pub mod quic;
 pub mod send;
 pub mod timing;
+pub mod town;
 pub mod welch;
 pub mod window;
 

@@ -8,14 +8,20 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use qpc_benches::machine::{BINDING, Floor, InMemory};
+use qpc_benches::members::{self, Plan};
 use qpc_benches::timing::Limits;
+use qpc_benches::town::InMemory as InTown;
 use qpc_benches::welch::Compared;
 use qpc_benches::window::{Bounds, Measured};
 use qpc_benches::{Error, echo, quic, send, timing, welch};
 use qpc_protocol::limits::{LOGINS_IN_ALL, LOOKUPS_PER_MINUTE};
+use qpc_protocol::mls::suite::Suite;
+use qpc_server::store::SqliteStore;
+use qpc_smol::store::ServerStore;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 /// Puts load on a server and measures.
 #[derive(Debug, Parser)]
@@ -31,6 +37,8 @@ enum Mode {
     Send(Send),
     /// Whether the time of an answer tells which accounts exist.
     Timing(Timing),
+    /// A group of many members through the server's machine: what each step takes.
+    Members(Members),
     /// The server of the measurement, a process of its own.
     #[command(hide = true)]
     Serve { arguments: Vec<OsString> },
@@ -107,9 +115,67 @@ struct Timing {
     json: bool,
 }
 
+const MEMBERS: &str = "\
+All machines run in one process on one thread, without QUIC and with a clock that jumps: what takes time is work. Of the
+members, those online run to the end; the others register, upload key packages, and are switched off. Changes and
+messages come in random order; one member is away for 50 of the changes, and catches up in one go. It fails unless all
+who are online end in the same epoch with all messages.
+
+Bytes are those on all links (up: to the server) and those that devices made durable.
+
+Examples:
+  qpc-load members --members 1000 --online 10 --adds 100 --removes 100 --updates 100 --messages 1000
+  qpc-load members --members 5000 --online 3 --updates 3 --store sqlite --json";
+
+/// Makes a group of many members and lives in it.
+#[derive(Debug, Args)]
+#[command(after_help = MEMBERS)]
+struct Members {
+    /// Members once the group is made.
+    #[arg(long, default_value_t = 1_000)]
+    members: usize,
+    /// Of them, how many are online.
+    #[arg(long, default_value_t = 10)]
+    online: usize,
+    /// Devices added one by one.
+    #[arg(long, default_value_t = 0)]
+    adds: usize,
+    /// Devices removed one by one.
+    #[arg(long, default_value_t = 0)]
+    removes: usize,
+    /// Renewals of keys.
+    #[arg(long, default_value_t = 0)]
+    updates: usize,
+    /// Messages.
+    #[arg(long, default_value_t = 0)]
+    messages: usize,
+    /// The group's suite.
+    #[arg(long, value_enum, default_value_t = SuiteName::Hybrid)]
+    suite: SuiteName,
+    /// The server's store.
+    #[arg(long, value_enum, default_value_t = StoreName::Memory)]
+    store: StoreName,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SuiteName {
+    Hybrid,
+    Classical,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StoreName {
+    Memory,
+    Sqlite,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().mode {
         Mode::Send(options) => measure(&options),
+        Mode::Members(options) => live(&options),
         Mode::Timing(options) => match time(&options) {
             Ok(true) => return ExitCode::from(1),
             other => other.map(|_| ()),
@@ -216,6 +282,70 @@ fn time(options: &Timing) -> Result<bool, Error> {
     }
     writeln!(out, "\n{verdict}")?;
     Ok(told_apart)
+}
+
+fn live(options: &Members) -> Result<(), Error> {
+    let &Members { members, online, adds, removes, updates, messages, .. } = options;
+    let suite = match options.suite {
+        SuiteName::Hybrid => Suite::Hybrid,
+        SuiteName::Classical => Suite::Classical,
+    };
+    let dir = tempfile::tempdir()?;
+    let store: Box<dyn ServerStore> = match options.store {
+        StoreName::Memory => Box::new(InTown::default()),
+        StoreName::Sqlite => {
+            Box::new(SqliteStore::open(&dir.path().join("store"), Zeroizing::new([5; 32]))?)
+        }
+    };
+    let plan = Plan { members, online, adds, removes, updates, messages, suite };
+    let done = members::measure(plan, store)?;
+    let store_bytes: u64 = std::fs::read_dir(dir.path())?
+        .map(|file| Ok(file?.metadata()?.len()))
+        .sum::<Result<u64, Error>>()?;
+    let memory = peak_memory();
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        let all = json!({
+            "mode": "members",
+            "suite": format!("{suite:?}"),
+            "store": format!("{:?}", options.store),
+            "online": online,
+            "members": done.members,
+            "created_in_commits": done.created_in,
+            "epoch": done.epoch,
+            "messages": done.messages,
+            "steps": done.steps.iter().map(members::Step::json).collect::<Vec<_>>(),
+            "store_bytes": store_bytes,
+            "peak_memory_bytes": memory,
+        });
+        return Ok(writeln!(out, "{all}")?);
+    }
+    writeln!(out, "| step | count | ms | of it server | KB up | KB down | KB persisted |")?;
+    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|")?;
+    for members::Step { name, count, spent } in &done.steps {
+        let [time, server] = [spent.time, spent.server].map(|time| time.as_millis());
+        let [up, down, kept] = [spent.up, spent.down, spent.persisted].map(|bytes| bytes / 1_000);
+        writeln!(out, "| {name} | {count} | {time} | {server} | {up} | {down} | {kept} |")?;
+    }
+    let (members, epoch, messages) = (done.members, done.epoch, done.messages);
+    writeln!(out, "\ncreated in {} commits", done.created_in)?;
+    writeln!(
+        out,
+        "{online} online of {members}, all in epoch {epoch} with all {messages} messages"
+    )?;
+    let (disk, memory) = (store_bytes / 1_000_000, memory / 1_000_000);
+    Ok(writeln!(
+        out,
+        "{suite:?}, server's store {disk} MB on disk, process {memory} MB at its peak"
+    )?)
+}
+
+/// The most memory that this process held, in bytes; 0 where the system does not say.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 fn measure(options: &Send) -> Result<(), Error> {

@@ -32,6 +32,10 @@ pub const CHANNELS_LISTED: usize = 1_024;
 pub const BLOB_CHUNK: usize = 256 * 1024;
 /// Largest blob in bytes (50 MB).
 pub const BLOB_BYTES: u64 = 50 * 1024 * 1024;
+/// Unfinished uploads of one device: one more ends the one that rested longest.
+pub const UPLOADS: u32 = 4;
+/// How long a server keeps an upload, whole or not, that no entry names.
+pub const UPLOAD_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 // ---- connections ------------------------------------------------------------------------------
 
@@ -117,6 +121,12 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 
 /// Longest payload of a log entry in bytes, so that a frame holds it with room to spare.
 pub const PAYLOAD_BYTES: usize = FRAME_BYTES - 64 * 1024;
+/// Longest commit or welcome in bytes that travels in its frame and stands in the log; a longer one travels as a blob,
+/// and the log names it. One chunk: what is longer would hold up the messages behind it.
+pub const INLINE_BYTES: usize = BLOB_CHUNK;
+/// Longest commit or welcome in bytes: [`ADDS_PER_COMMIT`] hybrid key packages are about 15 MB. Reading takes some twenty
+/// times as much memory at worst.
+pub const COMMIT_BYTES: usize = 24 * 1024 * 1024;
 /// Longest application content in bytes.
 pub const CONTENT_BYTES: usize = 4 * 1024 * 1024;
 /// Life of a log entry, and of the memory of a submission for answering its resend.
@@ -138,6 +148,8 @@ pub const TREE_BYTES: usize = 24 * 1024 * 1024;
 pub const MEMBERS: usize = 5_000;
 /// Members that one commit may add.
 pub const ADDS_PER_COMMIT: usize = 5_000;
+/// Longest encrypted secret of one joiner in a welcome, in bytes; a hybrid one is about 1.3 KB.
+pub const WELCOME_SECRET_BYTES: usize = 4 * 1024;
 /// Proposals queued in one epoch of a group; the next commit clears them.
 pub const PROPOSALS: usize = 256;
 /// Longest group name in bytes.
@@ -156,6 +168,10 @@ pub const WARM_GROUPS: usize = 32;
 /// Received messages told to the application and not acknowledged, across all groups; the one that it reads now
 /// counts apart. The rest waits in the store.
 pub const UNREAD_EVENTS: usize = 1_024;
+/// Blobs that a device fetches or uploads at once; further ones wait.
+pub const TRANSFERS: usize = 4;
+/// How often a blob is asked for again that was another than the one named, or uploaded again that the server lost.
+pub const TRANSFER_TRIES: u32 = 3;
 /// First delay before a reconnect; doubled each time, full jitter.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Longest delay before a reconnect.
@@ -207,5 +223,7 @@ pub const COMMIT_TURNS: usize = 64;
 /// A queued Add is insisted on while its key package has longer than this: a committer whose clock is ahead by
 /// [`CLOCK_SKEW`] leaves out what would be refused by one that is ahead of it by as much.
 pub const ADD_INSISTED: Duration = Duration::from_secs(2 * CLOCK_SKEW.as_secs());
+/// Bytes of blobs that a server has in memory for commits being checked, over all groups; more are refused as busy.
+pub const BUNDLE_BYTES: usize = 256 * 1024 * 1024;
 /// Commits and proposals waiting for one group.
 pub const GROUP_QUEUE: usize = 64;

@@ -496,7 +496,7 @@ fn welcome_from_a_stranger(
         },
         claim,
     ]);
-    let [StoreReply::Done, StoreReply::Done, StoreReply::Done, StoreReply::Claimed(claimed)] =
+    let [StoreReply::Done, StoreReply::Told { .. }, StoreReply::Done, StoreReply::Claimed(claimed)] =
         replies.as_slice()
     else {
         panic!("{replies:?}")
@@ -514,7 +514,7 @@ fn welcome_from_a_stranger(
         message: MessageId([1; 16]),
         hash: qpc_protocol::id::Digest([1; 32]),
         commit: Part::Inline(bundle.commit.into()),
-        welcome: bundle.welcome.map(|welcome| Part::Inline(welcome.into())),
+        welcomes: checked.welcomes,
         group_info: bundle.group_info.into(),
         tree: checked.tree.map(Bytes::from),
         group: state.take_ops(),

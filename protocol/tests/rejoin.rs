@@ -31,10 +31,11 @@ fn put_back(world: &mut World, device: usize, copy: Disk) {
     world.start(device);
 }
 
-/// Spoils every record of a device's groups but their trees: `g/`, channel, generation, kind.
+/// Spoils every record of a device's groups but blocks and the heads of trees: `g/`, channel, generation, kind.
 fn damage(world: &mut World, device: usize) {
+    let of_tree = |key: &[u8]| key[22] == b'B' || key[22..].starts_with(b"Ht");
     let disk = world.devices[device].disk.iter_mut();
-    let of_groups = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] != b't');
+    let of_groups = disk.filter(|(key, _)| key.starts_with(b"g/") && !of_tree(key));
     of_groups.for_each(|(_, value)| value.truncate(1));
 }
 

@@ -77,7 +77,9 @@ CREATE TABLE channels (
     latest     INTEGER NOT NULL,
     -- When to look for entries that have ended: the key of this channel's row in `due`.
     due        INTEGER,
-    chain      BLOB NOT NULL
+    chain      BLOB NOT NULL,
+    -- The seq of the last reset, 0 if there was none: who was a member until then is told from who was removed.
+    reset      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE group_infos (
@@ -115,18 +117,9 @@ CREATE TABLE entries (
     expires    INTEGER NOT NULL,
     message    BLOB NOT NULL,
     origin     BLOB,
-    -- Where the payload is: NULL, below; else a row of `payloads`.
-    shared     INTEGER,
     -- NULL: the payload itself; else its length, and the payload column holds the hash of a blob.
     blob_len   INTEGER,
-    payload    BLOB
-) STRICT;
-
--- A payload of several entries (a welcome for many inboxes), stored once.
-CREATE TABLE payloads (
-    no      INTEGER PRIMARY KEY,
-    uses    INTEGER NOT NULL,
-    payload BLOB NOT NULL
+    payload    BLOB NOT NULL
 ) STRICT;
 
 CREATE TABLE submissions (
@@ -161,6 +154,7 @@ CREATE TABLE blobs (
 ) STRICT;
 CREATE UNIQUE INDEX blobs_whole ON blobs (hash) WHERE sender IS NULL;
 CREATE INDEX blobs_by_end ON blobs (expires);
+CREATE INDEX uploads_by_sender ON blobs (sender, expires) WHERE sender IS NOT NULL;
 
 CREATE TABLE blob_chunks (
     place INTEGER PRIMARY KEY, -- blob << 35 | offset

@@ -4,21 +4,24 @@ use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
 use super::LOAD_PAGE;
+use super::blobs::Download;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
 use super::rejoin::Rejoining;
-use super::tree::Tree;
 use crate::id::{AccountId, ChannelId};
 use crate::io::LoadId;
 use crate::mls::group::Group;
 use crate::store::batch::Records;
-use crate::wire::message::Entry;
+use crate::wire::message::{Entry, Part};
 
 /// Bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
 pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What an entry counts for: its payload and about what surrounds it.
+/// What an entry counts for: its payload, unless that is a blob, and about what surrounds it.
 fn cost(entry: &Entry) -> u64 {
-    256 + entry.payload.len()
+    256 + match &entry.payload {
+        Part::Inline(bytes) => bytes.len() as u64,
+        Part::Blob { .. } => 0,
+    }
 }
 
 /// A channel's group.
@@ -80,13 +83,6 @@ pub(super) enum Subscription {
     Refused,
 }
 
-/// A welcome being made into a group: the tree is on its way.
-#[derive(Debug)]
-pub(super) struct Join {
-    pub entry: Entry,
-    pub tree: Tree,
-}
-
 /// Tries to come back that a device which waits for its groups waits for too.
 const PATIENT: u32 = 5;
 
@@ -113,19 +109,20 @@ pub(super) struct Channel {
     pub waiting_bytes: u64,
     /// What the server was told to be durable here.
     pub acked: u64,
-    pub join: Option<Join>,
+    /// The entry before those that wait, if it waits for a blob itself.
+    pub download: Option<Download>,
     /// Nothing is encrypted or committed before this epoch.
     pub need_epoch: u64,
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
     pub flush_at: Option<Duration>,
-    /// What the server could not do is not asked again before this time: the subscription, a welcome's tree.
+    /// What the server could not do is not asked again before this time: the subscription, a blob.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
     pub gaps: u32,
-    /// How often the tree of the welcome at hand was another one than the server named.
-    pub wrong_trees: u32,
+    /// How often the blob that is waited for was another one than the server named.
+    pub wrong_blobs: u32,
     /// The inbox's entry with a welcome to this channel for which the log was asked for anew.
     pub checked_for: u64,
     /// Messages told to the application and not acknowledged.
@@ -171,13 +168,13 @@ impl Channel {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             acked: 0,
-            join: None,
+            download: None,
             need_epoch: 0,
             hold_until: None,
             flush_at: None,
             retry_at: None,
             gaps: 0,
-            wrong_trees: 0,
+            wrong_blobs: 0,
             checked_for: 0,
             told: BTreeSet::new(),
             spilled_after,
@@ -222,13 +219,13 @@ impl Channel {
     /// Whether the log was read to the head that the server named.
     pub(super) fn at_head(&self) -> bool {
         self.waiting.is_empty()
-            && self.join.is_none()
+            && self.download.is_none()
             && self.head.is_some_and(|head| self.row.cursor.seq() >= head)
     }
 
     /// Whether nothing that arrived waits to be worked on.
     pub(super) fn is_through(&self) -> bool {
-        self.waiting.is_empty() && self.join.is_none() && self.retry_at.is_none()
+        self.waiting.is_empty() && self.download.is_none() && self.retry_at.is_none()
     }
 
     /// A new connection: everything about the old one is void.
@@ -236,9 +233,7 @@ impl Channel {
         self.subscription = Subscription::None;
         self.head = None;
         self.ready = false;
-        self.waiting.clear();
-        self.waiting_bytes = 0;
-        self.join = None;
+        self.forget_waiting();
         self.acked = 0;
         self.hold_until = None;
         self.retry_at = None;
@@ -264,6 +259,11 @@ impl Channel {
     /// Whether nothing of the log is of use.
     pub(super) fn is_blind(&self) -> bool {
         self.ended.is_some() || self.fall.is_blind()
+    }
+
+    /// Whether the group's log cannot be read on with the state that is here.
+    pub(super) fn is_lost(&self) -> bool {
+        self.stuck || self.fall.cut
     }
 
     /// The generation that the channel is in, as far as this device knows.
@@ -295,6 +295,19 @@ impl Channel {
     pub(super) fn wait_first(&mut self, entry: Entry) {
         self.waiting_bytes += cost(&entry);
         self.waiting.push_front(entry);
+    }
+
+    /// The last seq that arrived, read or not.
+    pub(super) fn last_seq(&self) -> u64 {
+        let last = self.waiting.back().or(self.download.as_ref().map(|download| &download.entry));
+        last.map_or(self.row.cursor.seq(), |last| last.seq)
+    }
+
+    /// Forgets what arrived and was not read.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        self.download = None;
     }
 
     /// Forgets the newest entries that wait, above that many bytes.

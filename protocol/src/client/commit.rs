@@ -12,14 +12,16 @@ use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
-use crate::limits::{ADDS_PER_COMMIT, COMMIT_LOSSES};
+use crate::limits::{ADDS_PER_COMMIT, COMMIT_BYTES, COMMIT_LOSSES};
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::check;
-use crate::wire::message::{CommitBundle, Failure, Part};
+use crate::wire::message::{CommitBundle, Failure};
 
 /// The first delay after a lost commit; grows with every loss, drawn at random below that.
 const RETRY: Duration = Duration::from_millis(20);
+/// Bytes of key packages in one commit: the rest of it is for its path.
+const ADDS_BYTES: usize = COMMIT_BYTES / 3 * 2;
 /// Pause in milliseconds before a commit that could not be made is tried again.
 const UNMADE: u32 = 1_000;
 /// Pause in milliseconds before a commit goes out again that the server refused for another one, which its log does
@@ -225,7 +227,9 @@ impl Client {
             self.propose(id, ticket, &wishes);
             return false;
         }
-        let fits = plan.adds.len() + adds.len() <= ADDS_PER_COMMIT;
+        let packages = plan.adds.iter().chain(adds.iter().map(|(_, package)| package));
+        let bytes: usize = packages.map(Vec::len).sum();
+        let fits = plan.adds.len() + adds.len() <= ADDS_PER_COMMIT && bytes <= ADDS_BYTES;
         if fits {
             let new = adds.into_iter().filter(|(device, _)| devices.insert(*device));
             plan.adds.extend(new.map(|(_, package)| package));
@@ -323,8 +327,8 @@ impl Client {
             generation,
             epoch,
             message,
-            commit: Part::Inline(bundle.commit.into()),
-            welcome: bundle.welcome.map(|welcome| Part::Inline(welcome.into())),
+            commit: self.part(bundle.commit),
+            welcome: bundle.welcome.map(|welcome| self.part(welcome)),
             group_info: bundle.group_info.into(),
         };
         let intents = intents.into_iter().map(|ticket| ticket.0).collect();
@@ -436,19 +440,28 @@ impl Client {
             ErrorCode::Unavailable | ErrorCode::Busy | ErrorCode::RateLimited => {
                 self.hold(id, failure.retry_after_ms);
             }
-            _ => {
-                let discarded = self.with_group(id, Group::discard_pending);
-                let Some(item) = self.drop_item(ticket) else { return };
-                self.stage_channel(id);
-                let OutWhat::Commit { intents, .. } = item.what else { return };
-                for ticket in intents {
-                    self.commit_failed(Ticket(ticket), Failed::from(failure));
-                }
-                if let Some(Err(error)) = discarded {
-                    let why = error.to_string();
-                    self.event(Event::Unreadable { channel: id, seq: 0, why });
-                }
-            }
+            ErrorCode::BlobUnknown | ErrorCode::BlobMismatch => self.upload_again(ticket, failure),
+            _ => self.fail_commit(ticket, failure),
+        }
+    }
+
+    /// A commit of ours cannot come through: what it was for has failed.
+    pub(super) fn fail_commit(&mut self, ticket: Ticket, failure: &Failure) {
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        let id = item.channel;
+        if matches!(item.what, OutWhat::Rejoin { .. }) {
+            return self.lose_rejoin(id);
+        }
+        let discarded = self.with_group(id, Group::discard_pending);
+        let Some(item) = self.drop_item(ticket) else { return };
+        self.stage_channel(id);
+        let OutWhat::Commit { intents, .. } = item.what else { return };
+        for ticket in intents {
+            self.commit_failed(Ticket(ticket), Failed::from(failure));
+        }
+        if let Some(Err(error)) = discarded {
+            let why = error.to_string();
+            self.event(Event::Unreadable { channel: id, seq: 0, why });
         }
     }
 }

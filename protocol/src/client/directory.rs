@@ -20,6 +20,7 @@
 //! | `r/` channel | the records of the group that this device is about to come back to |
 //! | `k/` | private halves of key packages |
 //! | `p/` channel seq | [`StoredProof`], the server's signed word on a message of this device |
+//! | `b/` hash offset | a chunk of a blob that a commit in the outbox names, until the commit is through |
 //! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
@@ -88,6 +89,16 @@ pub(super) fn proof_prefix(channel: ChannelId) -> Vec<u8> {
 /// The key of a delivery proof.
 pub(super) fn proof_key(channel: ChannelId, seq: u64) -> Vec<u8> {
     key(b"p/", &[&channel.0, &seq.to_be_bytes()])
+}
+
+/// The prefix of the chunks of a blob to upload.
+pub(super) fn chunk_prefix(hash: Digest) -> Vec<u8> {
+    key(b"b/", &[&hash.0])
+}
+
+/// The key of a chunk of a blob to upload, by its offset.
+pub(super) fn chunk_key(hash: Digest, offset: u64) -> Vec<u8> {
+    key(b"b/", &[&hash.0, &offset.to_be_bytes()])
 }
 
 /// The prefix of a channel's unread messages.

@@ -2,6 +2,7 @@
 //! change of state and an event, in one batch.
 
 use super::Client;
+use super::blobs::Download;
 use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
 use super::directory::{self, OutWhat, StoredMessage};
@@ -12,7 +13,7 @@ use crate::delivery::chain;
 use crate::delivery::window::{Agreement, Cursor};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
-use crate::limits::{BACKOFF_MOST, PAST_EPOCHS};
+use crate::limits::{BACKOFF_MOST, COMMIT_BYTES, PAST_EPOCHS};
 use crate::mls::MlsError;
 use crate::mls::group::{Change, Received};
 use crate::store::batch::Op;
@@ -45,7 +46,7 @@ impl Client {
         let wanted = channel.inbox || (channel.row.member && !self.founding.contains(&id));
         let given_up = channel.stuck || channel.subscription != Subscription::None;
         // What waits is used up first: the server would send it again.
-        let later = !channel.waiting.is_empty() || channel.retry_at.is_some();
+        let later = !channel.is_through();
         if !online || !wanted || given_up || later {
             return;
         }
@@ -102,7 +103,7 @@ impl Client {
             return;
         }
         self.dirty.insert(id);
-        let mut last = channel.waiting.back().map_or(channel.row.cursor.seq(), |last| last.seq);
+        let mut last = channel.last_seq();
         let (mut forked, mut gap) = (None, None);
         if entries.entries.is_empty() && entries.first > last.saturating_add(1) {
             gap = Some(entries.first);
@@ -174,17 +175,24 @@ impl Client {
     pub(super) fn read_waiting(&mut self, id: ChannelId) {
         loop {
             let Some(channel) = self.channels.get_mut(&id) else { return };
-            if channel.join.is_some() || channel.waiting.is_empty() || channel.retry_at.is_some() {
+            let inbox = channel.inbox;
+            let whole = !inbox && channel.download.as_ref().is_some_and(Download::is_whole);
+            let next = !channel.waiting.is_empty() && channel.download.is_none();
+            if channel.retry_at.is_some() || !(whole || next) {
                 break;
             }
             if !self.may_read(id) {
                 return;
             }
             let Some(channel) = self.channels.get_mut(&id) else { return };
+            if let Some(Download { entry, bytes, .. }) = channel.download.take_if(|_| whole) {
+                self.transfer_ended();
+                self.read_payload(id, &entry, &bytes);
+                continue;
+            }
             let Some(entry) = channel.next_waiting() else { break };
-            if !channel.inbox {
-                self.read_entry(id, &entry);
-            } else if !self.read_inbox(id, entry) {
+            let read = if inbox { self.read_inbox(id, entry) } else { self.read_entry(id, entry) };
+            if !read {
                 break;
             }
         }
@@ -212,22 +220,33 @@ impl Client {
         self.subscribe(id);
     }
 
-    /// One entry of a group's log.
-    fn read_entry(&mut self, id: ChannelId, entry: &Entry) {
+    /// One entry of a group's log; `false`: it waits, and what comes after it too.
+    fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
         if entry.kind == EntryKind::Reset {
-            return self.read_reset(id, entry);
+            self.read_reset(id, &entry);
+            return true;
         }
-        if self.own_echo(id, entry) || self.passes_over(id, entry) {
-            return self.advance(id, entry);
+        if self.own_echo(id, &entry) || self.passes_over(id, &entry) {
+            self.advance(id, &entry);
+            return true;
         }
         if entry.kind == EntryKind::Revocation {
-            self.read_revocation(id, entry);
-            return self.advance(id, entry);
+            self.read_revocation(id, &entry);
+            self.advance(id, &entry);
+            return true;
         }
-        let Part::Inline(payload) = &entry.payload else {
-            self.unreadable(id, entry.seq, "its payload is a blob");
-            return self.advance(id, entry);
-        };
+        match entry.payload.clone() {
+            Part::Inline(payload) => self.read_payload(id, &entry, &payload),
+            Part::Blob { len, .. } if len > COMMIT_BYTES as u64 => {
+                self.unreadable(id, entry.seq, "longer than a commit may be");
+                self.advance(id, &entry);
+            }
+            Part::Blob { hash, len } => return self.download(id, entry, hash, len),
+        }
+        true
+    }
+
+    fn read_payload(&mut self, id: ChannelId, entry: &Entry, payload: &[u8]) {
         let received = self.with_group(id, |group, cx| group.receive(cx, payload));
         match received {
             Some(Ok(Received::Application { sender, epoch, content })) => {

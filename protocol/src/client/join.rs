@@ -1,11 +1,9 @@
 //! From a welcome in the inbox to a group: the ratchet tree is fetched beside it, checked, and joined.
 
-use super::channel::{Join, Slot};
+use super::channel::Slot;
 use super::direct::{is_between, is_direct};
 use super::directory::{self, OutItem};
 use super::event::Event;
-use super::inbound::pause;
-use super::net::Call;
 use super::tree::Tree;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
@@ -13,10 +11,7 @@ use crate::id::{ChannelId, GroupId, Sender};
 use crate::mls::group::Group;
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Op;
-use crate::wire::message::{ChannelKind, Entry, EntryKind, Failure, Origin, Part};
-
-/// How often a welcome's tree is asked for again when it is another one than was named.
-const TREES: u32 = 3;
+use crate::wire::message::{ChannelKind, Entry, EntryKind, Origin, Part};
 
 /// What to do about a welcome.
 enum Welcome {
@@ -36,7 +31,11 @@ impl Client {
             return true;
         };
         match self.weigh_welcome(&entry, &origin) {
-            Welcome::Join => self.begin_join(inbox, entry, origin),
+            Welcome::Join => {
+                self.warm_packages();
+                self.read_group(origin.channel);
+                return self.download(inbox, entry, origin.tree, origin.tree_len);
+            }
             Welcome::Wait => {
                 if let Some(channel) = self.channels.get_mut(&inbox) {
                     channel.wait_first(entry);
@@ -89,74 +88,14 @@ impl Client {
         Welcome::Wait
     }
 
-    fn begin_join(&mut self, inbox: ChannelId, entry: Entry, origin: Origin) {
-        self.warm_packages();
-        self.read_group(origin.channel);
-        let link = self.open_bulk();
-        if let Some(channel) = self.channels.get_mut(&inbox) {
-            let tree = Tree::new(origin.tree, origin.tree_len, link);
-            channel.join = Some(Join { entry, tree });
-        }
-        self.ask_tree(inbox);
-    }
-
-    fn ask_tree(&mut self, inbox: ChannelId) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
-            return;
-        };
-        let (link, request) = (join.tree.link, join.tree.request());
-        self.call_on(link, Call::Blob(inbox), request);
-    }
-
-    /// A chunk of the tree.
-    pub(super) fn on_tree(&mut self, inbox: ChannelId, total: u64, chunk: &[u8]) {
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = &mut channel.join else { return };
-        let Some(origin) = join.entry.origin else { return };
-        if join.tree.take(total, chunk).is_err() {
-            return self.on_wrong_tree(inbox, origin);
-        }
-        if join.tree.whole().is_none() {
-            return self.ask_tree(inbox);
-        }
-        self.dirty.insert(inbox);
-        self.try_join(inbox);
-    }
-
-    /// Another tree than was named: asked for again on another connection, a few times.
-    fn on_wrong_tree(&mut self, inbox: ChannelId, origin: Origin) {
-        const WHY: &str = "the server sent another tree than it named";
-        self.event(Event::ForkSuspected { channel: origin.channel, seq: origin.seq });
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        channel.wrong_trees += 1;
-        if channel.wrong_trees >= TREES {
-            return self.end_join(inbox, Some(WHY));
-        }
-        self.drop_connection(WHY.into());
-    }
-
-    /// The tree is not to be had: for now, or at all.
-    pub(super) fn on_tree_refused(&mut self, inbox: ChannelId, failure: &Failure) {
-        if !failure.is_transient() {
-            return self.end_join(inbox, Some(failure.code.text()));
-        }
-        let at = self.now.mono + pause(failure.retry_after_ms);
-        let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
-        channel.wait_first(join.entry);
-        channel.retry_at = Some(at);
-        if let Some(link) = join.tree.link {
-            self.finish_link(link);
-        }
-    }
-
     /// Joins once the tree and the key packages are both at hand.
     pub(super) fn try_join(&mut self, inbox: ChannelId) {
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
+        let Some(channel) = self.channels.get(&inbox).filter(|channel| channel.inbox) else {
             return;
         };
+        let Some(join) = channel.download.as_ref().filter(|join| join.is_whole()) else { return };
         let Some(origin) = join.entry.origin else { return };
-        if join.tree.whole().is_none() || self.packages.warm().is_none() {
+        if self.packages.warm().is_none() {
             return;
         }
         let before = self.channels.get(&origin.channel).map(|channel| &channel.slot);
@@ -171,23 +110,22 @@ impl Client {
 
     fn join_now(&mut self, inbox: ChannelId) -> Result<(), MlsError> {
         let devices = self.own_devices();
-        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.join.as_ref()) else {
+        let Some(join) = self.channels.get(&inbox).and_then(|channel| channel.download.as_ref())
+        else {
             return Ok(());
         };
         let Some(origin) = join.entry.origin else { return Ok(()) };
         let Part::Inline(welcome) = &join.entry.payload else {
             return Err(MlsError::Invalid("the welcome is a blob".into()));
         };
-        let (Some(packages), Some(tree)) = (self.packages.warm(), join.tree.whole()) else {
-            return Ok(());
-        };
+        let Some(packages) = self.packages.warm() else { return Ok(()) };
         // The key package may have been made with a key of before.
         let mut joined = Err(MlsError::Record);
         for device in devices {
             let mut entropy = self.entropy.fork();
             let (backend, wall) = (self.config.backend, self.now.wall);
             let cx = Context { backend, entropy: &mut entropy, wall };
-            joined = Group::join(cx, &device, packages, welcome, tree);
+            joined = Group::join(cx, &device, packages, welcome, &join.bytes);
             if !matches!(joined, Err(MlsError::Record)) {
                 break;
             }
@@ -269,13 +207,10 @@ impl Client {
 
     pub(super) fn end_join(&mut self, inbox: ChannelId, trouble: Option<&str>) {
         let Some(channel) = self.channels.get_mut(&inbox) else { return };
-        let Some(join) = channel.join.take() else { return };
+        let Some(join) = channel.download.take() else { return };
         channel.advance(&join.entry);
-        channel.wrong_trees = 0;
         self.dirty.insert(inbox);
-        if let Some(link) = join.tree.link {
-            self.finish_link(link);
-        }
+        self.transfer_ended();
         if let Some(why) = trouble {
             let channel = join.entry.origin.map_or(inbox, |origin| origin.channel);
             self.unreadable(channel, join.entry.seq, why);

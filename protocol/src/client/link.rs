@@ -125,6 +125,7 @@ impl Client {
         }
         self.fail_pointless_asks();
         self.inflight.clear();
+        self.interrupt_transfers();
         self.synced = false;
         self.rewind_auth();
         for channel in self.channels.values_mut() {
@@ -373,8 +374,11 @@ impl Client {
             (Call::Subscribe(channel), Reply::Subscribed { head }) => {
                 self.on_subscribed(channel, head);
             }
-            (Call::Blob(inbox), Reply::Blob { total, chunk }) => {
-                self.on_tree(inbox, total, &chunk);
+            (Call::Blob(channel), Reply::Blob { total, chunk }) => {
+                self.on_chunk(channel, total, &chunk);
+            }
+            (Call::Upload(ticket), Reply::BlobPut { received }) => {
+                self.on_received(ticket, received);
             }
             (Call::GroupInfo(channel), reply @ Reply::GroupInfo { .. }) => {
                 self.on_group_info(channel, reply);
@@ -411,7 +415,8 @@ impl Client {
                 self.on_commit_refused(ticket, failure);
             }
             Call::Subscribe(channel) => self.on_subscribe_refused(channel, failure),
-            Call::Blob(inbox) => self.on_tree_refused(inbox, failure),
+            Call::Blob(channel) => self.on_blob_refused(channel, failure),
+            Call::Upload(ticket) => self.on_upload_refused(ticket, failure),
             Call::GroupInfo(channel) | Call::RejoinTree(channel) => {
                 self.on_group_info_refused(channel, failure);
             }

@@ -23,7 +23,7 @@ use crate::wire::message::Failure;
 /// What a group shows of itself, to its members alone.
 #[derive(Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Profile {
-    /// Its name, 1 to [`GROUP_NAME_BYTES`] bytes.
+    /// Its name, at most [`GROUP_NAME_BYTES`]; empty only in a direct channel.
     pub name: String,
     /// What it is about, at most [`GROUP_DESCRIPTION_BYTES`].
     pub description: String,
@@ -41,8 +41,7 @@ impl core::fmt::Debug for Profile {
 
 impl Profile {
     pub(super) fn is_sound(&self) -> bool {
-        (1..=GROUP_NAME_BYTES).contains(&self.name.len())
-            && self.description.len() <= GROUP_DESCRIPTION_BYTES
+        self.name.len() <= GROUP_NAME_BYTES && self.description.len() <= GROUP_DESCRIPTION_BYTES
     }
 
     /// name length (2) || name || description length (2) || description || avatar (0 or 32), big endian.
@@ -168,7 +167,8 @@ impl Client {
         change: ProfileChange,
     ) -> Result<Ticket, Refused> {
         let named = Profile { name: "-".into(), ..Profile::default() };
-        if !change.apply(named).is_sound() {
+        let named = change.apply(named);
+        if !named.is_sound() || named.name.is_empty() {
             return Err(Refused::Invalid(
                 "a group's name has 1 to 256 bytes, its description at most 2048",
             ));
@@ -295,6 +295,9 @@ impl Client {
     pub(super) fn take_metadata(&mut self, id: ChannelId, metadata: Metadata) -> bool {
         let expected = self.with_group(id, |group, _| group.data().metadata);
         let Some(profile) = metadata.open(self.config.backend) else { return false };
+        if profile.name.is_empty() && !is_direct(id) {
+            return false;
+        }
         let Some(channel) = self.channels.get_mut(&id) else { return false };
         if expected != Some(metadata.hash()) {
             return false;

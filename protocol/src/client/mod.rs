@@ -2,12 +2,13 @@
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
 //! Inside, every connection goes through the table of `session`; every channel's log is read in order
-//! (`inbound`, welcomes by `join`, messages on to the application by `unread`); every change of a group is an intent
+//! (`inbound`, welcomes by `join`, messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent
 //! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
 //! server has it and the log has shown it (`outbox`). A device that cannot go on in a group (`fall`) comes back to it by
 //! a new leaf (`rejoin`); one that can do so for all begins another (`reset`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod blobs;
 mod change;
 mod channel;
 mod command;
@@ -45,7 +46,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::crypto::Backend;
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, Fatal};
-use crate::id::{AccountId, ChannelId, Sender, ServerId};
+use crate::id::{AccountId, ChannelId, Digest, Sender, ServerId};
 use crate::io::{Input, JobId, LinkId, LoadId, Output, Page, Target, Ticket};
 use crate::job::{Job, JobOutput};
 use crate::limits::WARM_GROUPS;
@@ -54,6 +55,7 @@ use crate::mls::group::Group;
 use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
+use blobs::Upload;
 use channel::{Channel, Slot};
 use devices::Turn;
 use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored};
@@ -121,10 +123,12 @@ enum Loading {
     Packages,
     Messages(ChannelId),
     Proofs(Ticket, ChannelId),
-    /// The record of a group's tree.
-    Tree(ChannelId),
+    /// The group that this device fell out of.
+    Old(ChannelId),
     /// The group that this device is about to come back to.
     Spare(ChannelId),
+    /// The chunk with this offset of what a commit names.
+    Chunk(Ticket, u64),
 }
 
 /// A reply of a kind that does not answer its request.
@@ -165,6 +169,10 @@ pub struct Client {
     rotation: Rotation,
     /// When to offer the next key again after the server could not take it.
     rotation_retry: Option<Duration>,
+    /// Commits that name blobs, and how far those are uploaded.
+    uploads: BTreeMap<Ticket, Upload>,
+    /// What had come of blobs when their connection was lost.
+    partial: BTreeMap<Digest, Vec<u8>>,
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the last-resort one can stay.
@@ -349,8 +357,9 @@ impl Client {
             Some(Loading::Packages) => self.on_package_records(id, records),
             Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
             Some(Loading::Messages(channel)) => self.on_messages(channel, records),
-            Some(Loading::Tree(channel)) => self.on_tree_record(channel, &records),
+            Some(Loading::Old(channel)) => self.on_old_records(channel, id, records),
             Some(Loading::Spare(channel)) => self.on_spare_records(channel, id, records),
+            Some(Loading::Chunk(ticket, at)) => self.on_stored_chunk(ticket, at, &records),
             None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
         }
         Ok(())

@@ -42,12 +42,14 @@ pub(super) enum Call {
     Submit(Ticket),
     Commit(Ticket),
     Subscribe(ChannelId),
-    /// A chunk of the tree that a welcome in this inbox needs.
+    /// A chunk of the blob that an entry of this channel waits for.
     Blob(ChannelId),
     /// What a commit to come back to this group by is made from.
     GroupInfo(ChannelId),
     /// A chunk of the tree that goes with it.
     RejoinTree(ChannelId),
+    /// A chunk of a blob that a commit names.
+    Upload(Ticket),
     /// Nothing depends on the answer: `Ack`, `Unsubscribe`.
     Tell,
 }

@@ -26,6 +26,7 @@ impl Client {
     /// Forgets a submission.
     pub(super) fn drop_item(&mut self, ticket: Ticket) -> Option<OutItem> {
         let item = self.outbox.remove(&ticket)?;
+        self.forget_upload(ticket, &item);
         self.inflight.remove(&ticket);
         self.gate.stage(Op::Delete(item_key(ticket)));
         self.dirty.insert(item.channel);
@@ -169,6 +170,9 @@ impl Client {
         let Some(item) = self.outbox.get(&ticket) else { return };
         if item.accepted.is_some() {
             return;
+        }
+        if !self.is_uploaded(ticket) {
+            return self.upload(item.channel, ticket);
         }
         let (call, request) = match &item.what {
             OutWhat::Commit { bundle, .. } | OutWhat::Rejoin { bundle } => {

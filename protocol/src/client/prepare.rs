@@ -74,7 +74,10 @@ impl Client {
         self.founding.remove(&channel);
         self.fulfil(ticket, Outcome::Group(channel));
         self.wake_inboxes();
-        self.admit_all(channel);
+        // The direct channel takes in all devices of both accounts anyway, in one commit.
+        if !is_direct(channel) {
+            self.admit_all(channel);
+        }
     }
 
     /// The account of a name to invite.

@@ -28,10 +28,10 @@ use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId};
 use crate::io::{LoadId, Ticket};
 use crate::limits::{BACKOFF_MOST, REJOINS};
 use crate::mls::group::{Bundle, Group};
-use crate::mls::rejoin::{Floor, TREE_RECORD, accounts};
+use crate::mls::rejoin::{Floor, accounts};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::{Op, Records};
-use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Part, Reply, Request};
+use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Reply, Request};
 
 /// The first delay after a try that came to nothing; doubled each time, drawn at random below that.
 const RETRY: Duration = Duration::from_millis(50);
@@ -41,8 +41,10 @@ const UNKNOWABLE: &str =
     "what is stored does not tell whose group it is: a member has to remove and add this device";
 
 /// What a commit to come back by is made from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rejoining {
+    /// The old group's records, while they are read.
+    old: Slot,
     /// Who was in the group.
     known: Option<BTreeSet<AccountId>>,
     offer: Option<Offer>,
@@ -111,18 +113,40 @@ impl Client {
             }
             return;
         }
-        channel.rejoining = Some(Rejoining::default());
         let prefix = directory::group_prefix(id, channel.row.generation);
-        let tree = directory::key(&prefix, &[TREE_RECORD]);
-        self.load(Loading::Tree(id), tree, None, 1);
+        self.read_old(id, prefix, None, Records::new());
         self.call(Call::GroupInfo(id), Request::GroupInfoFetch { channel: id });
     }
 
-    /// The record of the old group's tree, which tells who was in it.
-    pub(super) fn on_tree_record(&mut self, id: ChannelId, records: &Records) {
+    /// Reads on in the old group's records: its tree tells who was in it.
+    fn read_old(
+        &mut self,
+        id: ChannelId,
+        prefix: Vec<u8>,
+        after: Option<Vec<u8>>,
+        gathered: Records,
+    ) {
+        let load = self.load(Loading::Old(id), prefix, after, LOAD_PAGE);
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let old = Slot::Loading(load, gathered);
+        match &mut channel.rejoining {
+            Some(rejoining) => rejoining.old = old,
+            none => *none = Some(Rejoining { old, known: None, offer: None }),
+        }
+    }
+
+    pub(super) fn on_old_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(rejoining) = &mut channel.rejoining else { return };
-        rejoining.known = records.first().and_then(|(_, tree)| accounts(tree));
+        let prefix = directory::group_prefix(id, channel.row.generation);
+        let Some((gathered, last)) = rejoining.old.gather(load, records, prefix.len()) else {
+            return;
+        };
+        if last.is_some() {
+            return self.read_old(id, prefix, last, gathered);
+        }
+        rejoining.old = Slot::None;
+        rejoining.known = accounts(gathered);
         if rejoining.known.is_none() {
             return self.give_rejoin_up(id, UNKNOWABLE);
         }
@@ -217,7 +241,8 @@ impl Client {
     /// Makes the commit, once everything that it takes is here.
     fn try_rejoin(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(Rejoining { known: Some(known), offer: Some(offer) }) = &channel.rejoining else {
+        let Some(Rejoining { known: Some(known), offer: Some(offer), .. }) = &channel.rejoining
+        else {
             return;
         };
         let Some(tree) = offer.tree.whole() else { return };
@@ -280,7 +305,7 @@ impl Client {
             generation,
             epoch: offer.epoch,
             message,
-            commit: Part::Inline(bundle.commit.into()),
+            commit: self.part(bundle.commit),
             welcome: None,
             group_info: bundle.group_info.into(),
         };

@@ -122,7 +122,7 @@ impl Client {
         let suite = suite.unwrap_or(row.suite).max(row.suite);
         // What can be read is read first; a welcome is waited for.
         let overtaken = channel.generation() > from;
-        let read = channel.ready || channel.fall.cut || channel.ended.is_some();
+        let read = channel.ready || channel.is_lost();
         if founding || overtaken || !read {
             return;
         }
@@ -215,7 +215,7 @@ impl Client {
         }
         self.inflight.insert(ticket);
         let Some(channel) = self.channels.get(&id) else { return };
-        if channel.ended.is_some() || channel.fall.cut {
+        if channel.is_lost() {
             let at = Cursor::at(accepted.seq, accepted.chain);
             return self.begin_generation(id, ticket, Some(at));
         }
@@ -229,12 +229,12 @@ impl Client {
         let Some((id, _)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
             return;
         };
-        let blind = self.channels.get(&id).is_some_and(|c| c.ended.is_some() || c.fall.cut);
+        let lost = self.channels.get(&id).is_some_and(super::Channel::is_lost);
         match failure.code {
             ErrorCode::RateLimited => self.put_off(ticket, failure.retry_after_ms),
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             // Another one was first; or this one, long ago. The log tells.
-            ErrorCode::GenerationMismatch if !blind => self.look_again(id),
+            ErrorCode::GenerationMismatch if !lost => self.look_again(id),
             _ => self.fail_intent(ticket, Failed::from(failure)),
         }
     }
@@ -345,8 +345,7 @@ impl Client {
         channel.row_dirty = true;
         if let Some(at) = at {
             channel.row.cursor = at;
-            channel.waiting.clear();
-            channel.waiting_bytes = 0;
+            channel.forget_waiting();
             channel.unsubscribe();
         }
         self.gate.stage(Op::DeletePrefix(before));

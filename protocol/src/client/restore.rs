@@ -177,6 +177,8 @@ impl Client {
             inflight: BTreeSet::new(),
             rotation,
             rotation_retry: None,
+            uploads: BTreeMap::new(),
+            partial: BTreeMap::new(),
             packages: Packages::Cold,
             plan,
             wanted_packages: None,

@@ -25,6 +25,7 @@ mod signer;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+mod welcome;
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;

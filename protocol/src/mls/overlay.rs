@@ -30,14 +30,6 @@ use blocks::Blocks;
 #[error("stored MLS record {0:?} is damaged")]
 pub struct RecordFault(char);
 
-/// The first byte of the key of the record that holds a group's tree.
-pub(super) const TREE_KEY: &[u8] = &[Kind::Tree as u8];
-
-/// A group's tree, from its record alone.
-pub(super) fn decode_tree(record: &[u8]) -> Result<TreeSync, RecordFault> {
-    Kind::Tree.decode(record)
-}
-
 /// Records of OpenMLS in memory, with the changes since the last [`Overlay::take_ops`].
 ///
 /// Not `Sync`: it belongs to the one machine that uses it.
@@ -167,6 +159,16 @@ impl Overlay {
         let state = self.0.borrow();
         let from = state.records.range(prefix.to_vec()..);
         from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The tree of the one group in here, whatever the other records are like.
+    pub(super) fn tree(&self) -> Option<TreeSync> {
+        let key = self.keys(&[Kind::Tree as u8]).pop()?;
+        match self.0.borrow().records.get(&key)? {
+            Stored::Whole(value) => Kind::Tree.decode(value).ok(),
+            Stored::Blocks(blocks) => Kind::Tree.decode(&blocks.join()).ok(),
+            Stored::Damaged => None,
+        }
     }
 
     /// A record of ours beside OpenMLS's.

@@ -11,12 +11,13 @@ mod tests;
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::group::GroupId as MlsGroupId;
 use openmls::prelude::{
     KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
     ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
-    Sender as MlsSender, StagedCommit, Welcome,
+    Sender as MlsSender, StagedCommit,
 };
 use tls_codec::Deserialize as _;
 
@@ -26,6 +27,7 @@ use super::path::Path;
 use super::provider::Crypto;
 use super::rules::{self, Before, Verdict, invalid};
 use super::suite::Suite;
+use super::welcome::WelcomeOutside;
 use super::{MlsError, encode, parse};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
@@ -64,6 +66,8 @@ pub struct CheckedCommit {
     pub removes: Vec<Sender>,
     /// Devices whose device key changed.
     pub updates: Vec<Member>,
+    /// The welcome of each device added, with its own secret alone, in the order of `adds`.
+    pub welcomes: Vec<Bytes>,
     /// The new ratchet tree, if there is a welcome.
     pub tree: Option<Vec<u8>>,
     /// The earliest end of the key packages used: from then on the commit is not to be accepted any more. `None` if
@@ -247,9 +251,11 @@ impl PublicState {
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
-    /// changes allowed by its role, or by the revocations that it brings along; every added or changed leaf with a verified record; every new key one that can be
-    /// encrypted to, and the path's secrets sealed for as many as need them; queued removals included; a welcome exactly if it adds, for exactly the added key packages; a GroupInfo of the new epoch that
-    /// matches the new public state and is signed by the committer. Merges it.
+    /// changes allowed by its role, or by the revocations that it brings along; every added or changed leaf with a
+    /// verified record; every new key one that can be encrypted to, and the path's secrets sealed for as many as need
+    /// them; queued removals included; a welcome exactly if it adds, with one secret for each of the added key packages;
+    /// a GroupInfo of the new epoch that matches the new public state and is signed by the committer. Merges it, and cuts
+    /// the welcome.
     ///
     /// The calendar is the caller's: see [`CheckedCommit::expires`].
     ///
@@ -290,7 +296,7 @@ impl PublicState {
         if let Some(path) = &path {
             path.check_keys(self.suite)?;
         }
-        self.check_welcome(&staged, welcome)?;
+        let welcomes = self.check_welcome(&staged, welcome, group_info)?;
         let signer = self.signer(&by, &staged)?.u32();
         let expected = Expected {
             suite: self.suite,
@@ -302,7 +308,7 @@ impl PublicState {
         outside::check_group_info(self.backend, group_info, &expected)?;
         let path = path.as_ref().map(|path| (signer, path));
         self.change(|state| {
-            let checked = state.merge(*staged, verdict, path, welcome.is_some())?;
+            let checked = state.merge(*staged, verdict, path, welcomes)?;
             Ok(CheckedCommit { left_out, ..checked })
         })
     }
@@ -403,33 +409,38 @@ impl PublicState {
         Ok(record.sender())
     }
 
-    fn check_welcome(&self, staged: &StagedCommit, welcome: Option<&[u8]>) -> Result<(), MlsError> {
-        let mut added = Vec::new();
+    /// A welcome is for exactly those who are added: what each of them gets.
+    fn check_welcome(
+        &self,
+        staged: &StagedCommit,
+        welcome: Option<&[u8]>,
+        group_info: &[u8],
+    ) -> Result<BTreeMap<Sender, Bytes>, MlsError> {
+        let mut added = BTreeMap::new();
         for add in staged.add_proposals() {
-            let reference: KeyPackageRef = add
-                .add_proposal()
-                .key_package()
+            let package = add.add_proposal().key_package();
+            let reference: KeyPackageRef = package
                 .hash_ref(&self.crypto)
                 .map_err(|error| MlsError::Internal(error.to_string()))?;
-            added.push(reference.as_slice().to_vec());
+            let whom = rules::record_in(package.leaf_node())?.sender();
+            added.insert(reference.as_slice().to_vec(), whom);
         }
         let Some(welcome) = welcome else {
             let none = added.is_empty();
-            return if none { Ok(()) } else { Err(invalid("a commit that adds has to welcome")) };
+            return if none {
+                Ok(BTreeMap::new())
+            } else {
+                Err(invalid("a commit that adds has to welcome"))
+            };
         };
         if added.is_empty() {
             return Err(invalid("a welcome for nobody"));
         }
-        let MlsMessageBodyIn::Welcome(welcome) = parse(welcome)? else {
-            return Err(invalid("not a Welcome"));
-        };
-        if welcome.ciphersuite() != self.suite.ciphersuite() {
-            return Err(MlsError::Suite);
-        }
-        let mut welcomed = references(&welcome);
-        added.sort_unstable();
-        welcomed.sort_unstable();
-        if added == welcomed { Ok(()) } else { Err(invalid("a welcome for others than are added")) }
+        let welcome = WelcomeOutside::read(welcome)?;
+        welcome.check(self.suite, added.keys().map(Vec::as_slice), group_info)?;
+        let cuts = added.iter();
+        let cuts = cuts.filter_map(|(reference, whom)| Some((*whom, welcome.cut(reference)?)));
+        Ok(cuts.collect())
     }
 
     /// The leaf that signs the GroupInfo.
@@ -448,7 +459,7 @@ impl PublicState {
         staged: StagedCommit,
         verdict: Verdict,
         path: Option<(u32, &Path<'_>)>,
-        welcome: bool,
+        mut welcomes: BTreeMap<Sender, Bytes>,
     ) -> Result<CheckedCommit, MlsError> {
         self.group
             .merge_commit(&self.overlay, staged)
@@ -468,15 +479,25 @@ impl PublicState {
             before.values().map(|record| (record.sender(), record.device_key)).collect();
         let removed = verdict.removed.iter().filter_map(|leaf| before.get(leaf));
         let adds = self.records.values().filter(|record| added.contains(&record.sender()));
+        let adds: Vec<_> = adds.map(member_of).collect();
+        let welcomed = !welcomes.is_empty();
+        let of = |add: &Member| {
+            let welcome = welcomes.remove(&add.sender);
+            welcome.ok_or_else(|| invalid("a device that is not welcomed"))
+        };
+        // Who comes back by a commit of its own needs none.
+        let welcomed = adds.iter().filter(|_| welcomed).map(of);
+        let welcomes: Vec<_> = welcomed.collect::<Result<_, _>>()?;
         let updated = verdict.updated.iter();
         let updates =
             updated.filter(|record| keys.get(&record.sender()) != Some(&record.device_key));
         Ok(CheckedCommit {
             epoch: self.epoch(),
-            adds: adds.map(member_of).collect(),
+            adds,
             removes: removed.map(DeviceRecord::sender).collect(),
             updates: updates.map(member_of).collect(),
-            tree: welcome.then(|| self.tree()).transpose()?,
+            tree: (!welcomes.is_empty()).then(|| self.tree()).transpose()?,
+            welcomes,
             expires: verdict.added.iter().map(|added| added.expires).min(),
             left_out: None,
         })
@@ -526,9 +547,4 @@ fn records_of(group: &PublicGroup) -> Result<BTreeMap<u32, DeviceRecord>, MlsErr
     let leaves = group.treesync().full_leaves();
     let records = leaves.map(|(leaf, node)| Ok((leaf.u32(), rules::record_in(node)?)));
     records.collect::<Result<_, MlsError>>().map_err(|_| damaged("a leaf without a record"))
-}
-
-fn references(welcome: &Welcome) -> Vec<Vec<u8>> {
-    let secrets = welcome.secrets().iter();
-    secrets.map(|secret| secret.new_member().as_slice().to_vec()).collect()
 }

@@ -13,7 +13,7 @@ use openmls::prelude::{LeafNodeParameters, MlsMessageBodyIn, OpenMlsProvider as 
 use tls_codec::Deserialize as _;
 
 use super::group::{Bundle, Group, LocalDevice, Meta};
-use super::overlay::{self, Overlay};
+use super::overlay::Overlay;
 use super::provider::Provider;
 use super::public::outside::{self, Expected};
 use super::rules::{self, invalid};
@@ -37,13 +37,9 @@ pub struct Floor<'a> {
     pub known: &'a BTreeSet<AccountId>,
 }
 
-/// The first byte of the key of the record that [`accounts`] reads.
-pub const TREE_RECORD: &[u8] = overlay::TREE_KEY;
-
-/// The accounts in a stored group, from the record of its tree alone: the others may be damaged. `None` if this one is
-/// too.
-pub fn accounts(tree: &[u8]) -> Option<BTreeSet<AccountId>> {
-    let tree = overlay::decode_tree(tree).ok()?;
+/// The accounts in a stored group, from its tree alone: the other records may be damaged. `None` if this one is too.
+pub fn accounts(records: Records) -> Option<BTreeSet<AccountId>> {
+    let tree = Overlay::new(records).tree()?;
     tree.full_leaves().map(|(_, leaf)| Some(rules::record_in(leaf).ok()?.account)).collect()
 }
 

@@ -27,9 +27,9 @@ impl Server {
         if chunk.len() > limits::BLOB_CHUNK || end.is_none_or(|end| end > total) {
             return self.fail(call, ErrorCode::BadRequest);
         }
-        let most = limits::BLOB_BYTES;
-        let expires = self.now.wall.plus(self.config.retention);
-        let op = StoreOp::PutBlob { sender, hash, total, offset, chunk, most, expires };
+        let (most, uploads) = (limits::BLOB_BYTES, limits::UPLOADS);
+        let expires = self.now.wall.plus(limits::UPLOAD_TIME);
+        let op = StoreOp::PutBlob { sender, hash, total, offset, chunk, most, uploads, expires };
         self.store(Step::BlobPut(call), op);
     }
 }

@@ -18,19 +18,15 @@ use crate::wire::message::{CommitBundle, Entry, EntryKind, Part, Submit};
 impl Server {
     pub(super) fn commit(&mut self, call: Call, sender: Sender, bundle: CommitBundle) {
         let CommitBundle { channel, generation, epoch, .. } = bundle;
-        let Part::Inline(commit) = &bundle.commit else {
-            return self.fail_with(call, ErrorCode::Unsupported, "a commit in a blob");
-        };
-        if matches!(bundle.welcome, Some(Part::Blob { .. })) {
-            return self.fail_with(call, ErrorCode::Unsupported, "a welcome in a blob");
-        }
-        let welcome = bundle.welcome.as_ref().map_or(0, Part::len);
-        if commit.len().max(bundle.group_info.len()) > limits::PAYLOAD_BYTES
-            || welcome > limits::PAYLOAD_BYTES as u64
-        {
+        if !fits(&bundle.commit) || bundle.welcome.as_ref().is_some_and(|part| !fits(part)) {
             return self.fail(call, ErrorCode::PayloadTooLarge);
         }
-        if !outside_holds(commit, false, EntryKind::Commit, channel, generation, epoch) {
+        if bundle.group_info.len() > limits::PAYLOAD_BYTES {
+            return self.fail(call, ErrorCode::PayloadTooLarge);
+        }
+        if let Part::Inline(commit) = &bundle.commit
+            && !outside_holds(commit, false, EntryKind::Commit, channel, generation, epoch)
+        {
             return self.fail_with(call, ErrorCode::BadRequest, "not the message it is said to be");
         }
         self.enqueue(channel, Work { call, sender, kind: WorkKind::Commit(bundle) });
@@ -64,7 +60,7 @@ impl Server {
     }
 
     pub(super) fn write_proposal(&mut self, channel: ChannelId) {
-        let Some((state, work)) = self.checked_state(channel) else { return };
+        let Some((state, work, _)) = self.checked_state(channel) else { return };
         let WorkKind::Propose(submit) = &work.kind else { return };
         let (sender, submit) = (work.sender, submit.clone());
         let group = state.take_ops();
@@ -74,9 +70,9 @@ impl Server {
     }
 
     pub(super) fn write_commit(&mut self, channel: ChannelId, checked: CheckedCommit) {
-        let Some((state, work)) = self.checked_state(channel) else { return };
+        let Some((state, work, loaded)) = self.checked_state(channel) else { return };
         let WorkKind::Commit(bundle) = &work.kind else { return };
-        let (sender, bundle) = (work.sender, bundle.clone());
+        let (sender, bundle, commit) = (work.sender, bundle.clone(), logged(bundle, loaded));
         let group = state.take_ops();
         let at = self.now.wall;
         if checked.expires.is_some_and(|end| at >= end) {
@@ -97,11 +93,11 @@ impl Server {
             message,
             time: at,
             origin: None,
-            payload: bundle.commit.clone(),
+            payload: commit.clone(),
         };
         let hash = commit_hash(&bundle);
         let submitted = Submitted { channel, payload: bundle.commit.hash(), entry };
-        let CheckedCommit { adds, removes, updates, tree, .. } = checked;
+        let CheckedCommit { adds, removes, updates, welcomes, tree, .. } = checked;
         // Who is removed and added anew reads on.
         let stays = |sender: &Sender| adds.iter().any(|add| add.sender == *sender);
         let removed = removes.iter().filter(|sender| !stays(sender)).copied().collect();
@@ -112,12 +108,12 @@ impl Server {
             sender,
             message,
             hash,
-            commit: bundle.commit,
-            welcome: bundle.welcome,
+            commit,
             group_info: bundle.group_info,
             tree: tree.map(Bytes::from),
             group,
             adds,
+            welcomes,
             removes,
             updates,
             at,
@@ -142,15 +138,20 @@ impl Work {
     }
 }
 
-/// The job that checks a bundle. Its parts are inline: [`Server::commit`] takes no others.
+/// What of a bundle was read from blobs, in the order of [`CommitBundle::blobs`].
+pub(super) type Loaded = Vec<Bytes>;
+
+/// The job that checks a bundle, once all the blobs that it names are loaded.
 pub(super) fn commit_job(
     state: Box<PublicState>,
     sender: Sender,
     bundle: &CommitBundle,
+    loaded: &Loaded,
 ) -> ServerJob {
-    let bytes = |part: &Part| match part {
+    let mut loaded = loaded.iter();
+    let mut bytes = |part: &Part| match part {
         Part::Inline(bytes) => bytes.clone(),
-        Part::Blob { .. } => Bytes::new(),
+        Part::Blob { .. } => loaded.next().cloned().unwrap_or_default(),
     };
     ServerJob::Commit {
         state,
@@ -159,6 +160,24 @@ pub(super) fn commit_job(
         welcome: bundle.welcome.as_ref().map(bytes),
         group_info: bundle.group_info.clone(),
     }
+}
+
+/// The commit as it stands in the log: one that needs no blob stands there itself, so that no reader has to ask again.
+fn logged(bundle: &CommitBundle, loaded: &Loaded) -> Part {
+    match (&bundle.commit, loaded.first()) {
+        (Part::Blob { .. }, Some(bytes)) if bytes.len() <= limits::INLINE_BYTES => {
+            Part::Inline(bytes.clone())
+        }
+        (part, _) => part.clone(),
+    }
+}
+
+fn fits(part: &Part) -> bool {
+    let most = match part {
+        Part::Inline(_) => limits::PAYLOAD_BYTES,
+        Part::Blob { .. } => limits::COMMIT_BYTES,
+    };
+    part.len() <= most as u64
 }
 
 fn commit_hash(bundle: &CommitBundle) -> Digest {

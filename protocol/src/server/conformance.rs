@@ -88,7 +88,8 @@ macro_rules! server_store_conformance {
             refused_commits_change_nothing
             removed_members_read_up_to_their_removal
             members_who_return_begin_anew
-            one_welcome_reaches_many_inboxes
+            each_inbox_gets_its_own_welcome
+            large_commits_name_their_blob
             resets_are_checked_in_order
             resets_do_everything_at_once
             members_of_before_a_reset_read_on
@@ -96,6 +97,7 @@ macro_rules! server_store_conformance {
             blobs_come_in_chunks
             wrong_blobs_are_dropped
             uploads_are_ones_own
+            unfinished_uploads_are_few
             blobs_end
             large_blobs_come_back_whole
             operations_see_those_before_them

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::Server;
 use super::channels::Resetting;
+use super::commits::{Loaded, commit_job};
 use super::connection::Call;
 use super::job::ServerJob;
 use super::stored::{Step, Task};
@@ -32,6 +33,8 @@ pub(super) struct Groups {
     /// Slots without work, the longest unused first.
     idle: BTreeMap<u64, ChannelId>,
     used: u64,
+    /// Room taken for blobs in all slots.
+    room: usize,
 }
 
 #[derive(Debug)]
@@ -42,6 +45,9 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) queue: VecDeque<Work>,
     turns: Turns,
+    /// Of the commit at the head: what was read of the blobs that it names, and the room that is taken for them.
+    loaded: Loaded,
+    room: usize,
     /// The key in `Groups::idle`.
     idle: Option<u64>,
 }
@@ -53,6 +59,8 @@ pub(super) enum Stage {
     Rest,
     Probe,
     Load,
+    /// The blobs that a commit names are on their way.
+    Blobs,
     /// Reading the state, checking with it, or encoding it, in a job.
     Job,
     Write(Box<super::submit::Submitted>, Vec<Sender>),
@@ -175,6 +183,8 @@ impl Groups {
             stage: Stage::Rest,
             queue: VecDeque::new(),
             turns: Turns::default(),
+            loaded: Loaded::new(),
+            room: 0,
             idle: None,
         });
         if let Some(key) = slot.idle.take() {
@@ -246,6 +256,8 @@ impl Server {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         slot.stage = Stage::Rest;
         slot.queue.pop_front();
+        slot.loaded.clear();
+        self.groups.room -= core::mem::take(&mut slot.room);
         if slot.queue.is_empty() {
             self.groups.rest(channel);
         } else {
@@ -298,6 +310,7 @@ impl Server {
         match stage {
             Stage::Probe => self.group_probed(channel, reply),
             Stage::Load => self.group_loaded(channel, reply),
+            Stage::Blobs => self.blob_loaded(channel, reply),
             Stage::Write(submitted, removed) => {
                 self.group_written(channel, &submitted, &removed, reply);
             }
@@ -412,14 +425,57 @@ impl Server {
         }
     }
 
+    /// Reads the next blob that the commit at the head of a line names; `false`: all are there.
+    fn load_blob(&mut self, channel: ChannelId) -> bool {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return false };
+        let Some(WorkKind::Commit(bundle)) = slot.queue.front().map(|work| &work.kind) else {
+            return false;
+        };
+        let Some((hash, len)) = bundle.blobs().nth(slot.loaded.len()) else { return false };
+        // A commit's parts are at most `COMMIT_BYTES` long.
+        let room = usize::try_from(len).unwrap_or(usize::MAX);
+        if self.groups.room.saturating_add(room) > limits::BUNDLE_BYTES {
+            self.audit(AuditKind::Limit, None, Some(channel), Some(ErrorCode::Busy));
+            self.refuse_work(channel, ErrorCode::Busy, 0, "");
+            return true;
+        }
+        slot.room += room;
+        self.groups.room += room;
+        let at = self.now.wall;
+        self.stage(channel, Stage::Blobs);
+        self.store(Step::Group(channel), StoreOp::GetBlob { hash, offset: 0, most: len, at });
+        true
+    }
+
+    /// A blob that the commit at the head of a line names.
+    fn blob_loaded(&mut self, channel: ChannelId, reply: StoreReply) {
+        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
+        let Some(WorkKind::Commit(bundle)) = slot.queue.front().map(|work| &work.kind) else {
+            return;
+        };
+        let said = bundle.blobs().nth(slot.loaded.len()).map(|(_, len)| len);
+        match reply {
+            StoreReply::Blob { total, chunk } if Some(total) == said => {
+                slot.loaded.push(chunk);
+                self.check_work(channel);
+            }
+            StoreReply::Blob { .. } => self.refuse_work(channel, ErrorCode::BlobMismatch, 0, ""),
+            StoreReply::Refused { code, .. } => self.refuse_work(channel, code, 0, ""),
+            _ => self.refuse_work(channel, ErrorCode::Unavailable, 0, ""),
+        }
+    }
+
     /// The state is at hand and of the right epoch: checks the work against it.
     fn check_work(&mut self, channel: ChannelId) {
+        if self.load_blob(channel) {
+            return;
+        }
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         let (Some(mut state), Some(work)) = (slot.state.take(), slot.queue.front()) else { return };
         state.confine(channel);
         let sender = work.sender;
         let job = match &work.kind {
-            WorkKind::Commit(bundle) => super::commits::commit_job(state, sender, bundle),
+            WorkKind::Commit(bundle) => commit_job(state, sender, bundle, &slot.loaded),
             WorkKind::Propose(submit) => {
                 ServerJob::Propose { state, sender, payload: submit.payload.clone() }
             }
@@ -471,9 +527,9 @@ impl Server {
     pub(super) fn checked_state(
         &mut self,
         channel: ChannelId,
-    ) -> Option<(&mut PublicState, &Work)> {
+    ) -> Option<(&mut PublicState, &Work, &Loaded)> {
         let slot = self.groups.slots.get_mut(&channel)?;
-        Some((slot.state.as_deref_mut()?, slot.queue.front()?))
+        Some((slot.state.as_deref_mut()?, slot.queue.front()?, &slot.loaded))
     }
 
     /// Writes what was checked.

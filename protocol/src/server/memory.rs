@@ -123,9 +123,10 @@ impl MemoryStore {
                 self.fetch(*channel, *reader, &span, *at)
             }
             Op::Ack { channel, reader, seq } => self.ack(*channel, *reader, *seq),
-            Op::PutBlob { sender, hash, total, offset, chunk, most, expires } => {
+            Op::PutBlob { sender, hash, total, offset, chunk, most, uploads, expires } => {
                 let upload = (*hash, *sender);
-                self.put_blob(upload, *total, *offset, chunk, *most, *expires)
+                let bounds = blobs::Bounds { most: *most, uploads: *uploads };
+                self.put_blob(upload, *total, *offset, chunk, &bounds, *expires)
             }
             Op::GetBlob { hash, offset, most, at } => self.get_blob(*hash, *offset, *most, *at),
             Op::Sweep { at, most } => Ok(StoreReply::Swept(self.sweep(*at, *most))),

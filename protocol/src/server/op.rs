@@ -128,16 +128,18 @@ pub enum StoreOp {
 
     /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →
     /// the first answer with `duplicate` and no `inboxes`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`
-    /// (never was one); `GenerationMismatch`; `NotMember` (not any more); `FutureEpoch`; `StaleEpoch` (more than `past_epochs` behind). → `Appended`.
+    /// (never was one); `GenerationMismatch`; `NotMember` (not any more); `FutureEpoch`; `StaleEpoch` (more than
+    /// `past_epochs` behind). → `Appended`.
     Append(Append),
     /// Accepts a commit. Checks as `Append` with `past_epochs` 0, but a passed epoch is `EpochConflict`; then
-    /// every added device must be active and registered with that device key, else `RecordInvalid`.
+    /// every added device must be active and registered with that device key, else `RecordInvalid`; then a commit in a
+    /// blob must be a whole, unexpired one of that length, else `BlobUnknown`. It is kept as long as the entry.
     /// Then at once: entry appended (kind `Commit`), epoch raised by one, group records changed, GroupInfo
     /// replaced, tree kept as a blob, removed devices' `left_seq` and added devices' `joined_seq` set to its
-    /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device (if there
-    /// is a welcome; its `tree` is zeros if there is no tree). Removals come first: a device in both lists, or one
-    /// that had left before, begins anew and reads nothing from before; but one whose `left_seq` is that of the last
-    /// [`Reset`] reads on where it was. `updates` changes nothing here: who has
+    /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device (the first of
+    /// `adds` gets the first of `welcomes`, and so on; its `tree` is zeros if there is no tree). Removals come first: a
+    /// device in both lists, or one that had left before, begins anew and reads nothing from before; but one whose
+    /// `left_seq` is that of the last [`Reset`] reads on where it was. `updates` changes nothing here: who has
     /// which device key, the group's public state says. → `Appended`.
     Commit(Commit),
     /// Entries after `after` that the reader may read: those with `joined_seq` < seq ≤ `left_seq`, unexpired at
@@ -153,7 +155,8 @@ pub enum StoreOp {
     /// Appends a chunk to the sender's own upload of that hash, at `offset`, which must be what the store has of it;
     /// else only tells, and so does an empty chunk. What others upload under the same hash is theirs: nobody can
     /// spoil it. Of an upload with another `total` the store has nothing, and its first chunk takes the other's
-    /// place. A whole blob is everyone's: it is only told, and kept until the later `expires`. The last chunk checks
+    /// place. A sender has at most `uploads` unfinished ones: one more ends those whose `expires` come first (of equal
+    /// ones that of the lower hash). A whole blob is everyone's: it is only told, and kept until the later `expires`. The last chunk checks
     /// the hash, and ends all uploads of it. → `BlobPut`, or `BlobTooLarge` (total above `most`), `BlobMismatch`
     /// (also beyond `total`; what was received is dropped).
     PutBlob {
@@ -163,6 +166,7 @@ pub enum StoreOp {
         offset: u64,
         chunk: Bytes,
         most: u64,
+        uploads: u32,
         expires: UnixMillis,
     },
     /// → `Blob` of a complete, unexpired blob, or `BlobUnknown`, `CursorInvalid` (offset > total).
@@ -263,8 +267,6 @@ pub struct Commit {
     pub hash: Digest,
     /// The MLSMessage with the commit.
     pub commit: Part,
-    /// The MLSMessage with the welcome.
-    pub welcome: Option<Part>,
     /// The new epoch's GroupInfo.
     pub group_info: Bytes,
     /// The new epoch's ratchet tree, if a welcome needs it.
@@ -273,6 +275,8 @@ pub struct Commit {
     pub group: Vec<Op>,
     /// Devices added, in order of their leaves.
     pub adds: Vec<Member>,
+    /// The welcome (an MLSMessage) of each of them; empty without welcomes.
+    pub welcomes: Vec<Bytes>,
     /// Devices removed.
     pub removes: Vec<Sender>,
     /// Devices whose leaf changed, with the device key they now have.

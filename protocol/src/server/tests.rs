@@ -1,3 +1,4 @@
+mod blobs;
 mod channels;
 mod device;
 mod directory;

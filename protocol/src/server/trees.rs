@@ -50,6 +50,7 @@ impl Server {
                 offset: start as u64,
                 chunk: tree.slice(start..end),
                 most: limits::BLOB_BYTES,
+                uploads: limits::UPLOADS,
                 expires,
             };
             self.store(Step::Group(channel), op);

@@ -249,6 +249,17 @@ pub struct CommitBundle {
     pub group_info: Bytes,
 }
 
+impl CommitBundle {
+    /// The blobs that it names, with their lengths: its commit before its welcome.
+    pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> {
+        let parts = [Some(&self.commit), self.welcome.as_ref()];
+        parts.into_iter().flatten().filter_map(|part| match part {
+            Part::Inline(_) => None,
+            Part::Blob { hash, len } => Some((*hash, *len)),
+        })
+    }
+}
+
 /// A payload that may be too large for its frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {

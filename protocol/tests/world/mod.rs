@@ -146,6 +146,14 @@ pub struct Device {
     starts: u64,
 }
 
+/// A world that is switched off: see [`World::from`].
+pub struct Remains {
+    now: Now,
+    secrets: Vec<u8>,
+    store: MemoryStore,
+    disks: Vec<BTreeMap<Vec<u8>, Vec<u8>>>,
+}
+
 /// The world.
 pub struct World {
     rules: Rules,
@@ -203,6 +211,28 @@ impl World {
             said: None,
         };
         world.start_server();
+        world
+    }
+
+    /// What is left of this world when everybody is switched off.
+    pub fn remains(&self) -> Remains {
+        let disks = self.devices.iter().map(|device| device.disk.clone()).collect();
+        let (secrets, store) = (self.secrets.clone(), self.store.clone());
+        Remains { now: self.now, secrets, store, disks }
+    }
+
+    /// A world with a past: its devices are there, and switched off.
+    pub fn from(rules: Rules, remains: &Remains) -> Self {
+        let mut world = Self::new(rules);
+        world.now = remains.now;
+        world.secrets = remains.secrets.clone();
+        world.store = remains.store.clone();
+        world.start_server();
+        for disk in &remains.disks {
+            let device = world.device();
+            world.crash(device);
+            world.devices[device].disk = disk.clone();
+        }
         world
     }
 

@@ -31,7 +31,15 @@ pub(super) struct Put<'a> {
     pub(super) chunk: &'a Bytes,
 }
 
-struct Blob {
+/// What an upload may come to.
+pub(super) struct Bounds {
+    /// Longest blob in bytes.
+    pub(super) most: u64,
+    /// Unfinished uploads of one sender.
+    pub(super) uploads: u32,
+}
+
+pub(super) struct Blob {
     no: i64,
     total: u64,
     received: u64,
@@ -39,12 +47,17 @@ struct Blob {
 }
 
 impl SqliteStore {
-    pub(super) fn put_blob(&mut self, put: &Put<'_>, most: u64, expires: UnixMillis) -> Answer {
-        if put.total > most {
+    pub(super) fn put_blob(
+        &mut self,
+        put: &Put<'_>,
+        bounds: &Bounds,
+        expires: UnixMillis,
+    ) -> Answer {
+        if put.total > bounds.most {
             return Err(ErrorCode::BlobTooLarge.into());
         }
         if let Some(blob) = self.blob(put.hash, None)? {
-            self.keep_until(&blob, expires)?;
+            self.keep_until(&blob, ordered(expires))?;
             return Ok(StoreReply::BlobPut(blob.total));
         }
         let blob = self.blob(put.hash, put.sender)?;
@@ -81,6 +94,9 @@ impl SqliteStore {
                 self.drop_blob(no)?;
             }
             return Err(ErrorCode::BlobMismatch.into());
+        }
+        if current.is_none() && now_received < put.total {
+            self.make_room(put.sender, bounds.uploads)?;
         }
         let no = self.write_blob(put, current, now_received, expires)?;
         if now_received < put.total {
@@ -125,7 +141,7 @@ impl SqliteStore {
     pub(super) fn keep_blob(&mut self, bytes: &Bytes, expires: UnixMillis) -> Result<Digest, Stop> {
         let hash = Digest::of(&[bytes]);
         if let Some(blob) = self.blob(hash, None)? {
-            self.keep_until(&blob, expires)?;
+            self.keep_until(&blob, ordered(expires))?;
             return Ok(hash);
         }
         self.end_uploads(hash)?;
@@ -149,6 +165,24 @@ impl SqliteStore {
         run(&self.db, gone, [place(no, 0)?, place(no, LAST)?])?;
         run(&self.db, "DELETE FROM blobs WHERE no = ?", [no])?;
         self.cache.hashing.remove(&no);
+        Ok(())
+    }
+
+    /// The whole blob that an entry is about to name. Refusal: `BlobUnknown`.
+    pub(super) fn named_blob(&self, hash: Digest, len: u64, at: UnixMillis) -> Result<Blob, Stop> {
+        let blob = self.blob(hash, None)?;
+        let blob = blob.filter(|blob| blob.total == len && blob.expires > ordered(at));
+        blob.ok_or(ErrorCode::BlobUnknown.into())
+    }
+
+    /// Drops unfinished uploads of a sender, those that end first, until it may begin another.
+    fn make_room(&mut self, sender: Option<i64>, uploads: u32) -> Result<(), Stop> {
+        let own = "SELECT no FROM blobs WHERE sender = ? ORDER BY expires DESC, hash DESC";
+        let own: Vec<i64> = all(&self.db, own, [sender], |row| row.get(0))?;
+        let keep = usize::try_from(uploads.saturating_sub(1)).unwrap_or(usize::MAX);
+        for &no in own.iter().skip(keep) {
+            self.drop_blob(no)?;
+        }
         Ok(())
     }
 
@@ -179,10 +213,10 @@ impl SqliteStore {
         )?)
     }
 
-    fn keep_until(&self, blob: &Blob, expires: UnixMillis) -> Result<(), Stop> {
-        if ordered(expires) > blob.expires {
-            let keep = "UPDATE blobs SET expires = ? WHERE no = ?";
-            run(&self.db, keep, [ordered(expires), blob.no])?;
+    /// Keeps a blob until that time ([`ordered`]) at least.
+    pub(super) fn keep_until(&self, blob: &Blob, expires: i64) -> Result<(), Stop> {
+        if expires > blob.expires {
+            run(&self.db, "UPDATE blobs SET expires = ? WHERE no = ?", [expires, blob.no])?;
         }
         Ok(())
     }

@@ -434,18 +434,6 @@ impl SqliteStore {
     /// Removes the entries up to `seq`; the channel's row is the caller's to write.
     pub(super) fn delete_entries(&self, channel: &Channel, seq: u64) -> Result<(), Stop> {
         let (first, last) = (place(channel.no, channel.floor + 1)?, place(channel.no, seq)?);
-        if channel.kind == ChannelKind::Inbox {
-            let shared: Vec<i64> = all(
-                &self.db,
-                "SELECT shared FROM entries WHERE place BETWEEN ? AND ? AND shared IS NOT NULL",
-                [first, last],
-                |row| row.get(0),
-            )?;
-            for no in shared {
-                run(&self.db, "UPDATE payloads SET uses = uses - 1 WHERE no = ?", [no])?;
-                run(&self.db, "DELETE FROM payloads WHERE no = ? AND uses <= 0", [no])?;
-            }
-        }
         run(&self.db, "DELETE FROM entries WHERE place BETWEEN ? AND ?", [first, last])?;
         Ok(())
     }

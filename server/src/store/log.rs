@@ -61,7 +61,7 @@ impl SqliteStore {
             payload: op.payload.clone(),
         };
         let seq = entry.seq;
-        let chain = self.push(&mut channel, sender, &entry, None, op.expires)?;
+        let chain = self.push(&mut channel, sender, &entry, op.expires)?;
         self.change_group(channel.no, &op.group)?;
         let submission = Submission { hash: op.hash, seq, chain, time: op.at, expires: op.expires };
         self.remember(sender, op.message, &submission)?;
@@ -90,6 +90,10 @@ impl SqliteStore {
                 _ => return Err(ErrorCode::RecordInvalid.into()),
             }
         }
+        let blob = match op.commit {
+            Part::Blob { hash, len } => Some(self.named_blob(hash, len, op.at)?),
+            Part::Inline(_) => None,
+        };
         let entry = Entry {
             seq: channel.head + 1,
             kind: EntryKind::Commit,
@@ -103,7 +107,10 @@ impl SqliteStore {
         };
         let seq = entry.seq;
         channel.epoch += 1;
-        let chain = self.push(&mut channel, sender, &entry, None, op.expires)?;
+        let chain = self.push(&mut channel, sender, &entry, op.expires)?;
+        if let Some(blob) = blob {
+            self.keep_until(&blob, channel.latest)?;
+        }
         self.change_group(channel.no, &op.group)?;
         self.set_group_info(channel.no, &op.group_info)?;
         for &removed in &op.removes {
@@ -157,18 +164,8 @@ impl SqliteStore {
         adds: &[(i64, Sender)],
         origin: Origin,
     ) -> Result<Vec<(ChannelId, u64)>, Stop> {
-        let Some(welcome) = &op.welcome else { return Ok(Vec::new()) };
-        // A welcome may be a megabyte and may go to a thousand inboxes: the bytes are stored once.
-        let shared = match welcome {
-            Part::Inline(bytes) if adds.len() > 1 => {
-                let new = "INSERT INTO payloads (uses, payload) VALUES (?, ?)";
-                run(&self.db, new, params![adds.len(), &bytes[..]])?;
-                Some(self.db.last_insert_rowid())
-            }
-            _ => None,
-        };
-        let mut inboxes = Vec::with_capacity(adds.len());
-        for &(_, sender) in adds {
+        let mut inboxes = Vec::with_capacity(op.welcomes.len());
+        for (&(_, sender), welcome) in adds.iter().zip(&op.welcomes) {
             let id = ChannelId::inbox(sender);
             let Some(mut inbox) = self.find_channel(id)? else {
                 return Err(Stop::corrupt("an active device without an inbox"));
@@ -182,10 +179,10 @@ impl SqliteStore {
                 message: op.message,
                 time: op.at,
                 origin: Some(origin),
-                payload: welcome.clone(),
+                payload: Part::Inline(welcome.clone()),
             };
             inboxes.push((id, entry.seq));
-            self.push(&mut inbox, committer, &entry, shared, op.expires)?;
+            self.push(&mut inbox, committer, &entry, op.expires)?;
         }
         Ok(inboxes)
     }
@@ -202,7 +199,7 @@ impl SqliteStore {
         let sender = self.number_sender(notice.sender)?;
         let Channel { generation, epoch, head, .. } = channel;
         let entry = Entry { seq: head + 1, generation, epoch, ..notice.clone() };
-        self.push(&mut channel, sender, &entry, None, expires)?;
+        self.push(&mut channel, sender, &entry, expires)?;
         Ok((id, entry.seq))
     }
 
@@ -212,22 +209,20 @@ impl SqliteStore {
         channel: &mut Channel,
         sender: i64,
         entry: &Entry,
-        shared: Option<i64>,
         expires: UnixMillis,
     ) -> Result<Digest, Stop> {
         channel.head = entry.seq;
         channel.chain = chain::next(channel.chain, entry);
         channel.latest = channel.latest.max(ordered(expires));
         let (payload, blob_len) = match &entry.payload {
-            Part::Inline(_) if shared.is_some() => (None, None),
-            Part::Inline(bytes) => (Some(&bytes[..]), None),
-            Part::Blob { hash, len } => (Some(hash.as_bytes()), Some(len.cast_signed())),
+            Part::Inline(bytes) => (&bytes[..], None),
+            Part::Blob { hash, len } => (hash.as_bytes(), Some(len.cast_signed())),
         };
         run(
             &self.db,
             "INSERT INTO entries (place, kind, generation, epoch, sender, time, expires, message,
-                 origin, shared, blob_len, payload)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 origin, blob_len, payload)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 place(channel.no, entry.seq)?,
                 entry.kind.number(),
@@ -238,7 +233,6 @@ impl SqliteStore {
                 channel.latest,
                 entry.message.0,
                 entry.origin.as_ref().map(encode_origin),
-                shared,
                 blob_len,
                 payload,
             ],
@@ -279,9 +273,8 @@ impl SqliteStore {
     fn read_entries(&self, first: i64, last: i64, span: &Span) -> Result<Vec<Entry>, Stop> {
         let mut statement = self.db.prepare_cached(
             "SELECT e.place, e.kind, e.generation, e.epoch, s.account, s.device, e.message, e.time,
-                 e.origin, e.blob_len, coalesce(p.payload, e.payload)
+                 e.origin, e.blob_len, e.payload
              FROM entries e CROSS JOIN senders s ON s.no = e.sender
-                 LEFT JOIN payloads p ON p.no = e.shared
              WHERE e.place BETWEEN ? AND ? ORDER BY e.place LIMIT ?",
         )?;
         let mut rows = statement.query(params![first, last, span.most.max(1)])?;

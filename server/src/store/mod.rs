@@ -176,7 +176,7 @@ impl SqliteStore {
                 self.fetch(*channel, *reader, &span, *at)
             }
             Op::Ack { channel, reader, seq } => self.ack(*channel, *reader, *seq),
-            Op::PutBlob { sender, hash, total, offset, chunk, most, expires } => {
+            Op::PutBlob { sender, hash, total, offset, chunk, most, uploads, expires } => {
                 let sender = self.number_sender(*sender)?;
                 let put = blobs::Put {
                     sender: Some(sender),
@@ -185,7 +185,8 @@ impl SqliteStore {
                     offset: *offset,
                     chunk,
                 };
-                self.put_blob(&put, *most, *expires)
+                let bounds = blobs::Bounds { most: *most, uploads: *uploads };
+                self.put_blob(&put, &bounds, *expires)
             }
             Op::GetBlob { hash, offset, most, at } => self.get_blob(*hash, *offset, *most, *at),
             Op::Sweep { at, most } => self.sweep(*at, *most),

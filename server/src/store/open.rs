@@ -19,10 +19,7 @@ const PAGE: u64 = 4096;
 /// "qpcs", set by the first migration.
 const APPLICATION: i64 = 0x7170_6373;
 /// Applied in order; number n raises `user_version` to n. Never edit one that was released.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../migrations/0001_first.sql"),
-    include_str!("../../migrations/0002_resets.sql"),
-];
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_first.sql")];
 /// How long to wait for another process that is just closing the file.
 const BUSY_TIME: Duration = Duration::from_secs(1);
 /// Every statement of this store fits with room to spare.

@@ -10,7 +10,7 @@ use crate::wire::message::EntryKind;
 
 use super::Peeked;
 
-const MLS10: u16 = 1;
+pub(in crate::mls) const MLS10: u16 = 1;
 const PUBLIC_MESSAGE: u16 = 1;
 const PRIVATE_MESSAGE: u16 = 2;
 const GROUP_INFO: u16 = 4;
@@ -214,13 +214,17 @@ fn external_pub_only(extensions: &[u8], suite: Suite) -> bool {
 /// SignContent (RFC 9420 §5.1.2).
 pub(super) fn sign_content(label: &[u8], content: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(label.len() + content.len() + 8);
-    for field in [label, content] {
-        match field.len() {
-            length @ 0..0x40 => out.push(length as u8),
-            length @ 0x40..0x4000 => out.extend_from_slice(&(0x4000 | length as u16).to_be_bytes()),
-            length => out.extend_from_slice(&(0x8000_0000 | length as u32).to_be_bytes()),
-        }
-        out.extend_from_slice(field);
-    }
+    write_vector(&mut out, label);
+    write_vector(&mut out, content);
     out
+}
+
+/// A vector with its length in front, as [`Reader::vector`] reads it.
+pub(in crate::mls) fn write_vector(out: &mut Vec<u8>, field: &[u8]) {
+    match field.len() {
+        length @ 0..0x40 => out.push(length as u8),
+        length @ 0x40..0x4000 => out.extend_from_slice(&(0x4000 | length as u16).to_be_bytes()),
+        length => out.extend_from_slice(&(0x8000_0000 | length as u32).to_be_bytes()),
+    }
+    out.extend_from_slice(field);
 }

@@ -6,9 +6,10 @@ use super::world::{Device, GROUP, START, World, removing};
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::id::{AccountId, DeviceId, GroupId};
 use crate::mls::group::{Bundle, Founding, Group, Plan, Received};
-use crate::mls::rejoin::{Floor, TREE_RECORD, accounts};
+use crate::mls::rejoin::{Floor, accounts};
 use crate::mls::suite::Suite;
 use crate::mls::{Context, MlsError};
+use crate::store::batch::Records;
 
 const EPOCH: u64 = 2;
 
@@ -214,10 +215,15 @@ fn who_was_in_the_group_is_read_from_the_tree_alone() {
     let known = scene.known.clone();
     scene.devices[0].restart();
     let records = scene.devices[0].disk.records();
-    let tree = records.iter().find(|(key, _)| key.starts_with(TREE_RECORD)).unwrap();
-    assert_eq!(accounts(&tree.1), Some(known));
-    assert_eq!(accounts(&tree.1[..tree.1.len() - 1]), None);
-    assert_eq!(accounts(&[]), None);
+    // Blocks of the tree, heads of records, and what is whole: keys begin with what they are.
+    let without = |kind: u8| records.iter().filter(|(key, _)| key[0] != kind).cloned().collect();
+    assert_eq!(accounts(records.clone()), Some(known.clone()));
+    for kind in b"MSgo" {
+        assert_eq!(accounts(without(*kind)), Some(known.clone()), "{}", char::from(*kind));
+    }
+    assert_eq!(accounts(without(b'B')), None);
+    assert_eq!(accounts(without(b'H')), None);
+    assert_eq!(accounts(Records::new()), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::bed::{Bed, LIFE, NOW, digest, later, sender};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{Digest, Sender};
-use crate::limits::{BLOB_BYTES, BLOB_CHUNK};
+use crate::limits::{BLOB_BYTES, BLOB_CHUNK, UPLOADS};
 use crate::server::op::{StoreOp, StoreReply};
 
 fn put(hash: Digest, total: usize, offset: usize, chunk: &[u8]) -> StoreOp {
@@ -22,6 +22,7 @@ fn put_by(sender: Sender, hash: Digest, total: usize, offset: usize, chunk: &[u8
         offset: offset as u64,
         chunk: Bytes::copy_from_slice(chunk),
         most: BLOB_BYTES,
+        uploads: UPLOADS,
         expires: later(LIFE),
     }
 }
@@ -98,7 +99,16 @@ pub fn wrong_blobs_are_dropped(store: &mut dyn Backend) {
     else {
         panic!("an operation that puts a blob");
     };
-    let large = StoreOp::PutBlob { sender, hash, total, offset, chunk, most: 10, expires };
+    let large = StoreOp::PutBlob {
+        sender,
+        hash,
+        total,
+        offset,
+        chunk,
+        most: 10,
+        uploads: UPLOADS,
+        expires,
+    };
     bed.refused(large, ErrorCode::BlobTooLarge);
 }
 
@@ -147,6 +157,7 @@ pub fn blobs_end(store: &mut dyn Backend) {
         offset: 0,
         chunk: Bytes::from_static(content),
         most: 6,
+        uploads: UPLOADS,
         expires: later(life),
     };
     assert_eq!(bed.run(put(10)), received(6));
@@ -159,6 +170,52 @@ pub fn blobs_end(store: &mut dyn Backend) {
     assert_eq!(bed.run(StoreOp::Sweep { at: later(19), most: 9 }), StoreReply::Swept(0));
     assert_eq!(bed.run(StoreOp::Sweep { at: later(20), most: 9 }), StoreReply::Swept(1));
     bed.refused(get(hash, 0, 9, NOW), ErrorCode::BlobUnknown);
+}
+
+/// A device that begins uploads without end loses those that rested longest; nobody else's, and no whole blob.
+pub fn unfinished_uploads_are_few(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let (one, two) = (sender(1, 1), sender(1, 2));
+    let content = |n: u8| vec![n; 40];
+    let part = |by, n: u8, from: usize, at: u64| StoreOp::PutBlob {
+        sender: by,
+        hash: Digest::of(&[&content(n)]),
+        total: 40,
+        offset: from as u64,
+        chunk: Bytes::from(vec![n; 10]),
+        most: BLOB_BYTES,
+        uploads: 3,
+        expires: later(at),
+    };
+    let told = |by, n: u8| put_by(by, Digest::of(&[&content(n)]), 40, 0, &[]);
+    assert_eq!(bed.run(put_by(one, Digest::of(&[&content(9)]), 40, 0, &content(9))), received(40));
+    assert_eq!(bed.run(part(two, 8, 0, 1)), received(10));
+    for n in 1..=3 {
+        assert_eq!(bed.run(part(one, n, 0, 10 + u64::from(n))), received(10));
+    }
+    // What is gone on with has not rested.
+    assert_eq!(bed.run(part(one, 1, 10, 20)), received(20));
+    assert_eq!(bed.run(part(one, 4, 0, 15)), received(10));
+    bed.0.reopen();
+    for (n, left) in [(1, 20), (2, 0), (3, 10), (4, 10), (9, 40)] {
+        assert_eq!(bed.run(told(one, n)), received(left), "{n}");
+    }
+    assert_eq!(bed.run(told(two, 8)), received(10));
+    // Of those that end together the lower hash goes.
+    assert_eq!(bed.run(part(one, 3, 10, 15)), received(20));
+    assert_eq!(bed.run(part(one, 5, 0, 30)), received(10));
+    let lower = if Digest::of(&[&content(3)]) < Digest::of(&[&content(4)]) { 3 } else { 4 };
+    assert_eq!(bed.run(told(one, lower)), received(0));
+    // One that begins anew with another length takes its own place.
+    let StoreOp::PutBlob { sender, hash, offset, chunk, most, uploads, expires, .. } =
+        part(one, 1, 0, 40)
+    else {
+        panic!("an operation that puts a blob");
+    };
+    let other = StoreOp::PutBlob { sender, hash, total: 41, offset, chunk, most, uploads, expires };
+    assert_eq!(bed.run(other), received(10));
+    assert_eq!(bed.run(told(one, 5)), received(10));
+    assert_eq!(bed.run(told(one, 7 - lower)), received(if lower == 3 { 10 } else { 20 }));
 }
 
 /// The largest blob there may be, in chunks as they travel, with a restart on the way.
@@ -178,6 +235,7 @@ pub fn large_blobs_come_back_whole(store: &mut dyn Backend) {
             offset: offset as u64,
             chunk: content.slice(offset..end),
             most: BLOB_BYTES,
+            uploads: UPLOADS,
             expires: later(LIFE),
         };
         assert_eq!(bed.run(op), received(end));

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, LIFE, NOW, ack, append, channel, commit, create, device_key, digest, fetch, later, member,
-    message, revoke, sender,
+    Bed, LIFE, ack, append, channel, commit, create, device_key, fetch, later, member, message,
+    revoke, sender,
 };
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, Sender};
@@ -13,8 +13,26 @@ use crate::server::op::{Commit, Member, StoreOp, StoreReply};
 use crate::store::batch::Op;
 use crate::wire::message::{Entry, EntryKind, Origin, Part};
 
-fn welcome(len: usize) -> Part {
-    Part::Inline(Bytes::from(vec![0xEE; len]))
+/// The welcome of the device added as number `n`.
+fn welcome(n: u8, len: usize) -> Bytes {
+    Bytes::from(vec![0xE0 + n; len])
+}
+
+fn put(content: &Bytes, at: u64) -> StoreOp {
+    StoreOp::PutBlob {
+        sender: sender(1, 1),
+        hash: Digest::of(&[content]),
+        total: content.len() as u64,
+        offset: 0,
+        chunk: content.clone(),
+        most: 1_000_000,
+        uploads: 1,
+        expires: later(at),
+    }
+}
+
+fn get(content: &Bytes, at: u64) -> StoreOp {
+    StoreOp::GetBlob { hash: Digest::of(&[content]), offset: 0, most: 9, at: later(at) }
 }
 
 fn group_info(bed: &mut Bed<'_>, of: ChannelId, reader: Sender) -> (u64, Bytes, u64, Digest) {
@@ -36,7 +54,7 @@ pub fn commits_do_everything_at_once(store: &mut dyn Backend) {
     bed.append(append(group, one, 0, 1));
     let tree = Bytes::from(vec![0xAB; 300_000]);
     let op = Commit {
-        welcome: Some(welcome(500)),
+        welcomes: vec![welcome(0, 500), welcome(1, 70_000)],
         tree: Some(tree.clone()),
         group: vec![Op::Put(b"tree".to_vec(), b"new".to_vec())],
         adds: vec![member(three), member(two)],
@@ -61,7 +79,7 @@ pub fn commits_do_everything_at_once(store: &mut dyn Backend) {
         }
         other => panic!("{other:?}"),
     }
-    for reader in [two, three] {
+    for (reader, payload) in [(three, welcome(0, 500)), (two, welcome(1, 70_000))] {
         let info = bed.info(group, reader);
         assert_eq!((info.head, info.cursor, info.members, info.epoch), (2, 2, 3, 1));
         assert_eq!(bed.seqs(fetch(group, reader, 0)), (vec![], 2, 3));
@@ -77,7 +95,7 @@ pub fn commits_do_everything_at_once(store: &mut dyn Backend) {
             message: message(2),
             time: later(4),
             origin: Some(origin),
-            payload: welcome(500),
+            payload: Part::Inline(payload),
         };
         assert_eq!(entries, [expected]);
     }
@@ -148,7 +166,7 @@ pub fn refused_commits_change_nothing(store: &mut dyn Backend) {
     let before = group_info(&mut bed, group, from);
     let tree = Bytes::from_static(b"a tree that must not stay");
     let op = Commit {
-        welcome: Some(welcome(10)),
+        welcomes: vec![welcome(0, 10), welcome(1, 10)],
         tree: Some(tree.clone()),
         group: vec![Op::Put(b"key".to_vec(), b"value".to_vec())],
         adds: vec![
@@ -167,8 +185,7 @@ pub fn refused_commits_change_nothing(store: &mut dyn Backend) {
         StoreReply::Group { records, .. } => assert_eq!(records, []),
         other => panic!("{other:?}"),
     }
-    let blob = StoreOp::GetBlob { hash: Digest::of(&[&tree]), offset: 0, most: 9, at: NOW };
-    bed.refused(blob, ErrorCode::BlobUnknown);
+    bed.refused(get(&tree, 0), ErrorCode::BlobUnknown);
     let inbox = ChannelId::inbox(sender(2, 1));
     assert_eq!(bed.seqs(fetch(inbox, sender(2, 1), 0)), (vec![], 0, 1));
     // Nor is it remembered: the id is free.
@@ -224,7 +241,7 @@ pub fn members_who_return_begin_anew(store: &mut dyn Backend) {
     for (n, seq) in [(7, 8), (8, 10)] {
         let epoch = n - 3;
         let swap = Commit {
-            welcome: Some(welcome(30)),
+            welcomes: vec![welcome(0, 30)],
             adds: vec![member(two)],
             removes: vec![two],
             ..commit(group, one, epoch.into(), n)
@@ -239,38 +256,83 @@ pub fn members_who_return_begin_anew(store: &mut dyn Backend) {
     assert_eq!(bed.info(group, one).members, 2);
 }
 
-/// Each inbox has its welcome until its own device has read it.
-pub fn one_welcome_reaches_many_inboxes(store: &mut dyn Backend) {
+/// Each inbox has its own welcome until its own device has read it.
+pub fn each_inbox_gets_its_own_welcome(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     bed.people(4, 1);
     let one = sender(1, 1);
     let added = [sender(2, 1), sender(3, 1), sender(4, 1)];
-    let large = welcome(70_000);
-    let mut add = |n, bytes: &Part| {
+    let mut add = |n: u8, len: usize| {
         bed.done(create(n, one));
         bed.commit(Commit {
-            welcome: Some(bytes.clone()),
+            welcomes: (0..3).map(|i| welcome(i, len)).collect(),
             adds: added.map(member).to_vec(),
             ..commit(channel(n), one, 0, n)
         });
     };
-    add(1, &large);
-    add(2, &welcome(10));
-    add(3, &Part::Blob { hash: digest(5), len: 12 });
+    add(1, 70_000);
+    add(2, 10);
     let read = |bed: &mut Bed<'_>, reader: Sender| {
         bed.0.reopen();
         let (entries, head, first) = bed.entries(fetch(ChannelId::inbox(reader), reader, 0));
         let payloads: Vec<_> = entries.into_iter().map(|entry| entry.payload).collect();
         (payloads, head, first)
     };
-    let all = vec![large, welcome(10), Part::Blob { hash: digest(5), len: 12 }];
-    for reader in added {
-        assert_eq!(read(&mut bed, reader), (all.clone(), 3, 1));
+    let all = |i| vec![Part::Inline(welcome(i, 70_000)), Part::Inline(welcome(i, 10))];
+    for (i, reader) in (0..).zip(added) {
+        assert_eq!(read(&mut bed, reader), (all(i), 2, 1));
     }
     bed.done(ack(ChannelId::inbox(added[0]), added[0], 1));
-    assert_eq!(read(&mut bed, added[0]), (all[1..].to_vec(), 3, 2));
+    assert_eq!(read(&mut bed, added[0]), (all(0)[1..].to_vec(), 2, 2));
     bed.told(revoke(added[1], 1));
-    assert_eq!(read(&mut bed, added[2]), (all, 3, 1));
-    bed.done(ack(ChannelId::inbox(added[2]), added[2], 3));
-    assert_eq!(read(&mut bed, added[2]), (vec![], 3, 4));
+    assert_eq!(read(&mut bed, added[2]), (all(2), 2, 1));
+    bed.done(ack(ChannelId::inbox(added[2]), added[2], 2));
+    assert_eq!(read(&mut bed, added[2]), (vec![], 2, 3));
+}
+
+/// A commit in a blob needs the blob whole, of the length it names, and keeps it as long as its entry lives.
+pub fn large_commits_name_their_blob(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    let group = bed.group(2);
+    let one = sender(1, 1);
+    let content = Bytes::from(vec![3; 90]);
+    let (hash, len) = (Digest::of(&[&content]), 90);
+    let op = |len, at| Commit {
+        commit: Part::Blob { hash, len },
+        at: later(at),
+        expires: later(at + LIFE),
+        ..commit(group, one, 1, 1)
+    };
+    bed.refused(StoreOp::Commit(op(len, 0)), ErrorCode::BlobUnknown);
+    let half = StoreOp::PutBlob {
+        sender: one,
+        hash,
+        total: len,
+        offset: 0,
+        chunk: content.slice(..50),
+        most: 1_000,
+        uploads: 1,
+        expires: later(LIFE),
+    };
+    assert_eq!(bed.run(half), StoreReply::BlobPut(50));
+    bed.refused(StoreOp::Commit(op(len, 0)), ErrorCode::BlobUnknown);
+    // Anybody's upload will do.
+    let StoreOp::PutBlob { hash, total, offset, chunk, most, uploads, expires, .. } =
+        put(&content, 20)
+    else {
+        panic!("an operation that puts a blob");
+    };
+    let sender = sender(2, 1);
+    let op_put = StoreOp::PutBlob { sender, hash, total, offset, chunk, most, uploads, expires };
+    assert_eq!(bed.run(op_put), StoreReply::BlobPut(len));
+    bed.refused(StoreOp::Commit(op(len + 1, 0)), ErrorCode::BlobUnknown);
+    bed.refused(StoreOp::Commit(op(len, 20)), ErrorCode::BlobUnknown);
+    // Nothing was changed by the refusals.
+    assert_eq!(bed.info(group, one).epoch, 1);
+    assert_eq!(bed.commit(op(len, 10)).0, 2);
+    bed.0.reopen();
+    let (entries, ..) = bed.entries(fetch(group, one, 1));
+    assert_eq!(entries[0].payload, Part::Blob { hash, len });
+    assert!(matches!(bed.run(get(&content, 10 + LIFE - 1)), StoreReply::Blob { total: 90, .. }));
+    bed.refused(get(&content, 10 + LIFE), ErrorCode::BlobUnknown);
 }

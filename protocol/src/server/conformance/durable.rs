@@ -12,7 +12,6 @@ use crate::id::{ChannelId, Digest};
 use crate::mls::suite::Suite;
 use crate::server::op::{Append, Commit, StoreOp, StoreReply};
 use crate::store::batch::Op;
-use crate::wire::message::Part;
 
 /// Some of everything that ends, all of it at `later(LIFE)`: entries, submissions, key packages (one claimed, one last
 /// resort), blobs, refresh tokens. Returns how much of each kind.
@@ -26,9 +25,9 @@ fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
         bed.append(append(group, sender(2, 1), 1, n));
     }
     bed.commit(Commit {
-        welcome: Some(Part::Inline(Bytes::from_static(b"welcome"))),
         tree: Some(Bytes::from_static(b"tree")),
         adds: vec![member(sender(2, 1))],
+        welcomes: vec![Bytes::from_static(b"welcome")],
         ..commit(group, one, 1, 7)
     });
     bed.run(StoreOp::PutKeyPackages {
@@ -47,6 +46,7 @@ fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
             offset: 0,
             chunk: Bytes::from(vec![n; if n == 4 { 4 } else { 10 }]),
             most: 10,
+            uploads: 9,
             expires: later(LIFE),
         });
     }

@@ -190,6 +190,18 @@ impl Decoder<'_> {
         }
     }
 
+    /// As [`Self::payload`], but a blob is one of those that are uploaded, at times with another length.
+    fn commit_payload(&mut self) -> Part {
+        match self.payload() {
+            Part::Blob { .. } => {
+                let content = blob(self.below(4));
+                let len = content.len() as u64 + u64::from(self.below(16) == 0);
+                Part::Blob { hash: Digest::of(&[&content]), len }
+            }
+            inline => inline,
+        }
+    }
+
     fn group(&mut self) -> Vec<Op> {
         let key = |decoder: &mut Self| {
             let len = usize::from(decoder.below(4));
@@ -341,6 +353,7 @@ impl Decoder<'_> {
 
     fn commit(&mut self) -> StoreOp {
         let channel = self.channel();
+        let adds = self.members();
         StoreOp::Commit(Commit {
             channel,
             generation: self.generation(channel),
@@ -348,12 +361,12 @@ impl Decoder<'_> {
             sender: self.sender(),
             message: message(self.below(48)),
             hash: digest(u8::from(self.below(8) == 0)),
-            commit: self.payload(),
-            welcome: if self.flag() { Some(self.payload()) } else { None },
+            commit: self.commit_payload(),
             group_info: Bytes::from(vec![self.byte(); 40]),
             tree: if self.flag() { Some(blob(self.below(4))) } else { None },
             group: self.group(),
-            adds: self.members(),
+            welcomes: if self.flag() { welcomes(adds.len()) } else { Vec::new() },
+            adds,
             removes: (0..self.below(4) / 3).map(|_| self.sender()).collect(),
             updates: self.members(),
             at: self.now(),
@@ -437,6 +450,7 @@ impl Decoder<'_> {
             offset: start as u64,
             chunk: chunk.into(),
             most: if self.below(16) == 0 { 100 } else { 1_000 },
+            uploads: 1 + u32::from(self.below(3)),
             expires: self.end(),
         }
     }
@@ -464,6 +478,11 @@ impl Decoder<'_> {
         }
         self.heads.extend(inboxes.iter().copied());
     }
+}
+
+/// A welcome of its own for each device added.
+fn welcomes(count: usize) -> Vec<Bytes> {
+    (0..count).map(|n| Bytes::from(format!("welcome {n}"))).collect()
 }
 
 /// One of four contents.

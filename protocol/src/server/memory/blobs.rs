@@ -26,6 +26,14 @@ pub(super) struct Upload {
     pub(super) expires: UnixMillis,
 }
 
+/// What an upload may come to.
+pub(super) struct Bounds {
+    /// Longest blob in bytes.
+    pub(super) most: u64,
+    /// Unfinished uploads of one sender.
+    pub(super) uploads: u32,
+}
+
 impl MemoryStore {
     pub(super) fn put_blob(
         &mut self,
@@ -33,10 +41,10 @@ impl MemoryStore {
         total: u64,
         offset: u64,
         chunk: &Bytes,
-        most: u64,
+        bounds: &Bounds,
         expires: UnixMillis,
     ) -> Answer {
-        if total > most {
+        if total > bounds.most {
             return Err(ErrorCode::BlobTooLarge.into());
         }
         if let Some(blob) = self.blobs.get_mut(&upload.0) {
@@ -56,6 +64,9 @@ impl MemoryStore {
         let mut bytes = known.map_or_else(Vec::new, |known| Arc::unwrap_or_clone(known.bytes));
         bytes.extend_from_slice(chunk);
         if received < total {
+            if offset == 0 {
+                self.make_room(upload.1, bounds.uploads);
+            }
             let bytes = Arc::new(bytes);
             self.uploads.insert(upload, Upload { total, bytes, expires });
         } else if Digest::of(&[&bytes]) == upload.0 {
@@ -77,6 +88,30 @@ impl MemoryStore {
         let start = usize::try_from(offset).unwrap_or(bytes.len());
         let len = usize::try_from(most).unwrap_or(usize::MAX).min(bytes.len() - start);
         Ok(StoreReply::Blob { total, chunk: bytes.slice(start..start + len) })
+    }
+
+    /// Keeps the whole blob that an entry is about to name at least until `expires`.
+    pub(super) fn keep_named(&mut self, hash: Digest, expires: UnixMillis) {
+        if let Some(blob) = self.blobs.get_mut(&hash) {
+            blob.expires = blob.expires.max(expires);
+        }
+    }
+
+    /// Whether there is such a blob, whole and unexpired.
+    pub(super) fn has_blob(&self, hash: Digest, len: u64, at: UnixMillis) -> bool {
+        let blob = self.blobs.get(&hash);
+        blob.is_some_and(|blob| blob.bytes.len() as u64 == len && blob.expires > at)
+    }
+
+    /// Drops unfinished uploads of a sender, those that end first, until it may begin another.
+    fn make_room(&mut self, sender: Sender, uploads: u32) {
+        let own = self.uploads.iter().filter(|((_, by), _)| *by == sender);
+        let mut own: Vec<_> = own.map(|((hash, _), upload)| (upload.expires, *hash)).collect();
+        own.sort_unstable_by(|one, other| other.cmp(one));
+        let keep = usize::try_from(uploads.saturating_sub(1)).unwrap_or(usize::MAX);
+        for &(_, hash) in own.iter().skip(keep) {
+            self.uploads.remove(&(hash, sender));
+        }
     }
 
     /// Keeps bytes as a whole blob at least until `expires`. Uploads of it end.

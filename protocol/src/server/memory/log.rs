@@ -118,6 +118,11 @@ impl MemoryStore {
                 return Err(ErrorCode::RecordInvalid.into());
             }
         }
+        if let Part::Blob { hash, len } = op.commit
+            && !self.has_blob(hash, len, op.at)
+        {
+            return Err(ErrorCode::BlobUnknown.into());
+        }
         let entry = Entry {
             seq: channel.head + 1,
             kind: EntryKind::Commit,
@@ -135,12 +140,16 @@ impl MemoryStore {
         channel.epoch += 1;
         channel.change_group(&op.group);
         channel.set_group_info(&op.group_info);
+        let ends = channel.latest;
         for &removed in &op.removes {
             channel.leave(removed, seq);
         }
         for add in &op.adds {
             channel.join(add.sender, seq);
             self.memberships.insert((add.sender, op.channel));
+        }
+        if let Part::Blob { hash, .. } = op.commit {
+            self.keep_named(hash, ends);
         }
         let (tree, tree_len) = match &op.tree {
             Some(tree) => (self.keep_blob(tree, op.expires), tree.len() as u64),
@@ -176,9 +185,8 @@ impl MemoryStore {
     }
 
     fn deliver_welcomes(&mut self, op: &Commit, origin: Origin) -> Vec<(ChannelId, u64)> {
-        let Some(welcome) = &op.welcome else { return Vec::new() };
-        let mut inboxes = Vec::with_capacity(op.adds.len());
-        for add in &op.adds {
+        let mut inboxes = Vec::with_capacity(op.welcomes.len());
+        for (add, welcome) in op.adds.iter().zip(&op.welcomes) {
             let id = ChannelId::inbox(add.sender);
             // An active device has an inbox.
             let Some(inbox) = self.channels.get_mut(&id) else { continue };
@@ -191,7 +199,7 @@ impl MemoryStore {
                 message: op.message,
                 time: op.at,
                 origin: Some(origin),
-                payload: welcome.clone(),
+                payload: Part::Inline(welcome.clone()),
             };
             inboxes.push((id, entry.seq));
             inbox.push(entry, op.expires);

@@ -9,7 +9,9 @@ use crate::id::GroupId;
 use crate::limits;
 use crate::mls::data::GroupData;
 use crate::mls::public::PublicState;
+use crate::mls::public::outside::{Reader, write_vector};
 use crate::mls::suite::Suite;
+use crate::mls::welcome::WelcomeOutside;
 use crate::mls::{MlsError, rules};
 use crate::server::op::Member;
 
@@ -244,6 +246,45 @@ fn a_welcome_for_others_or_none() {
     let extra = Sent { welcome: sent.welcome.clone(), ..update };
     server.refuses(&bob, &extra, "for nobody");
     server.commit(alice.sender(), &sent).unwrap();
+}
+
+#[test]
+fn a_welcome_is_cut_for_each_and_has_room_for_nothing_else() {
+    let World { mut server, mut alice, .. } = world();
+    let mut devices = [Device::new(4, 1), Device::new(5, 1)];
+    let packages = devices.each_mut().map(|device| device.key_package(Suite::Classical));
+    let sent = alice.add(&packages);
+    let welcome = sent.welcome.clone().unwrap();
+    let mut reader = Reader::new(&welcome[6..]);
+    let (secrets, info) = (reader.vector().unwrap(), reader.vector().unwrap());
+    let with = |secrets: &[u8], info: &[u8]| {
+        let mut welcome = welcome[..6].to_vec();
+        write_vector(&mut welcome, secrets);
+        write_vector(&mut welcome, info);
+        Sent { welcome: Some(welcome), ..sent.clone() }
+    };
+    // What is beside the secrets is kept once for each of them.
+    let stuffed = [info, &vec![0; sent.group_info.len() + 17 - info.len()]].concat();
+    server.refuses(&alice, &with(secrets, &stuffed), "more than its GroupInfo");
+    server.refuses(&alice, &with(&[secrets, secrets].concat(), info), "not a Welcome");
+    let half = &secrets[..secrets.len() / 2];
+    server.refuses(&alice, &with(half, info), "for others");
+    let mut long = half.to_vec();
+    write_vector(&mut long, b"reference");
+    write_vector(&mut long, &[1; 32]);
+    write_vector(&mut long, &[2; limits::WELCOME_SECRET_BYTES]);
+    server.refuses(&alice, &with(&long, info), "not a Welcome");
+    for cut in 0..welcome.len() {
+        assert!(WelcomeOutside::read(&welcome[..cut]).is_err(), "{cut}");
+    }
+
+    let checked = server.commit(alice.sender(), &sent).unwrap();
+    assert_eq!(checked.welcomes.len(), 2);
+    for (add, welcome) in checked.adds.iter().zip(&checked.welcomes) {
+        assert!(welcome.len() <= 6 + 8 + half.len() + info.len());
+        let device = devices.iter_mut().find(|device| device.sender() == add.sender).unwrap();
+        device.join(welcome, checked.tree.as_ref().unwrap());
+    }
 }
 
 #[test]
