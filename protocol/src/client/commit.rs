@@ -127,6 +127,9 @@ impl Client {
             }
             // Never published as a proposal: a welcome by one who is no admin is not followed.
             Want::Return { packages: Some(packages), .. } => {
+                if self.is_asking_back(id) {
+                    return false;
+                }
                 return self.plan_add((id, ticket, 0), packages, &present, plan, devices);
             }
             Want::Admit { device, package: Some(package) } => {

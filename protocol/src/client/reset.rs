@@ -396,16 +396,15 @@ impl Client {
             return Err(MlsError::Suite);
         }
         let next = generation > row.generation;
-        let known = self.with_group(id, |before, _| {
-            let member =
-                before.members().iter().any(|member| member.record.account == by.account);
-            (member, before.data().is_admin(by.account))
+        let known = self.with_group(id, |before, _| match next {
+            true => own || before.data().is_admin(by.account),
+            false => before.members().iter().any(|member| member.record.account == by.account),
         });
-        match known {
-            Some((_, false)) if next && !own => Err(MlsError::Invalid(
+        match (known, next) {
+            (Some(false), true) => Err(MlsError::Invalid(
                 "a welcome to another generation by one who was no admin of the group".into(),
             )),
-            Some((false, _)) if !own => {
+            (Some(false), false) => {
                 Err(MlsError::Invalid("a stranger's welcome to a group of this device".into()))
             }
             _ => Ok(()),
@@ -462,6 +461,14 @@ impl Client {
             let ticket = self.next_ticket();
             self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
         }
+    }
+
+    /// Whether key packages of those asked back are on their way: all who can come come in with one commit.
+    pub(super) fn is_asking_back(&self, id: ChannelId) -> bool {
+        self.intents.iter().any(|(ticket, intent)| {
+            let lacks = matches!(intent.want, Want::Return { packages: None, .. });
+            intent.channel == id && lacks && !self.is_put_off(*ticket)
+        })
     }
 
     /// An account was asked back, or could not be: names those of its devices that are not.
