@@ -250,9 +250,10 @@ impl Client {
 
     /// The group's records do not load: it cannot be told who was in it.
     pub(super) fn fail_resets(&mut self, id: ChannelId) {
-        while let Some((ticket, _)) = self.reset_of(id).filter(|(_, intent)| {
-            matches!(intent.want, Want::Reset { next: None, .. })
-        }) {
+        while let Some((ticket, _)) = self
+            .reset_of(id)
+            .filter(|(_, intent)| matches!(intent.want, Want::Reset { next: None, .. }))
+        {
             self.fail_intent(ticket, Failed::Obsolete(UNREADABLE));
         }
     }
@@ -436,9 +437,8 @@ impl Client {
 
     /// Asks those back who were in the group before, some at once; done when nobody is left to ask.
     fn bring_back(&mut self, id: ChannelId, ticket: Ticket) {
-        let returns = |intent: &&Intent| {
-            intent.channel == id && matches!(intent.want, Want::Return { .. })
-        };
+        let returns =
+            |intent: &&Intent| intent.channel == id && matches!(intent.want, Want::Return { .. });
         let under_way = self.intents.values().filter(returns).count();
         let Some(mut intent) = self.intents.get(&ticket).cloned() else { return };
         let Want::Reset { next: Some(next), .. } = &mut intent.want else { return };

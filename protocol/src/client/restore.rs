@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channel::Slot;
 use super::directory::{
-    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan, Restored,
-    Want,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan,
+    Restored, Want,
 };
 use super::event::Failed;
 use super::keys::Packages;

@@ -123,7 +123,8 @@ pub enum StoreOp {
     ListChannels { reader: Sender, after: Option<ChannelId>, most: u32 },
     /// The public group state. → `Group`, or `ChannelUnknown`.
     LoadGroup { channel: ChannelId },
-    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `NotMember`.
+    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `GenerationMismatch` (a member until the last
+    /// reset), `NotMember`.
     LoadGroupInfo { channel: ChannelId, reader: Sender },
 
     /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →

@@ -192,7 +192,12 @@ impl SqliteStore {
 
     pub(super) fn load_group_info(&mut self, id: ChannelId, reader: Sender) -> Answer {
         let channel = self.channel(id)?;
-        self.present(&channel, reader)?;
+        let (_, member) = self.member(&channel, reader)?;
+        if let Some(left) = member.left {
+            let until = channel.reset > 0 && left == channel.reset;
+            let code = if until { ErrorCode::GenerationMismatch } else { ErrorCode::NotMember };
+            return Err(code.into());
+        }
         let stored = "SELECT group_info FROM group_infos WHERE channel = ?";
         let group_info = one(&self.db, stored, [channel.no], |row| row.get(0))?;
         Ok(StoreReply::GroupInfo {

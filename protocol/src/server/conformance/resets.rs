@@ -4,8 +4,7 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, MOST, ack, append, channel, commit, digest, fetch, later, member, reset, revoke,
-    sender,
+    Bed, MOST, ack, append, channel, commit, digest, fetch, later, member, reset, revoke, sender,
 };
 use crate::error::ErrorCode;
 use crate::id::Sender;
@@ -66,7 +65,10 @@ pub fn resets_do_everything_at_once(store: &mut dyn Backend) {
     assert_eq!((entries.len(), head), (1, 3));
     let entry = &entries[0];
     assert_eq!((entry.kind, entry.generation, entry.epoch), (EntryKind::Reset, 2, 0));
-    assert_eq!((entry.sender, entry.payload.clone()), (two, reset_payload(b"group info of generation 2")));
+    assert_eq!(
+        (entry.sender, entry.payload.clone()),
+        (two, reset_payload(b"group info of generation 2"))
+    );
     match bed.run(StoreOp::LoadGroup { channel: group }) {
         StoreReply::Group { generation: 2, epoch: 0, records, .. } => {
             assert_eq!(records, [(b"new".to_vec(), b"value".to_vec())]);
@@ -83,6 +85,8 @@ pub fn resets_do_everything_at_once(store: &mut dyn Backend) {
     assert_eq!((info.generation, info.epoch, info.members, info.cursor), (2, 0, 1, 1));
     for out in [one, three] {
         bed.refused(StoreOp::ChannelInfo { channel: group, reader: out }, ErrorCode::NotMember);
+        let info = StoreOp::LoadGroupInfo { channel: group, reader: out };
+        bed.refused(info, ErrorCode::GenerationMismatch);
         bed.refused(StoreOp::Append(append(group, out, 1, 9)), ErrorCode::GenerationMismatch);
         bed.refused(StoreOp::Commit(commit(group, out, 1, 9)), ErrorCode::GenerationMismatch);
         let next = Append { generation: 2, ..append(group, out, 0, 9) };

@@ -113,7 +113,7 @@ mod driver {
             ("ListChannels", "ok"),
             ("ListDevices", "ok"),
             ("LoadGroup", "ok ChannelUnknown"),
-            ("LoadGroupInfo", "ok ChannelUnknown NotMember"),
+            ("LoadGroupInfo", "ok ChannelUnknown NotMember GenerationMismatch"),
             ("OpenSession", "ok DeviceUnknown DeviceRevoked TokenInvalid"),
             ("PutBlob", "ok BlobMismatch BlobTooLarge"),
             ("PutDevice", "ok AccountUnknown DeviceRevoked DeviceLimit RecordStale"),

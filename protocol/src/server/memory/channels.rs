@@ -202,9 +202,11 @@ impl MemoryStore {
     }
 
     pub(super) fn load_group_info(&self, id: ChannelId, reader: Sender) -> Answer {
-        let channel = self.channel(id)?;
-        if !self.is_present(channel, reader) {
-            return Err(ErrorCode::NotMember.into());
+        let (channel, member) = self.readable(id, reader)?;
+        if member.left.is_some() {
+            let until = member.was_in_until(channel.reset);
+            let code = if until { ErrorCode::GenerationMismatch } else { ErrorCode::NotMember };
+            return Err(code.into());
         }
         Ok(StoreReply::GroupInfo {
             generation: channel.generation,

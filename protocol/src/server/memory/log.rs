@@ -320,7 +320,11 @@ impl MemoryStore {
         Ok(channel)
     }
 
-    fn readable(&self, id: ChannelId, reader: Sender) -> Result<(&Channel, Membership), ErrorCode> {
+    pub(super) fn readable(
+        &self,
+        id: ChannelId,
+        reader: Sender,
+    ) -> Result<(&Channel, Membership), ErrorCode> {
         let channel = self.channel(id)?;
         let member = channel.members.get(&reader).filter(|_| self.is_active(reader));
         Ok((channel, *member.ok_or(ErrorCode::NotMember)?))

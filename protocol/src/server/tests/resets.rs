@@ -98,21 +98,27 @@ fn a_reset_is_answered_again_and_ends_the_group_for_the_others() {
     backend().ed25519_verify(&server.0, &statement, &first.proof).unwrap();
     assert_eq!(accepted(world.call(alice.link, request)), first, "sent again");
     let entry = bob.read(&mut world, CHANNEL, 0).pop().unwrap();
-    assert_eq!((entry.kind, entry.seq, entry.sender), (EntryKind::Reset, first.seq, alice.sender()));
+    assert_eq!(
+        (entry.kind, entry.seq, entry.sender),
+        (EntryKind::Reset, first.seq, alice.sender())
+    );
     assert_eq!((entry.generation, entry.payload), (2, payload));
     assert_eq!(world.fails(bob.link, late), ErrorCode::GenerationMismatch);
     // The new group goes on in the same log; who is added reads on.
     alice.group = Some(group);
     let adds = alice.claim(&mut world, bob.id()).iter().map(|package| package.to_vec()).collect();
     let plan = crate::mls::group::Plan { adds, ..Default::default() };
-    let Request::Commit(mut bundle) = alice.commit_request(&world, CHANNEL, &plan) else { panic!() };
+    let Request::Commit(mut bundle) = alice.commit_request(&world, CHANNEL, &plan) else {
+        panic!()
+    };
     bundle.generation = 2;
     let added = accepted(world.call(alice.link, Request::Commit(bundle)));
     assert_eq!(added.seq, first.seq + 1);
     assert_eq!(bob.read(&mut world, CHANNEL, 0).pop().unwrap().seq, added.seq);
     bob.join(&mut world);
     assert_eq!(bob.group.as_ref().unwrap().id(), GroupId::of(CHANNEL, 2));
-    let Reply::Channel(info) = world.call(bob.link, Request::ChannelInfo { channel: CHANNEL }).unwrap()
+    let Reply::Channel(info) =
+        world.call(bob.link, Request::ChannelInfo { channel: CHANNEL }).unwrap()
     else {
         panic!()
     };
