@@ -149,7 +149,7 @@ impl SqliteStore {
         }
         let seq = channel.head + 1;
         self.begin(&mut channel, op.generation, founder, seq)?;
-        let chain = self.push(&mut channel, founder, &op.entry(seq), None, op.expires)?;
+        let chain = self.push(&mut channel, founder, &op.entry(seq), op.expires)?;
         self.change_group(channel.no, &op.group)?;
         self.set_group_info(channel.no, &op.group_info)?;
         let submission = Submission { hash: op.hash, seq, chain, time: op.at, expires: op.expires };
