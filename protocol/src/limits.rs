@@ -153,6 +153,16 @@ pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
 pub const CHAINS_KEPT: usize = 256;
 /// How many of them are stored with the cursor; each costs 32 bytes per batch.
 pub const CHAINS_STORED: usize = 8;
+/// Links of a log at multiples of this are remembered by every reader, for comparing what is further back.
+pub const MARK_EVERY: u64 = 16;
+/// How many of those: 1,024 entries back, 2.5 KB per channel, stored once per [`MARK_EVERY`] entries.
+pub const MARKS_KEPT: usize = 64;
+/// A channel carries checkpoints of others at most this often.
+pub const CHECKPOINT_TIME: Duration = Duration::from_secs(60 * 60);
+/// Checkpoints in one message: 2 KB.
+pub const CHECKPOINTS_PER_MESSAGE: usize = 8;
+/// Checkpoints of others that wait until their log was read as far; further ones are not kept.
+pub const CHECKPOINTS_KEPT: usize = 1_024;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use qpc_protocol::client::Client;
-use qpc_protocol::client::event::{Event, Message, Outcome, Sent};
+use qpc_protocol::client::event::{Event, Message, Outcome, Sent, Trust};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::CONTENT_BYTES;
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::account::unexpected;
 use super::context::{Context, find_group, find_or_open, shown_name};
+use super::trust::{mark_of, name_of};
 use crate::output::{Output, indented, moment, plain};
 use crate::problem::{Local, Problem};
 use crate::session::{Session, message_text};
@@ -129,7 +130,9 @@ impl Reader {
             self.unread(session).await?;
         }
         let name = self.names.get(&channel).cloned().flatten();
-        print_message(session.output(), &message, name.as_deref())?;
+        let account = message.sender.account;
+        let trust = session.ask(move |client, _| client.trust(account)).await?;
+        print_message(session.output(), &message, name.as_deref(), trust)?;
         session.ask(move |client, now| client.ack(now, channel, seq)).await??;
         Ok(())
     }
@@ -155,7 +158,12 @@ impl Reader {
     }
 }
 
-fn print_message(output: Output, message: &Message, group: Option<&str>) -> Result<(), Problem> {
+fn print_message(
+    output: Output,
+    message: &Message,
+    group: Option<&str>,
+    trust: Option<Trust>,
+) -> Result<(), Problem> {
     let text = message_text(message);
     let account = message.sender.account.to_string();
     let username = message.username.as_ref().map(|name| name.as_str());
@@ -170,6 +178,7 @@ fn print_message(output: Output, message: &Message, group: Option<&str>) -> Resu
         "username": username,
         "account": account,
         "device": message.sender.device.to_string(),
+        "trust": trust.map(name_of),
     });
     match text {
         Some(text) => value["text"] = text.into(),
@@ -181,7 +190,7 @@ fn print_message(output: Output, message: &Message, group: Option<&str>) -> Resu
             let group = plain(group.unwrap_or(&id[..8]));
             let sender = username.map_or_else(|| format!("({})", &account[..8]), plain);
             let text = text.map_or_else(|| format!("({} bytes)", message.body.len()), indented);
-            format!("{}  {group}  {sender}: {text}", moment(message.time))
+            format!("{}  {group}  {sender}{}: {text}", moment(message.time), mark_of(trust))
         },
         &value,
     )

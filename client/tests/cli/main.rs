@@ -19,4 +19,5 @@ mod search;
 mod secrets;
 mod support;
 mod trouble;
+mod trust;
 mod verbs;

@@ -6,7 +6,7 @@
 use core::time::Duration;
 
 use super::Client;
-use super::directory::{self, Intent, OutItem, OutWhat, Want};
+use super::directory::{self, Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Event, Failed, Outcome};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId};
@@ -188,7 +188,8 @@ impl Client {
             return;
         }
         let message = MessageId(self.entropy.array());
-        let what = OutWhat::Application { body: Vec::new().into(), metadata: true, sealed: None };
+        let what =
+            OutWhat::Application { body: Vec::new().into(), says: Says::Metadata, sealed: None };
         let ticket = self.next_ticket();
         self.store_item(
             ticket,

@@ -3,8 +3,9 @@
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
+use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow};
-use crate::id::ChannelId;
+use crate::id::{ChannelId, Digest};
 use crate::io::{LinkId, LoadId};
 use crate::mls::group::Group;
 use crate::store::batch::Records;
@@ -71,6 +72,10 @@ pub(super) struct Join {
 pub(super) struct Channel {
     pub row: ChannelRow,
     pub row_dirty: bool,
+    pub ledger: Ledger,
+    pub ledger_dirty: bool,
+    /// Channels whose checkpoints are to be sent in this one.
+    pub carrying: Vec<ChannelId>,
     /// The group cannot be followed any further; tried again with the next session.
     pub stuck: bool,
     pub inbox: bool,
@@ -114,6 +119,9 @@ impl Channel {
         Self {
             row,
             row_dirty: false,
+            ledger: Ledger::default(),
+            ledger_dirty: false,
+            carrying: Vec::new(),
             stuck: false,
             inbox,
             slot,
@@ -150,7 +158,15 @@ impl Channel {
         // Entries are queued in order behind the cursor, so this is always the next one.
         let _ = self.row.cursor.advance(entry);
         self.row_dirty = true;
+        let (seq, chain) = (self.row.cursor.seq(), self.row.cursor.chain());
+        self.ledger_dirty |= !self.inbox && self.ledger.marks.note(seq, chain);
         self.gaps = 0;
+    }
+
+    /// Takes over what the group of a new epoch says of itself.
+    pub(super) fn enter(&mut self, transcript: Digest) {
+        self.ledger.transcript = Some(transcript);
+        self.ledger_dirty = true;
     }
 
     /// Whether the log was read to the head that the server named.
@@ -233,6 +249,9 @@ impl Channel {
         }
         if core::mem::take(&mut self.row_dirty) {
             ops.push(directory::put(directory::key(directory::CHANNEL, &[&id.0]), &self.row));
+        }
+        if core::mem::take(&mut self.ledger_dirty) {
+            ops.push(directory::put(directory::key(directory::LEDGER, &[&id.0]), &self.ledger));
         }
         ops
     }

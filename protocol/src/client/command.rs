@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::channel::Slot;
 use super::content::Metadata;
 use super::direct::{is_direct, is_open};
-use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
+use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Failed, GroupMember, Outcome};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
@@ -242,6 +242,7 @@ impl Client {
         row.authenticator = group.authenticator();
         row.members = 1;
         let mut channel = Channel::new(row, false);
+        channel.enter(group.transcript());
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
@@ -328,8 +329,9 @@ impl Client {
         let message = MessageId(self.entropy.array());
         let ticket = self.next_ticket();
         let body = Zeroizing::new(body.to_vec());
-        let what = OutWhat::Application { body, metadata: false, sealed: None };
+        let what = OutWhat::Application { body, says: Says::Body, sealed: None };
         self.store_item(ticket, OutItem { channel, message, what, accepted: None, silent: false });
+        self.may_carry(channel);
         Ok(ticket)
     }
 
@@ -460,6 +462,7 @@ impl Client {
         }
         let open = self.intents.len() + self.asks.len() + self.calls();
         let open = open + self.member_tickets.len() + self.package_tickets.len();
+        let open = open + self.comparisons.len();
         if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
     }
 
@@ -471,7 +474,7 @@ impl Client {
         }
     }
 
-    fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
+    pub(super) fn need_member(&self, channel: ChannelId) -> Result<(), Refused> {
         match self.channels.get(&channel) {
             Some(known) if known.inbox || !is_open(channel, &known.row) => {
                 Err(Refused::UnknownChannel)

@@ -131,7 +131,7 @@ impl Client {
             self.on_gap(id, last.saturating_add(1), from, entries.first);
         }
         if let Some(seq) = forked {
-            self.event(Event::ForkDetected { channel: id, seq });
+            self.event(Event::ForkDetected { channel: id, seq, by: None });
         }
     }
 
@@ -250,6 +250,10 @@ impl Client {
             // Made by this device and not remembered: its state is an older one, whose keys are used up.
             self.note_restored(1);
         }
+        if *error == MlsError::Decrypt && entry.epoch == present {
+            // All members have the keys of this epoch, and each opens once.
+            self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
+        }
         if *error == MlsError::FutureEpoch
             && let Some(channel) = self.channels.get_mut(&id)
         {
@@ -288,7 +292,8 @@ impl Client {
         if let (Some(accepted), Some(before)) = (&item.accepted, before)
             && (accepted.seq != entry.seq || accepted.chain != chain::next(before, entry))
         {
-            self.event(Event::ForkDetected { channel: id, seq: entry.seq.min(accepted.seq) });
+            let seq = entry.seq.min(accepted.seq);
+            self.event(Event::ForkDetected { channel: id, seq, by: None });
         }
         let Some(item) = self.outbox.get(&ticket) else { return true };
         match &item.what {
@@ -315,7 +320,7 @@ impl Client {
         let broken: Vec<_> = broken.map(|(ticket, _)| *ticket).collect();
         for ticket in broken {
             if let Some(seq) = self.drop_item(ticket).and_then(|item| Some(item.accepted?.seq)) {
-                self.event(Event::ForkDetected { channel: id, seq });
+                self.event(Event::ForkDetected { channel: id, seq, by: None });
             }
         }
     }
@@ -323,12 +328,13 @@ impl Client {
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
         let summary = self.with_group(id, |group, _| {
-            (group.authenticator(), group.members().len(), group.data().metadata)
+            (group.authenticator(), group.members().len(), group.transcript())
         });
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.epoch = change.epoch;
         channel.row_dirty = true;
-        if let Some((authenticator, members, _)) = summary {
+        if let Some((authenticator, members, transcript)) = summary {
+            channel.enter(transcript);
             channel.row.authenticator = authenticator;
             channel.row.members = u32::try_from(members).unwrap_or(u32::MAX);
         }
@@ -383,7 +389,8 @@ impl Client {
                 Ok(Agreement::Same | Agreement::TooOld)
             )
         {
-            self.event(Event::ForkDetected { channel: id, seq: content.seq });
+            let by = Some(sender.sender());
+            self.event(Event::ForkDetected { channel: id, seq: content.seq, by });
         }
         if let Some(username) = content.username {
             self.hear_name(sender.account, username);
@@ -427,6 +434,7 @@ impl Client {
                     self.hear_name(account, username);
                 }
             }
+            ContentBody::Checkpoints(checkpoints) => self.on_checkpoints(sender, checkpoints),
             ContentBody::Unknown => {}
         }
     }

@@ -231,6 +231,7 @@ impl Client {
         row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
         let mut channel = Channel::new(row, false);
+        channel.enter(group.transcript());
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
         // What the server took before is not read again: the log is read on behind the welcome's commit.

@@ -9,6 +9,7 @@
 
 mod change;
 mod channel;
+mod checkpoint;
 mod command;
 mod commit;
 mod contacts;
@@ -27,6 +28,7 @@ mod outbox;
 mod prepare;
 mod restore;
 mod session;
+mod trust;
 mod unread;
 mod view;
 
@@ -34,6 +36,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::crypto::Backend;
+use crate::crypto::checkpoint::Checkpoint;
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, Fatal};
 use crate::id::{AccountId, ChannelId, Sender, ServerId};
@@ -46,6 +49,7 @@ use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use channel::{Channel, Slot};
+use checkpoint::Claim;
 use directory::{Contact, Identity, Intent, OutItem, PackagePlan};
 use event::{Event, Outcome};
 use job::ClientJobOutput;
@@ -148,6 +152,10 @@ pub struct Client {
     /// When to ask the server about key packages again after it could not answer.
     packages_retry: Option<Duration>,
     member_tickets: Vec<(Ticket, ChannelId)>,
+    /// Checkpoints of others that are not compared yet.
+    claims: BTreeMap<(ChannelId, Sender), Claim>,
+    /// Checkpoints that the application wants to be compared.
+    comparisons: Vec<(Ticket, Checkpoint)>,
     loads: BTreeMap<LoadId, Loading>,
     jobs: BTreeSet<JobId>,
     /// Channels with something to do.
@@ -236,6 +244,7 @@ impl Client {
             self.pump_intents(id);
             self.pump_outbox(id);
             self.answer_members(id);
+            self.pump_checkpoints(id);
             self.refill(id);
             self.stage_channel(id);
         }
@@ -378,6 +387,7 @@ impl Client {
         }
         self.dirty.insert(id);
         self.wake_inboxes();
+        self.wake_carriers();
     }
 
     /// A welcome may have waited for a change in a group.

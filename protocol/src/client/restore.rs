@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::checkpoint::{Claim, Ledger};
 use super::directory::{self, ChannelRow, Contact, Identity, Intent, OutItem, PackagePlan, Want};
 use super::event::Failed;
 use super::keys::Packages;
@@ -11,7 +12,7 @@ use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;
 use crate::env::{Entropy, Now};
 use crate::error::RestoreError;
-use crate::id::{AccountId, ChannelId};
+use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::store::batch::Records;
 use crate::store::gate::{Gate, VERSION_KEY};
@@ -28,6 +29,8 @@ struct Directory {
     restored: bool,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
+    ledgers: BTreeMap<ChannelId, Ledger>,
+    claims: BTreeMap<(ChannelId, Sender), Claim>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -61,6 +64,12 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::CHANNEL) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.channels.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::LEDGER) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.ledgers.insert(channel, decode(key, value)?);
+        } else if key.starts_with(directory::CLAIM) {
+            let claim = Claim::read(decode(key, value)?).ok_or_else(damaged)?;
+            self.claims.insert((claim.checkpoint.channel, claim.checkpoint.by), claim);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -96,6 +105,8 @@ impl Client {
             restored,
             contacts,
             channels,
+            mut ledgers,
+            claims,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -108,11 +119,16 @@ impl Client {
         let server = identity.as_ref().map(|identity| identity.server);
         let channels: BTreeMap<_, _> = channels
             .into_iter()
-            .map(|(id, row)| (id, Channel::new(row, Some(id) == inbox)))
+            .map(|(id, row)| {
+                let mut channel = Channel::new(row, Some(id) == inbox);
+                channel.ledger = ledgers.remove(&id).unwrap_or_default();
+                (id, channel)
+            })
             .collect();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
-        let dirty = spilled.map(|(id, _)| *id).collect();
-        Ok(Self {
+        let compared = claims.keys().map(|(id, _)| *id);
+        let dirty = spilled.map(|(id, _)| *id).chain(compared).collect();
+        let mut client = Self {
             config,
             entropy,
             now,
@@ -141,6 +157,8 @@ impl Client {
             package_tickets: Vec::new(),
             packages_retry: None,
             member_tickets: Vec::new(),
+            claims,
+            comparisons: Vec::new(),
             loads: BTreeMap::new(),
             jobs: BTreeSet::new(),
             dirty,
@@ -150,7 +168,9 @@ impl Client {
             uses: 0,
             synced: false,
             restored,
-        })
+        };
+        client.remind();
+        Ok(client)
     }
 
     /// This device's inbox, from the first login on.
@@ -179,6 +199,7 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
+            self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
         }
     }
 }
