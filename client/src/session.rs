@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use qpc_protocol::client::event::{Event, Message, Outcome, Trust};
+use qpc_protocol::client::event::{self, Event, Message, Outcome};
 use qpc_protocol::client::{Client, Config, Stretching};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
@@ -370,7 +370,7 @@ fn warn(output: Output, event: &Event) {
         Event::Unreadable { channel, seq, why } => {
             output.warn(&format!("group {channel}: entry #{seq} cannot be used: {why}"));
         }
-        Event::AccountChanged { username, trust: Trust::Changed { verified, .. }, .. } => {
+        Event::AccountChanged { username, trust: event::Trust::Changed { verified, .. }, .. } => {
             let was = if *verified { " and was VERIFIED" } else { "" };
             output.warn(&format!(
                 "{username} IS ANOTHER ACCOUNT THAN BEFORE{was}: compare safety numbers (qpc verify {username}), or accept \

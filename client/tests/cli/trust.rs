@@ -118,3 +118,46 @@ fn a_name_that_somebody_else_has_now_is_warned_of_until_it_is_accepted() {
     alice.send("@bob", "hello, stranger");
     assert_eq!(other.texts(), ["hello, stranger"]);
 }
+
+#[test]
+fn members_compare_what_their_devices_read_of_a_log() {
+    let mut place = Place::new();
+    let (alice, bob) = place.team();
+    alice.send("team", "seen by both");
+    let theirs = bob.ok(&["verify", "--group", "team"]);
+    let code = |object: &Value| object["checkpoint"].as_str().unwrap().to_owned();
+    let compared = alice.ok(&["verify", "--group", "team", "--with", &code(&theirs[0])]);
+    assert_eq!(
+        (&compared[0]["type"], &compared[0]["result"]),
+        (&"compared".into(), &"same".into())
+    );
+    assert_eq!(
+        (&compared[0]["seq"], &compared[0]["agreed"]),
+        (&theirs[0]["seq"], &theirs[0]["seq"])
+    );
+    let drawn = alice.run(&["verify", "--group", "team", "--qr"]);
+    assert!(drawn.code == 0 && drawn.out.contains('▄'), "{drawn:?}");
+    let (exit, name) = alice.fails(&["verify", "--group", "team", "--with", "AEAQ"]);
+    assert_eq!((exit, name.as_str()), (2, "E101 Invalid"));
+    assert_eq!(alice.run(&["verify"]).code, 2);
+    assert_eq!(alice.run(&["verify", "bob", "--group", "team"]).code, 2);
+
+    // Whoever runs the server goes back to an old copy of it, and the log goes on otherwise.
+    let (data, old) = (place.path("server"), place.path("old"));
+    place.kill_server();
+    copy(&data, &old);
+    place.restart_server();
+    let seq = alice.send("team", "for alice's view");
+    let ours = code(&alice.ok(&["verify", "--group", "team"])[0]);
+    place.kill_server();
+    copy(&old, &data);
+    place.restart_server();
+    assert_eq!(bob.send("team", "for bob's view"), seq);
+    let done = bob.run(&["verify", "--group", "team", "--with", &ours, "--json"]);
+    assert_eq!((done.code, &done.error()["code"]), (6, &"E153".into()), "{done:?}");
+    assert_eq!(
+        (&done.objects()[0]["result"], &done.objects()[0]["seq"]),
+        (&"differs".into(), &seq.into())
+    );
+    assert!(done.err.contains("A MEMBER HAS ANOTHER LOG"), "{done:?}");
+}
