@@ -134,3 +134,17 @@ fn what_is_ahead_waits_and_there_is_room_for_so_many() {
     client.on_checkpoints(&own, vec![further.signed(portable(), &key)]);
     assert_eq!(client.claims.get(&(id, own.sender())).map(|claim| claim.checkpoint.seq), Some(41));
 }
+
+#[test]
+fn another_history_in_the_same_epoch_is_a_contradiction_too() {
+    let (mut client, id) = alone();
+    let (_, key, record) = device(1);
+    let own = client.checkpoint(id).unwrap();
+    let other = Checkpoint { transcript: Digest([7; 32]), ..own };
+    let later = Checkpoint { epoch: own.epoch + 1, ..other }.signed(portable(), &key);
+    client.on_checkpoints(&record, vec![later]);
+    assert_eq!(forks(&mut client), [], "of another epoch nothing is known");
+    client.on_checkpoints(&record, vec![other.signed(portable(), &key)]);
+    let told = Event::ForkDetected { channel: id, seq: own.seq, by: Some(record.sender()) };
+    assert_eq!(forks(&mut client), [told]);
+}
