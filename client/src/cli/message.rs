@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::HEXLOWER;
 use qpc_protocol::client::Client;
-use qpc_protocol::client::event::{Event, Message, Outcome, Sent, Trust};
+use qpc_protocol::client::event::{Event, Message, Outcome, Sent};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::CONTENT_BYTES;
@@ -123,16 +123,16 @@ impl Reader {
         }
         let mut message = message.clone();
         if message.username.is_none() {
-            message.username = self.sender_name(session, message.sender.account).await?;
+            let account = message.sender.account;
+            message.username = self.sender_name(session, account).await?;
+            message.trust = session.ask(move |client, _| client.trust(account)).await?;
         }
         // The sender's name may be the channel's.
         if !self.names.get(&channel).is_some_and(Option::is_some) {
             self.unread(session).await?;
         }
         let name = self.names.get(&channel).cloned().flatten();
-        let account = message.sender.account;
-        let trust = session.ask(move |client, _| client.trust(account)).await?;
-        print_message(session.output(), &message, name.as_deref(), trust)?;
+        print_message(session.output(), &message, name.as_deref())?;
         session.ask(move |client, now| client.ack(now, channel, seq)).await??;
         Ok(())
     }
@@ -158,12 +158,7 @@ impl Reader {
     }
 }
 
-fn print_message(
-    output: Output,
-    message: &Message,
-    group: Option<&str>,
-    trust: Option<Trust>,
-) -> Result<(), Problem> {
+fn print_message(output: Output, message: &Message, group: Option<&str>) -> Result<(), Problem> {
     let text = message_text(message);
     let account = message.sender.account.to_string();
     let username = message.username.as_ref().map(|name| name.as_str());
@@ -178,7 +173,7 @@ fn print_message(
         "username": username,
         "account": account,
         "device": message.sender.device.to_string(),
-        "trust": trust.map(name_of),
+        "trust": message.trust.map(name_of),
     });
     match text {
         Some(text) => value["text"] = text.into(),
@@ -190,7 +185,7 @@ fn print_message(
             let group = plain(group.unwrap_or(&id[..8]));
             let sender = username.map_or_else(|| format!("({})", &account[..8]), plain);
             let text = text.map_or_else(|| format!("({} bytes)", message.body.len()), indented);
-            format!("{}  {group}  {sender}{}: {text}", moment(message.time), mark_of(trust))
+            format!("{}  {group}  {sender}{}: {text}", moment(message.time), mark_of(message.trust))
         },
         &value,
     )

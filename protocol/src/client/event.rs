@@ -147,6 +147,8 @@ pub struct Message {
     pub sender: Sender,
     /// The sender's username, if known.
     pub username: Option<Username>,
+    /// How far it is trusted; `None` without a username, and for the own account.
+    pub trust: Option<Trust>,
     /// When the server accepted it, by the server's clock.
     pub time: UnixMillis,
     /// The epoch it was sent in.
