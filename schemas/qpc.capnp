@@ -106,6 +106,10 @@
 #                       SHA-256(payload) (32)). kind: 1 application, 2 proposal, 3 commit, 4 welcome, 5 note, 6 device,
 #                       7 revocation, 8 reset. origin: one zero byte, or a one and channel (16), seq (8), chain (32),
 #                       tree (32)
+#   checkpoint          "qpc-checkpoint-v1" version (1) = 1, account (32), device (16), channel (16), generation (4),
+#                       epoch (8), confirmed transcript hash (32; zeros in epoch 0), seq (8), chain[seq] (32), mark (8),
+#                       chain[mark] (32); by the device key. mark: the last multiple of 16 up to seq whose chain that
+#                       device knows, else seq. Between devices only: the server sees none of it
 #   channel             its kind in the two highest bits of its first byte: 0 group, 1 direct, 2 inbox
 #   group's channel     16 random bytes
 #   direct channel      SHA-256("qpc-direct-v1" lower account (32), higher account (32)), its first 16 bytes

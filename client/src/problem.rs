@@ -78,11 +78,15 @@ local_codes! {
     Obsolete = 134, FAILED, "See how things stand, and ask again if it is still wanted.";
     NotAdded = 135, FAILED, "Its devices have to come online once; then invite again.";
     DeviceUnknown = 136, FAILED, "See `qpc devices list`.";
+    ContactUnknown = 138, FAILED, "See `qpc trust list`; `qpc verify <username>` asks the server.";
 
     Queued = 140, QUEUED, "It stays stored on this device and goes out with the next command that reaches the server.";
     Busy = 142, FAILED, "Try again in a moment.";
 
     ServerLies = 150, REFUSED, "Do not trust this server before somebody can explain it.";
+    SafetyNumber = 151, REFUSED, "Somebody may stand between the two of you: do not send secrets before the two devices show the same.";
+    NameChanged = 152, REFUSED, "Compare anew: `qpc verify <username>`, then --scanned, or `qpc trust accept <username>` and --mark.";
+    LogsDiffer = 153, REFUSED, "The server shows different logs, or one of the two devices lies: compare with a third member, outside of this server.";
     Declined = 160, FAILED, "Nothing was changed.";
     Input = 161, FAILED, "Check what is piped in.";
     Output = 162, FAILED, "Make room where the output goes; a message that was not printed stays unread.";

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use qpc_protocol::client::event::{Event, Message, Outcome, Why};
+use qpc_protocol::client::event::{self, Event, Message, Outcome, Why};
 use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
@@ -347,8 +347,13 @@ impl Session {
 
 fn warn(output: Output, event: &Event) {
     match event {
-        Event::ForkDetected { channel, seq } => output.warn(&format!(
-            "THE SERVER SHOWS DIFFERENT LOGS TO DIFFERENT MEMBERS of group {channel}, from #{seq} on: do not trust it"
+        Event::ForkDetected { channel, seq, by: None } => output.warn(&format!(
+            "THE SERVER CONTRADICTS ITSELF about the log of group {channel}, at #{seq}: do not trust it"
+        )),
+        Event::ForkDetected { channel, seq, by: Some(by) } => output.warn(&format!(
+            "A MEMBER HAS ANOTHER LOG of group {channel}, at #{seq} (account {}): the server shows different logs to \
+             different members, or that member does not tell the truth; compare with more of them (qpc verify --group)",
+            by.account
         )),
         Event::ForkSuspected { channel, seq } => output.warn(&format!(
             "the server's answer about group {channel}, #{seq}, does not hold"
@@ -360,9 +365,16 @@ fn warn(output: Output, event: &Event) {
         Event::Unreadable { channel, seq, why } => {
             output.warn(&format!("group {channel}: entry #{seq} cannot be used: {why}"));
         }
-        Event::AccountChanged { username, .. } => output.warn(&format!(
-            "{username} is another account than before: compare safety numbers (qpc verify {username})"
-        )),
+        Event::AccountChanged { username, trust: event::Trust::Changed { verified, .. }, .. } => {
+            let was = if *verified { " and was VERIFIED" } else { "" };
+            output.warn(&format!(
+                "{username} IS ANOTHER ACCOUNT THAN BEFORE{was}: compare safety numbers (qpc verify {username}), or accept \
+                 it (qpc trust accept {username})"
+            ));
+        }
+        Event::AccountChanged { username, .. } => {
+            output.note(&format!("{username} is the account again that it was"));
+        }
         Event::NotAdded { channel, device, why, .. } => output.warn(&format!(
             "group {channel}: device {} of that account is not added: {}",
             device.device,

@@ -192,6 +192,16 @@ pub const OLD_DEVICE_KEYS: usize = 8;
 pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);
 /// Groups that a device asks for at once to come back to: each holds a tree, and a bulk link.
 pub const REJOINS: usize = 4;
+/// Links of a log at multiples of this are remembered by every reader, for comparing what is further back.
+pub const MARK_EVERY: u64 = 16;
+/// How many of those: 1,024 entries back, 2.5 KB per channel, stored once per [`MARK_EVERY`] entries.
+pub const MARKS_KEPT: usize = 64;
+/// A channel carries checkpoints of others at most this often.
+pub const CHECKPOINT_TIME: Duration = Duration::from_secs(60 * 60);
+/// Checkpoints in one message: 2 KB.
+pub const CHECKPOINTS_PER_MESSAGE: usize = 8;
+/// Checkpoints of others that wait until their log was read as far; further ones are not kept.
+pub const CHECKPOINTS_KEPT: usize = 1_024;
 /// Losses of an intent's commit before it is published as a proposal.
 pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away

@@ -1,4 +1,4 @@
-//! The account and its devices: register, login, logout, whoami, verify, keys, devices, delete-account.
+//! The account and its devices: register, login, logout, whoami, keys, devices, delete-account.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -160,44 +160,6 @@ async fn whoever(session: &Session) -> Result<(Username, AccountId, DeviceId, St
     let (username, me, server) =
         known.ok_or_else(|| Problem::new(Local::NoAccount, "this device has no account yet"))?;
     Ok((username, me.account, me.device, server.to_string()))
-}
-
-/// `qpc verify`.
-pub(super) async fn verify(context: &Context, username: String) -> Result<(), Problem> {
-    let work = async |session: &mut Session| {
-        let outcome = session.command(move |client, now| client.lookup(now, &username)).await?;
-        let Outcome::Lookup { username, account, safety_number } = outcome else {
-            return Err(unexpected(&outcome));
-        };
-        let own = session.ask(|client, _| client.whoami().map(|(_, me, _)| me.account)).await?;
-        if own == Some(account) {
-            let text = "that is your own account: a safety number is between two";
-            return Err(Problem::new(Local::Invalid, text));
-        }
-        session.output().result(
-            || {
-                let (first, second) = halves(&safety_number);
-                format!(
-                    "{username}\naccount  {account}\n\n    {first}\n    {second}\n\nCompare these digits with \
-                     {username} in person or by a call. Equal: nobody stands between you."
-                )
-            },
-            &json!({
-                "type": "safety_number",
-                "username": username.as_str(),
-                "account": account.to_string(),
-                "safety_number": safety_number,
-            }),
-        )
-    };
-    context.on_device(work).await
-}
-
-/// Sixty digits in two lines.
-fn halves(number: &str) -> (String, String) {
-    let groups: Vec<_> = number.split(' ').collect();
-    let (first, second) = groups.split_at(groups.len() / 2);
-    (first.join(" "), second.join(" "))
 }
 
 /// `qpc keys status`, `qpc keys refresh`.

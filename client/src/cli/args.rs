@@ -189,9 +189,9 @@ JSON: {\"type\":\"sent\",\"group\",\"seq\",\"message\",\"time\"} (time in Unix m
   qpc recv team --follow --json
   qpc recv @bob
 
-Text: time, group, sender, text; further lines of a message are set in.
-JSON: {\"type\":\"message\",\"group\",\"group_name\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"text\"}
-(a direct channel's group_name is @ and the other's name; \"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
+Text: time, group, sender with (verified) or (CHANGED) behind it, text; further lines of a message are set in.
+JSON: {\"type\":\"message\",\"group\",\"group_name\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"trust\",\"text\"}
+(trust as in `trust list`; a direct channel's group_name is @ and the other's name; \"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
     Recv {
         /// One group only: its name, the first digits of its id, or @ and a username.
         group: Option<String>,
@@ -208,14 +208,27 @@ Ends with the end of the input, once everything sent is accepted. JSON as of sen
         /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
-    /// Show the safety number with another account: compare it by another way than qpc.
-    #[command(after_help = "Example: qpc verify bob\n
-JSON: {\"type\":\"safety_number\",\"username\",\"account\",\"safety_number\"}
-(safety_number: 60 digits, in twelve groups of five with a space between; the same on both sides)")]
-    Verify {
-        /// Whose.
-        username: String,
-    },
+    /// Show the safety number with another account, to compare by another way than qpc; mark the account as verified.
+    #[command(after_help = "Examples:
+  qpc verify bob                    sixty digits; on a terminal it asks whether they match
+  qpc verify bob --mark             they did: the account that was shown is verified from now on
+  qpc verify bob --qr               a QR code beside the digits; Bob's device shows the same one
+  qpc verify bob --scanned AEAQ…    compares what was scanned from Bob's screen; verified if it is the same
+  qpc verify --group team           a checkpoint: what this device read of the group's log, signed; send it to another member
+                                    by any way but this server
+  qpc verify --group team --with AEAQ…    whether that member read the same log
+
+JSON: {\"type\":\"safety_number\",\"username\",\"account\",\"safety_number\",\"qr\",\"trust\"}
+(safety_number: 60 digits, in twelve groups of five with a space between; qr: the QR code's text; both are the same on
+both sides; trust: seen, verified or changed)
+With --mark or --scanned: {\"type\":\"verified\",\"username\",\"account\"}
+With --group: {\"type\":\"checkpoint\",\"group\",\"epoch\",\"seq\",\"chain\",\"checkpoint\"}
+With --group and --with: {\"type\":\"compared\",\"group\",\"result\",\"seq\",\"agreed\"} (result: same, up to seq; ahead: the
+other has read up to seq, the same log up to agreed; too_old: too far back to tell; differs, from seq on: exit code 6)")]
+    Verify(Verified),
+    /// Whom names stand for: list contacts, accept a changed one, forget one. Needs no connection.
+    #[command(subcommand)]
+    Trust(TrustVerb),
     /// Key packages, by which others add this device while it is away.
     #[command(subcommand)]
     Keys(KeysVerb),
@@ -254,10 +267,7 @@ JSON: {\"type\":\"step\",\"number\",\"title\",\"proved\",\"millis\"} per step, t
     Join,
     /// As `verify`.
     #[command(hide = true)]
-    FetchKey {
-        /// Whose.
-        username: String,
-    },
+    FetchKey(Verified),
     /// As `keys status`.
     #[command(hide = true)]
     CheckKey,
@@ -286,7 +296,8 @@ JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"gen
     #[command(after_help = "Examples:
   qpc group members team
   qpc group members @bob\n
-JSON, per device: {\"type\":\"member\",\"username\",\"account\",\"device\",\"admin\",\"self\"}")]
+JSON, per device: {\"type\":\"member\",\"username\",\"account\",\"device\",\"admin\",\"self\",\"trust\"}
+(trust as in `trust list`; null for the own account, and without a confirmed name)")]
     Members {
         /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
@@ -421,6 +432,54 @@ pub(super) struct NewRole {
     pub(super) role: String,
 }
 
+/// What to do with contacts.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum TrustVerb {
+    /// List contacts: their accounts, and how far they are trusted.
+    #[command(after_help = "Example: qpc trust list --json\n
+JSON, per contact: {\"type\":\"contact\",\"username\",\"account\",\"trust\",\"since\",\"before\"}
+(trust: seen, at first use; verified, by comparing; changed, the name stood for account \"before\": it is neither invited
+nor written to by that name until that is accepted; before is null otherwise; since in Unix ms)")]
+    List,
+    /// Take the account that a changed name leads to now for that person, without comparing.
+    #[command(after_help = "Example: qpc trust accept bob\n
+JSON: {\"type\":\"accepted\",\"username\",\"account\"}")]
+    Accept {
+        /// Whose.
+        username: String,
+    },
+    /// Forget a contact: its name is taken on trust again when it is next heard.
+    #[command(after_help = "Example: qpc trust forget bob\n
+JSON: {\"type\":\"forgotten\",\"username\",\"account\"}")]
+    Forget {
+        /// Whose.
+        username: String,
+    },
+}
+
+/// What to verify.
+#[derive(Debug, Args)]
+pub(super) struct Verified {
+    /// Whose.
+    #[arg(required_unless_present = "group")]
+    pub(super) username: Option<String>,
+    /// Draw a QR code too.
+    #[arg(long, conflicts_with_all = ["scanned", "mark", "with"])]
+    pub(super) qr: bool,
+    /// The text of the QR code that the other's device shows.
+    #[arg(long, value_name = "TEXT", conflicts_with = "mark")]
+    pub(super) scanned: Option<String>,
+    /// The digits shown before were compared and match.
+    #[arg(long)]
+    pub(super) mark: bool,
+    /// Instead of an account: whether the server shows other members of this group the same log.
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["username", "scanned", "mark"])]
+    pub(super) group: Option<String>,
+    /// The checkpoint that another member's device printed for the group.
+    #[arg(long, value_name = "TEXT", requires = "group")]
+    pub(super) with: Option<String>,
+}
+
 /// A group to make.
 #[derive(Debug, Args)]
 pub(super) struct NewGroup {
@@ -457,7 +516,8 @@ impl Verb {
             Self::Recv { follow: true, .. } => "recv --follow",
             Self::Recv { .. } => "recv",
             Self::Chat { .. } => "chat",
-            Self::Verify { .. } | Self::FetchKey { .. } => "verify",
+            Self::Verify(_) | Self::FetchKey(_) => "verify",
+            Self::Trust(_) => "trust",
             Self::Keys(_) | Self::CheckKey | Self::RefreshKeypackage => "keys",
             Self::Devices(_) => "devices",
             Self::DeleteAccount { .. } => "delete-account",

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::account::unexpected;
 use super::args::{Invited, NewGroup};
 use super::context::{Context, find_group, open_direct, shown_name};
+use super::trust::{mark_of, name_of};
 use crate::output::plain;
 use crate::problem::{Local, Problem};
 use crate::session::Session;
@@ -139,11 +140,13 @@ pub(super) async fn members(context: &Context, group: String) -> Result<(), Prob
             let is_own = own == Some(member.sender);
             let (account, device) = (member.sender.account, member.sender.device);
             let name = member.username.as_ref().map(Username::as_str);
+            let trust = session.ask(move |client, _| client.trust(account)).await?;
             session.output().result(
                 || {
                     let admin = if member.admin { "  admin" } else { "" };
                     let mark = if is_own { "  this device" } else { "" };
-                    format!("{}  {account}  {device}{admin}{mark}", name.unwrap_or("(unknown)"))
+                    let name = name.unwrap_or("(unknown)");
+                    format!("{name}{}  {account}  {device}{admin}{mark}", mark_of(trust))
                 },
                 &json!({
                     "type": "member",
@@ -152,6 +155,7 @@ pub(super) async fn members(context: &Context, group: String) -> Result<(), Prob
                     "device": device.to_string(),
                     "admin": member.admin,
                     "self": is_own,
+                    "trust": trust.map(name_of),
                 }),
             )?;
         }

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::account::unexpected;
 use super::context::{Context, find_group, find_or_open, shown_name};
+use super::trust::{mark_of, name_of};
 use crate::output::{Output, indented, moment, plain};
 use crate::problem::{Local, Problem};
 use crate::session::{Session, message_text};
@@ -122,7 +123,9 @@ impl Reader {
         }
         let mut message = message.clone();
         if message.username.is_none() {
-            message.username = self.sender_name(session, message.sender.account).await?;
+            let account = message.sender.account;
+            message.username = self.sender_name(session, account).await?;
+            message.trust = session.ask(move |client, _| client.trust(account)).await?;
         }
         // The sender's name may be the channel's.
         if !self.names.get(&channel).is_some_and(Option::is_some) {
@@ -170,6 +173,7 @@ fn print_message(output: Output, message: &Message, group: Option<&str>) -> Resu
         "username": username,
         "account": account,
         "device": message.sender.device.to_string(),
+        "trust": message.trust.map(name_of),
     });
     match text {
         Some(text) => value["text"] = text.into(),
@@ -181,7 +185,7 @@ fn print_message(output: Output, message: &Message, group: Option<&str>) -> Resu
             let group = plain(group.unwrap_or(&id[..8]));
             let sender = username.map_or_else(|| format!("({})", &account[..8]), plain);
             let text = text.map_or_else(|| format!("({} bytes)", message.body.len()), indented);
-            format!("{}  {group}  {sender}: {text}", moment(message.time))
+            format!("{}  {group}  {sender}{}: {text}", moment(message.time), mark_of(message.trust))
         },
         &value,
     )

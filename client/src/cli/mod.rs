@@ -7,6 +7,7 @@ mod group;
 mod lifecycle;
 mod message;
 mod service;
+mod trust;
 
 use std::ffi::OsString;
 use std::io;
@@ -93,8 +94,8 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
         Verb::Logout => account::logout(&context).await,
         Verb::Whoami => account::whoami(&context).await,
         Verb::DeleteAccount { yes } => account::delete(&context, yes).await,
-        Verb::Verify { username } => account::verify(&context, username).await,
-        Verb::FetchKey { username } => account::verify(&context, username).await,
+        Verb::Verify(wanted) | Verb::FetchKey(wanted) => trust::verify(&context, wanted).await,
+        Verb::Trust(verb) => trust::trust(&context, verb).await,
         Verb::Keys(KeysVerb::Status) | Verb::CheckKey => account::keys(&context, false).await,
         Verb::Keys(KeysVerb::Refresh) | Verb::RefreshKeypackage => {
             account::keys(&context, true).await

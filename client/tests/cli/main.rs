@@ -21,4 +21,5 @@ mod search;
 mod secrets;
 mod support;
 mod trouble;
+mod trust;
 mod verbs;

@@ -45,6 +45,7 @@ fn two_people_talk_and_part() {
         "seq",
         "text",
         "time",
+        "trust",
         "type",
         "username",
     ];
@@ -60,12 +61,15 @@ fn two_people_talk_and_part() {
     assert_eq!(alice.texts(), ["two\nlines"]);
 
     let members = alice.ok(&["group", "members", "the team"]);
-    assert_eq!(keys(&members[0]), ["account", "admin", "device", "self", "type", "username"]);
+    assert_eq!(
+        keys(&members[0]),
+        ["account", "admin", "device", "self", "trust", "type", "username"]
+    );
     let shape: Vec<_> =
         members.iter().map(|m| (m["username"].as_str().unwrap(), m["self"] == true)).collect();
     assert_eq!(shape, [("alice", true), ("bob", false)]);
     let (ours, theirs) = (alice.ok(&["verify", "bob"]), bob.ok(&["verify", "alice"]));
-    assert_eq!(keys(&ours[0]), ["account", "safety_number", "type", "username"]);
+    assert_eq!(keys(&ours[0]), ["account", "qr", "safety_number", "trust", "type", "username"]);
     assert_eq!(ours[0]["safety_number"], theirs[0]["safety_number"]);
     let groups: Vec<_> = ours[0]["safety_number"].as_str().unwrap().split(' ').collect();
     let is_group = |text: &&str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());

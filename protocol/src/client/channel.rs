@@ -5,9 +5,10 @@ use std::collections::{BTreeSet, VecDeque};
 
 use super::LOAD_PAGE;
 use super::blobs::Download;
+use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
 use super::rejoin::Rejoining;
-use crate::id::{AccountId, ChannelId};
+use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
 use crate::mls::group::Group;
 use crate::store::batch::Records;
@@ -95,6 +96,10 @@ pub(super) struct Channel {
     pub leaf: Option<Leaf>,
     /// They are due: when they are replaced.
     pub update_at: Option<Duration>,
+    pub ledger: Ledger,
+    pub ledger_dirty: bool,
+    /// Channels whose checkpoints are to be sent in this one.
+    pub carrying: Vec<ChannelId>,
     /// The group cannot be followed any further; tried again with the next session.
     pub stuck: bool,
     pub inbox: bool,
@@ -159,6 +164,9 @@ impl Channel {
             row_dirty: false,
             leaf: None,
             update_at: None,
+            ledger: Ledger::default(),
+            ledger_dirty: false,
+            carrying: Vec::new(),
             stuck: false,
             inbox,
             slot,
@@ -212,8 +220,16 @@ impl Channel {
         // Entries are queued in order behind the cursor, so this is always the next one.
         let _ = self.row.cursor.advance(entry);
         self.row_dirty = true;
+        let (seq, chain) = (self.row.cursor.seq(), self.row.cursor.chain());
+        self.ledger_dirty |= !self.inbox && self.ledger.marks.note(seq, chain);
         self.gaps = 0;
         self.gap_told = false;
+    }
+
+    /// Takes over what the group of a new epoch says of itself.
+    pub(super) fn enter(&mut self, transcript: Digest) {
+        self.ledger.transcript = Some(transcript);
+        self.ledger_dirty = true;
     }
 
     /// Whether the log was read to the head that the server named.
@@ -335,6 +351,9 @@ impl Channel {
         }
         if core::mem::take(&mut self.row_dirty) {
             ops.push(directory::put(directory::key(directory::CHANNEL, &[&id.0]), &self.row));
+        }
+        if core::mem::take(&mut self.ledger_dirty) {
+            ops.push(directory::put(directory::key(directory::LEDGER, &[&id.0]), &self.ledger));
         }
         ops
     }

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::channel::Slot;
 use super::direct::{is_direct, is_open};
-use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Want};
+use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Failed, GroupMember, Outcome};
 use super::metadata::{Metadata, Profile};
 use super::net::Ask;
@@ -243,6 +243,7 @@ impl Client {
         row.authenticator = group.authenticator();
         row.members = 1;
         let mut channel = Channel::new(row, false);
+        channel.enter(group.transcript());
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
@@ -335,8 +336,9 @@ impl Client {
         let message = MessageId(self.entropy.array());
         let ticket = self.next_ticket();
         let body = Zeroizing::new(body.to_vec());
-        let what = OutWhat::Application { body, metadata: false, sealed: None };
+        let what = OutWhat::Application { body, says: Says::Body, sealed: None };
         self.store_item(ticket, OutItem { channel, message, what, accepted: None, silent: false });
+        self.may_carry(channel);
         Ok(ticket)
     }
 
@@ -468,6 +470,7 @@ impl Client {
         let asked = self.intents.values().filter(|intent| intent.is_asked_for()).count();
         let open = asked + self.asks.len() + self.calls();
         let open = open + self.member_tickets.len() + self.package_tickets.len();
+        let open = open + self.comparisons.len();
         if open >= TICKETS { Err(Refused::Busy) } else { Ok(()) }
     }
 

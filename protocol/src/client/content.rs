@@ -12,13 +12,15 @@
 use zeroize::Zeroizing;
 
 use super::metadata::Metadata;
+use crate::crypto::checkpoint::Checkpoint;
 use crate::id::{AccountId, Digest};
-use crate::limits::CONTENT_BYTES;
+use crate::limits::{CHECKPOINTS_PER_MESSAGE, CONTENT_BYTES};
 use crate::wire::message::Username;
 
 const FORMAT: u8 = 1;
 const KIND_BODY: u8 = 0x01;
 const KIND_METADATA: u8 = 0x40;
+const KIND_CHECKPOINTS: u8 = 0x41;
 
 /// A decoded application message.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub(super) enum ContentBody {
     Body(Zeroizing<Vec<u8>>),
     /// The group's metadata and who is called what, for those who just joined.
     Metadata { metadata: Metadata, names: Vec<(AccountId, Username)> },
+    /// What the sender signed of other logs: at most [`CHECKPOINTS_PER_MESSAGE`].
+    Checkpoints(Vec<Checkpoint>),
     /// Of a later version: passed over.
     Unknown,
 }
@@ -49,6 +53,7 @@ impl core::fmt::Debug for ContentBody {
         match self {
             Self::Body(body) => write!(f, "Body({} bytes)", body.len()),
             Self::Metadata { names, .. } => write!(f, "Metadata({} names)", names.len()),
+            Self::Checkpoints(checkpoints) => write!(f, "Checkpoints({})", checkpoints.len()),
             Self::Unknown => f.write_str("Unknown"),
         }
     }
@@ -61,6 +66,10 @@ impl Content {
             ContentBody::Body(body) => (KIND_BODY, body.clone()),
             ContentBody::Metadata { metadata, names } => {
                 (KIND_METADATA, encode_metadata(metadata, names))
+            }
+            ContentBody::Checkpoints(checkpoints) => {
+                let bytes = checkpoints.iter().flat_map(Checkpoint::encode).collect();
+                (KIND_CHECKPOINTS, Zeroizing::new(bytes))
             }
             ContentBody::Unknown => (0, Zeroizing::new(Vec::new())),
         };
@@ -98,10 +107,18 @@ impl Content {
         let body = match kind {
             KIND_BODY => ContentBody::Body(Zeroizing::new(body.to_vec())),
             KIND_METADATA => decode_metadata(body)?,
+            KIND_CHECKPOINTS => ContentBody::Checkpoints(checkpoints(body)?),
             _ => ContentBody::Unknown,
         };
         Some(Self { seq, chain, username, body })
     }
+}
+
+/// Checkpoints, one after another; `None` for anything else, none or too many of them.
+pub(super) fn checkpoints(bytes: &[u8]) -> Option<Vec<Checkpoint>> {
+    let (each, rest) = (bytes.chunks_exact(Checkpoint::LEN), bytes.len() % Checkpoint::LEN);
+    let possible = rest == 0 && (1..=CHECKPOINTS_PER_MESSAGE).contains(&each.len());
+    each.map(Checkpoint::decode).collect::<Option<_>>().filter(|_| possible)
 }
 
 fn encode_metadata(metadata: &Metadata, names: &[(AccountId, Username)]) -> Zeroizing<Vec<u8>> {

@@ -260,6 +260,7 @@ impl Client {
             let prefix = directory::group_prefix(id, channel.row.generation);
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
+            self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
         }
         self.wake_inboxes();
     }

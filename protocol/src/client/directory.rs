@@ -14,6 +14,8 @@
 //! | `d/l/` channel | [`Leaf`] |
 //! | `d/f/` channel | [`Fall`] |
 //! | `d/e/` channel | [`Ended`] |
+//! | `d/g/` channel | [`Ledger`](super::checkpoint::Ledger) |
+//! | `d/k/` channel account device | a [`Claim`](super::checkpoint::Claim): vetted, [`Checkpoint`](crate::crypto::checkpoint) |
 //! | `d/i/` ticket | [`Intent`] |
 //! | `d/o/` ticket | [`OutItem`] |
 //! | `g/` channel generation | the group's own records |
@@ -31,7 +33,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::event::Why;
+use super::event::{Trust, Why};
 use super::metadata::{Metadata, ProfileChange, Role};
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
@@ -58,6 +60,8 @@ pub(super) const CHANNEL: &[u8] = b"d/c/";
 pub(super) const LEAF: &[u8] = b"d/l/";
 pub(super) const FALL: &[u8] = b"d/f/";
 pub(super) const ENDED: &[u8] = b"d/e/";
+pub(super) const LEDGER: &[u8] = b"d/g/";
+pub(super) const CLAIM: &[u8] = b"d/k/";
 pub(super) const INTENT: &[u8] = b"d/i/";
 pub(super) const OUTBOX: &[u8] = b"d/o/";
 pub(super) const PACKAGE_KEYS: &[u8] = b"k/";
@@ -225,10 +229,13 @@ pub(super) struct PackagePlan {
     pub last_resort_issued: UnixMillis,
 }
 
-/// What an account is called, as the directory confirmed it.
+/// What an account is called, as the directory confirmed it, and how far that is trusted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Contact {
     pub username: Username,
+    pub trust: Trust,
+    /// When it came to be trusted so.
+    pub since: UnixMillis,
 }
 
 /// A channel of this device.
@@ -416,7 +423,7 @@ pub(super) struct OutItem {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum OutWhat {
     /// Application content: encrypted when the group is ready, then resent as it is.
-    Application { body: Zeroizing<Vec<u8>>, metadata: bool, sealed: Option<Submit> },
+    Application { body: Zeroizing<Vec<u8>>, says: Says, sealed: Option<Submit> },
     /// A proposal of ours.
     Proposal { submit: Submit, intent: u64 },
     /// A commit of ours, pending in the group.
@@ -425,14 +432,25 @@ pub(super) enum OutWhat {
     Rejoin { bundle: CommitBundle },
 }
 
+/// What kind of content it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Says {
+    /// The application's.
+    Body,
+    /// The group's metadata and members' names; made when it is encrypted.
+    Metadata,
+    /// Checkpoints of other channels.
+    Checkpoints,
+}
+
 // The body is a secret, and what is sealed is no help to a reader.
 impl fmt::Debug for OutWhat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Application { body, metadata, sealed } => f
+            Self::Application { body, says, sealed } => f
                 .debug_struct("Application")
                 .field("bytes", &body.len())
-                .field("metadata", metadata)
+                .field("says", says)
                 .field("epoch", &sealed.as_ref().map(|submit| submit.epoch))
                 .finish(),
             Self::Proposal { submit, intent } => {

@@ -8,6 +8,7 @@ use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
 use crate::io::{ConnId, Ticket};
 use crate::mls::suite::Suite;
 use crate::wire::message::{Accepted, ChannelKind, DeviceEntry, Failure, Username};
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 /// Something for the application.
@@ -68,12 +69,17 @@ pub enum Event {
         /// Why, for people.
         why: String,
     },
-    /// The server shows this device another log than it shows, or showed, another: proof in hand.
+    /// The log of this device contradicts another one of the same channel.
     ForkDetected {
         /// The group.
         channel: ChannelId,
         /// The first seq known to differ.
         seq: u64,
+        /// `None`: the server contradicts itself before this device, by entries it showed or answers it signed. A member's
+        /// device: that one signed, in a message or a checkpoint, that it read another log. Then either the server shows
+        /// members different logs, or that member does not tell the truth: nothing here can tell which, two more members
+        /// who compare can.
+        by: Option<Sender>,
     },
     /// The server's answer about a log does not hold, without proof of two different logs.
     ForkSuspected {
@@ -133,6 +139,9 @@ pub enum Event {
         before: AccountId,
         /// The account it leads to.
         now: AccountId,
+        /// How far it is trusted: [`Trust::Changed`], or as before if the name leads back to where it did. Told
+        /// again after every restart until the change is accepted.
+        trust: Trust,
     },
     /// A device of an account could not be added; the others of the invitation, or of the reset, were. Before its `Done`.
     NotAdded {
@@ -206,6 +215,8 @@ pub struct Message {
     pub sender: Sender,
     /// The sender's username, if known.
     pub username: Option<Username>,
+    /// How far it is trusted; `None` without a username, and for the own account.
+    pub trust: Option<Trust>,
     /// When the server accepted it, by the server's clock.
     pub time: UnixMillis,
     /// The epoch it was sent in.
@@ -275,9 +286,13 @@ pub enum Outcome {
         account: AccountId,
         /// 60 digits to compare with that person by another way.
         safety_number: String,
+        /// How far it is trusted; `None` for the own account.
+        trust: Option<Trust>,
     },
     /// `proofs`, in order of their seqs.
     Proofs(Vec<Sent>),
+    /// `compare_checkpoint`.
+    Compared(Comparison),
     /// `members`, in order of their leaves.
     Members(Vec<GroupMember>),
     /// `devices`.
@@ -313,6 +328,90 @@ pub struct Sent {
     pub hash: Digest,
     /// Seq, chain, time, signature.
     pub accepted: Accepted,
+}
+
+/// What another member's checkpoint is to the log that was read here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Comparison {
+    /// The same log.
+    Same {
+        /// Up to here: as far as the other had read, or up to the last of its links that is remembered here.
+        seq: u64,
+    },
+    /// The other has read further: compare again once this device has, too.
+    Ahead {
+        /// As far as the other had read.
+        seq: u64,
+        /// The same log up to here, if there is anything to compare.
+        agreed: Option<u64>,
+    },
+    /// Too far back for this device to remember.
+    TooOld {
+        /// As far as the other had read.
+        seq: u64,
+    },
+    /// Another log, or another history of the group in the same epoch.
+    Differs {
+        /// The first seq known to differ.
+        seq: u64,
+    },
+    /// By a device that is no member of the group here.
+    Stranger,
+    /// Not signed by the device that it names.
+    Forged,
+}
+
+/// How far an account is trusted to be whom its name says. Devices that the account adds or revokes change nothing: its
+/// key signs them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trust {
+    /// The directory said so first, and has not contradicted itself.
+    Seen,
+    /// People compared safety numbers.
+    Verified,
+    /// The directory gave this account a name that stood for another. It is neither invited nor written to by that name
+    /// until the change is accepted.
+    Changed {
+        /// The account that the name stood for.
+        before: AccountId,
+        /// Whether that one was verified.
+        verified: bool,
+    },
+}
+
+/// A contact, for listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustEntry {
+    /// Its name.
+    pub username: Username,
+    /// Its account.
+    pub account: AccountId,
+    /// How far it is trusted.
+    pub trust: Trust,
+    /// Since when, by this device's clock.
+    pub since: UnixMillis,
+}
+
+/// The directory contradicts what it said before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Contradiction {
+    /// The name stood for another account.
+    Moved,
+    /// The account has another name.
+    SecondName,
+}
+
+impl From<Contradiction> for Failed {
+    fn from(contradiction: Contradiction) -> Self {
+        Self::Untrusted(match contradiction {
+            Contradiction::Moved => {
+                "the name leads to another account than before, which nobody has accepted"
+            }
+            Contradiction::SecondName => {
+                "the directory gives that account, or that name, to somebody else as well"
+            }
+        })
+    }
 }
 
 /// Why a command failed.
@@ -360,7 +459,8 @@ pub struct GroupSummary {
     pub channel: ChannelId,
     /// Whether it is a group, or the direct channel with another account.
     pub kind: ChannelKind,
-    /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it.
+    /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it and it
+    /// is no changed one that nobody has accepted.
     pub name: Option<String>,
     /// What it is about; empty if nothing is said of that, or its metadata did not arrive yet.
     pub description: String,

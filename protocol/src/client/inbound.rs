@@ -5,7 +5,7 @@ use super::Client;
 use super::blobs::Download;
 use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
-use super::directory::{self, OutWhat, StoredMessage};
+use super::directory::{self, OutWhat, Says, StoredMessage};
 use super::event::{Event, GroupChange, Why};
 use super::net::Call;
 use crate::crypto::identity::DeviceRecord;
@@ -134,7 +134,7 @@ impl Client {
             self.on_gap(id, last.saturating_add(1), from, entries.first);
         }
         if let Some(seq) = forked {
-            self.event(Event::ForkDetected { channel: id, seq });
+            self.event(Event::ForkDetected { channel: id, seq, by: None });
         }
     }
 
@@ -277,6 +277,10 @@ impl Client {
         self.unreadable(id, entry.seq, &error.to_string());
         match error {
             MlsError::OwnMessage => self.on_forgotten(id, entry),
+            // All members have the keys of this epoch, and each opens once.
+            MlsError::Decrypt if entry.epoch == present => {
+                self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
+            }
             MlsError::Unopened(_) => self.fall_out(id, Why::Unopened, true),
             // The commit that leads there could not be used: nothing later can be read. A commit that cannot be used
             // is no proof yet, since the server may have made it up; nor is this entry.
@@ -312,14 +316,16 @@ impl Client {
         if let (Some(accepted), Some(before)) = (&item.accepted, before)
             && (accepted.seq != entry.seq || accepted.chain != chain::next(before, entry))
         {
-            self.event(Event::ForkDetected { channel: id, seq: entry.seq.min(accepted.seq) });
+            let seq = entry.seq.min(accepted.seq);
+            self.event(Event::ForkDetected { channel: id, seq, by: None });
         }
         let Some(item) = self.outbox.get(&ticket) else { return true };
         match &item.what {
             OutWhat::Commit { .. } => self.win_pending(id, ticket),
             OutWhat::Rejoin { .. } => self.come_back(id, ticket),
-            OutWhat::Application { metadata, sealed, .. } => {
-                let told = sealed.as_ref().filter(|_| *metadata).map(|submit| submit.epoch);
+            OutWhat::Application { says, sealed, .. } => {
+                let told =
+                    sealed.as_ref().filter(|_| *says == Says::Metadata).map(|submit| submit.epoch);
                 if item.accepted.is_some() {
                     self.drop_item(ticket);
                 }
@@ -361,20 +367,22 @@ impl Client {
         let broken: Vec<_> = broken.map(|(ticket, _)| *ticket).collect();
         for ticket in broken {
             if let Some(seq) = self.drop_item(ticket).and_then(|item| Some(item.accepted?.seq)) {
-                self.event(Event::ForkDetected { channel: id, seq });
+                self.event(Event::ForkDetected { channel: id, seq, by: None });
             }
         }
     }
 
     /// A merged commit, ours or another's.
     pub(super) fn on_change(&mut self, id: ChannelId, change: &Change) {
-        let summary =
-            self.with_group(id, |group, _| (group.authenticator(), group.members().len()));
+        let summary = self.with_group(id, |group, _| {
+            (group.authenticator(), group.members().len(), group.transcript())
+        });
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.row.epoch = change.epoch;
         channel.flush_at = None;
         channel.row_dirty = true;
-        if let Some((authenticator, members)) = summary {
+        if let Some((authenticator, members, transcript)) = summary {
+            channel.enter(transcript);
             channel.row.authenticator = authenticator;
             channel.row.members = u32::try_from(members).unwrap_or(u32::MAX);
         }
@@ -434,7 +442,8 @@ impl Client {
                 Ok(Agreement::Same | Agreement::TooOld)
             )
         {
-            self.event(Event::ForkDetected { channel: id, seq: content.seq });
+            let by = Some(sender.sender());
+            self.event(Event::ForkDetected { channel: id, seq: content.seq, by });
         }
         if let Some(username) = content.username {
             self.hear_name(sender.account, username);
@@ -460,6 +469,7 @@ impl Client {
                     self.hear_name(account, username);
                 }
             }
+            ContentBody::Checkpoints(checkpoints) => self.on_checkpoints(sender, checkpoints),
             ContentBody::Unknown => {}
         }
     }

@@ -170,6 +170,7 @@ impl Client {
         self.void_resets(id);
         self.drop_rejoin(id);
         self.end_rejoining(id);
+        channel.enter(group.transcript());
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
         self.drop_proposals(id);

@@ -3,9 +3,8 @@
 use super::net::{Ask, Call, Connection, Link, Pending};
 use super::session::Phase;
 use super::{Client, Effect, Event};
-use crate::client::event::{Failed, Outcome};
+use crate::client::event::{Contradiction, Failed, Outcome};
 use crate::crypto::identity::Revocation;
-use crate::crypto::safety_number::SafetyNumber;
 use crate::error::{CloseCode, ErrorCode, PeerFault};
 use crate::io::{BindingKind, ConnId, Gone, LinkId, LinkRole, Links, Output, Ticket, Transport};
 use crate::limits::{CALL_TIME, HANDSHAKE_TIME};
@@ -494,11 +493,14 @@ impl Client {
                 if asked != username {
                     return Err(super::WrongReply);
                 }
-                let contact = super::Contact { username: username.clone() };
-                self.learn(account, contact);
-                let Some(me) = self.me() else { return Ok(()) };
-                let safety = SafetyNumber::of(self.config.backend, me.account, account);
-                Outcome::Lookup { username, account, safety_number: safety.to_string() }
+                // What moved is shown: its numbers have to be compared before it is accepted.
+                if let Err(lie @ Contradiction::SecondName) = self.learn(account, username.clone())
+                {
+                    self.event(Event::Failed(ticket, Failed::from(lie)));
+                    return Ok(());
+                }
+                let Some(safety_number) = self.safety_number(account) else { return Ok(()) };
+                Outcome::Lookup { username, account, safety_number, trust: self.trust(account) }
             }
             (Ask::Devices, Reply::Devices(devices)) => {
                 let backend = self.config.backend;

@@ -8,7 +8,7 @@
 use zeroize::Zeroizing;
 
 use super::direct::is_direct;
-use super::directory::{Intent, OutItem, OutWhat, Want};
+use super::directory::{Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Event, Failed, GroupMetadata, Outcome};
 use super::{Client, Ticket};
 use crate::crypto::{Aead, Backend};
@@ -322,7 +322,8 @@ impl Client {
             return;
         }
         let message = MessageId(self.entropy.array());
-        let what = OutWhat::Application { body: Vec::new().into(), metadata: true, sealed: None };
+        let what =
+            OutWhat::Application { body: Vec::new().into(), says: Says::Metadata, sealed: None };
         let ticket = self.next_ticket();
         self.store_item(
             ticket,

@@ -11,6 +11,7 @@
 mod blobs;
 mod change;
 mod channel;
+mod checkpoint;
 mod command;
 mod commit;
 mod contacts;
@@ -36,6 +37,7 @@ mod restore;
 mod rotation;
 mod session;
 mod tree;
+mod trust;
 mod unread;
 mod upkeep;
 mod view;
@@ -44,6 +46,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::crypto::Backend;
+use crate::crypto::checkpoint::Checkpoint;
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, Fatal};
 use crate::id::{AccountId, ChannelId, Digest, Sender, ServerId};
@@ -57,6 +60,7 @@ use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
 use blobs::Upload;
 use channel::{Channel, Slot};
+use checkpoint::Claim;
 use devices::Turn;
 use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
@@ -181,6 +185,10 @@ pub struct Client {
     /// When to ask the server about key packages again after it could not answer.
     packages_retry: Option<Duration>,
     member_tickets: Vec<(Ticket, ChannelId)>,
+    /// Checkpoints of others that are not compared yet.
+    claims: BTreeMap<(ChannelId, Sender), Claim>,
+    /// Checkpoints that the application wants to be compared.
+    comparisons: Vec<(Ticket, Checkpoint)>,
     loads: BTreeMap<LoadId, Loading>,
     jobs: BTreeSet<JobId>,
     /// Channels with something to do.
@@ -271,6 +279,7 @@ impl Client {
             self.pump_intents(id);
             self.pump_outbox(id);
             self.answer_members(id);
+            self.pump_checkpoints(id);
             self.refill(id);
             self.stage_channel(id);
         }
@@ -420,6 +429,7 @@ impl Client {
         }
         self.dirty.insert(id);
         self.wake_inboxes();
+        self.wake_carriers();
     }
 
     /// A welcome may have waited for a change in a group.

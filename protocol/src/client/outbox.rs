@@ -1,8 +1,8 @@
 //! What is on its way to the server: encrypted once the group is ready, resent byte for byte until answered.
 
 use super::commit::CONTRADICTED;
-use super::content::{Content, ContentBody};
-use super::directory::{self, OutItem, OutWhat, StoredProof};
+use super::content::{Content, ContentBody, checkpoints};
+use super::directory::{self, OutItem, OutWhat, Says, StoredProof};
 use super::event::{Event, Failed, Outcome, Sent};
 use super::net::Call;
 use super::{Client, session::Phase};
@@ -85,8 +85,8 @@ impl Client {
     /// Encrypts a submission if it is not yet; `false`: it has to wait, and what comes after it too.
     fn seal_item(&mut self, id: ChannelId, ticket: Ticket) -> bool {
         let Some(item) = self.outbox.get(&ticket) else { return true };
-        let OutWhat::Application { body, metadata, sealed: None } = &item.what else { return true };
-        let (body, metadata, message) = (body.clone(), *metadata, item.message);
+        let OutWhat::Application { body, says, sealed: None } = &item.what else { return true };
+        let (body, says, message) = (body.clone(), *says, item.message);
         if self.channels.get(&id).is_none_or(|channel| !channel.row.member) {
             self.fail_item(ticket, Failed::Obsolete("no longer a member of the group"));
             return true;
@@ -110,7 +110,7 @@ impl Client {
             }
             _ => return false,
         }
-        let Some(content) = self.content(id, metadata, body) else {
+        let Some(content) = self.content(id, says, body) else {
             self.drop_item(ticket);
             return true;
         };
@@ -148,19 +148,21 @@ impl Client {
     fn content(
         &self,
         id: ChannelId,
-        metadata: bool,
+        says: Says,
         body: zeroize::Zeroizing<Vec<u8>>,
     ) -> Option<Content> {
         let channel = self.channels.get(&id)?;
         let row = &channel.row;
-        let body = if metadata {
-            // Whom else this device knows is nobody's business.
-            let members = channel.group_members();
-            let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
-            let names = names.map(|(account, contact)| (*account, contact.username.clone()));
-            ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
-        } else {
-            ContentBody::Body(body)
+        let body = match says {
+            Says::Metadata => {
+                // Whom else this device knows is nobody's business.
+                let members = channel.group_members();
+                let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
+                let names = names.map(|(account, contact)| (*account, contact.username.clone()));
+                ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
+            }
+            Says::Body => ContentBody::Body(body),
+            Says::Checkpoints => ContentBody::Checkpoints(checkpoints(&body)?),
         };
         let username = self.identity.as_ref().map(|identity| identity.username.clone());
         Some(Content { seq: row.cursor.seq(), chain: row.cursor.chain(), username, body })
@@ -205,7 +207,7 @@ impl Client {
         });
         let (passed, forked) = seen.unwrap_or((false, false));
         if forked {
-            self.event(Event::ForkDetected { channel: id, seq: accepted.seq });
+            self.event(Event::ForkDetected { channel: id, seq: accepted.seq, by: None });
         }
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
         if let OutWhat::Proposal { intent, .. } = &item.what {

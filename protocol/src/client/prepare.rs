@@ -2,7 +2,7 @@
 //! packages of its devices.
 
 use super::direct::is_direct;
-use super::directory::{self, Intent, Want};
+use super::directory::{Intent, Want};
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
 use super::net::Call;
@@ -82,8 +82,7 @@ impl Client {
 
     /// The account of a name to invite.
     ///
-    /// A name that led to another account before is not followed: the application hears of it and decides, by
-    /// asking again or not.
+    /// A name that led to another account before is not followed until the application has accepted that.
     pub(super) fn on_resolved(
         &mut self,
         ticket: Ticket,
@@ -91,23 +90,21 @@ impl Client {
         account: AccountId,
     ) -> Result<(), WrongReply> {
         let Some(mut intent) = self.intents.remove(&ticket) else { return Ok(()) };
-        let mut moved = false;
+        let mut learned = Ok(());
         let mut wrong = false;
         if let Want::Add { username, account: wanted, .. } = &mut intent.want {
             wrong = username != named;
             if !wrong {
                 *wanted = Some(account);
-                let contact = directory::Contact { username: username.clone() };
-                moved = self.learn(account, contact);
+                learned = self.learn(account, username.clone());
             }
         }
         self.store_intent(ticket, intent);
         if wrong {
             return Err(WrongReply);
         }
-        if moved {
-            let why = "the name leads to another account than before";
-            self.fail_intent(ticket, Failed::Untrusted(why));
+        if let Err(contradiction) = learned {
+            self.fail_intent(ticket, Failed::from(contradiction));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use super::channel::Slot;
 use super::commit::CONTRADICTED;
-use super::directory::{self, Ended, Intent, OutWhat, Successor, Want};
+use super::directory::{self, Ended, Intent, OutWhat, Says, Successor, Want};
 use super::event::{Event, Failed, Outcome};
 use super::metadata::Metadata;
 use super::net::Call;
@@ -220,7 +220,7 @@ impl Client {
             return self.begin_generation(id, ticket, Some(at));
         }
         if accepted.seq <= channel.row.cursor.seq() {
-            self.event(Event::ForkDetected { channel: id, seq: accepted.seq });
+            self.event(Event::ForkDetected { channel: id, seq: accepted.seq, by: None });
         }
     }
 
@@ -344,6 +344,8 @@ impl Client {
         channel.row.metadata = metadata;
         channel.row.authenticator = authenticator;
         channel.row_dirty = true;
+        // A first epoch has none.
+        channel.enter(Digest([0; 32]));
         if let Some(at) = at {
             channel.row.cursor = at;
             channel.forget_waiting();
@@ -499,12 +501,12 @@ impl Client {
     /// them what it is called does not.
     pub(super) fn waits_for_others(&self, id: ChannelId, ticket: Ticket) -> bool {
         let what = self.outbox.get(&ticket).map(|item| &item.what);
-        let Some(OutWhat::Application { metadata, sealed: None, .. }) = what else { return false };
+        let Some(OutWhat::Application { says, sealed: None, .. }) = what else { return false };
         let ended = self.channels.get(&id).is_some_and(|channel| channel.ended.is_some());
         let begun = self.reset_of(id).is_some_and(|(_, intent)| {
             matches!(&intent.want, Want::Reset { next: Some(next), .. } if next.begun)
         });
-        ended || (begun && !metadata)
+        ended || (begun && !matches!(says, Says::Metadata))
     }
 
     pub(super) fn is_member(&self, id: ChannelId) -> bool {

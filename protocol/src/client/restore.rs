@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channel::Slot;
+use super::checkpoint::{Claim, Ledger};
 use super::directory::{
     self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan,
     Restored, Want,
@@ -16,7 +17,7 @@ use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;
 use crate::env::{Entropy, Now};
 use crate::error::RestoreError;
-use crate::id::{AccountId, ChannelId};
+use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::store::batch::Records;
 use crate::store::gate::{Gate, VERSION_KEY};
@@ -38,6 +39,8 @@ struct Directory {
     leaves: BTreeMap<ChannelId, Leaf>,
     falls: BTreeMap<ChannelId, Fall>,
     ended: BTreeMap<ChannelId, Ended>,
+    ledgers: BTreeMap<ChannelId, Ledger>,
+    claims: BTreeMap<(ChannelId, Sender), Claim>,
     intents: BTreeMap<Ticket, Intent>,
     outbox: BTreeMap<Ticket, OutItem>,
 }
@@ -84,6 +87,12 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::ENDED) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.ended.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::LEDGER) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.ledgers.insert(channel, decode(key, value)?);
+        } else if key.starts_with(directory::CLAIM) {
+            let claim = Claim::read(decode(key, value)?).ok_or_else(damaged)?;
+            self.claims.insert((claim.checkpoint.channel, claim.checkpoint.by), claim);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
             self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
@@ -124,6 +133,8 @@ impl Client {
             leaves,
             mut falls,
             ended,
+            mut ledgers,
+            claims,
             intents,
             outbox,
         } = Directory::read(&directory)?;
@@ -145,12 +156,14 @@ impl Client {
                 if channel.fall.made {
                     channel.spare = Slot::Cold;
                 }
+                channel.ledger = ledgers.remove(&id).unwrap_or_default();
                 (id, channel)
             })
             .collect();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
-        let dirty = spilled.map(|(id, _)| *id).collect();
-        Ok(Self {
+        let compared = claims.keys().map(|(id, _)| *id);
+        let dirty = spilled.map(|(id, _)| *id).chain(compared).collect();
+        let mut client = Self {
             config,
             entropy,
             now,
@@ -185,6 +198,8 @@ impl Client {
             package_tickets: Vec::new(),
             packages_retry: None,
             member_tickets: Vec::new(),
+            claims,
+            comparisons: Vec::new(),
             loads: BTreeMap::new(),
             jobs: BTreeSet::new(),
             dirty,
@@ -194,7 +209,9 @@ impl Client {
             uses: 0,
             synced: false,
             restored,
-        })
+        };
+        client.remind();
+        Ok(client)
     }
 
     /// This device's inbox, from the first login on.
@@ -227,6 +244,7 @@ impl Client {
             self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
+            self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
         }
     }
 }

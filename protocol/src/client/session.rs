@@ -365,9 +365,9 @@ impl Client {
                 }
             }
         };
-        let contact = directory::Contact { username };
-        self.learn(account, contact);
         self.store_identity(identity);
+        // A new device knows nobody yet, and an old one knows itself.
+        let _ = self.learn(account, username);
         self.gate.stage(directory::put(directory::TOKENS.to_vec(), &tokens));
         self.tokens = Some(tokens);
         self.ensure_inbox();

@@ -57,12 +57,14 @@ impl Client {
             self.told += 1;
             let username =
                 self.contacts.get(&stored.sender.account).map(|contact| contact.username.clone());
+            let trust = self.trust(stored.sender.account);
             self.event(Event::Message(Message {
                 channel: id,
                 seq,
                 message: stored.message,
                 sender: stored.sender,
                 username,
+                trust,
                 time: stored.time,
                 epoch: stored.epoch,
                 body: stored.body,

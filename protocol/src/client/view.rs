@@ -1,7 +1,7 @@
 //! What a device knows without asking anybody.
 
 use super::direct::{is_direct, is_open};
-use super::event::GroupSummary;
+use super::event::{GroupSummary, Trust};
 use super::metadata::Profile;
 use super::{Channel, Client};
 use crate::crypto::safety_number::SafetyNumber;
@@ -37,7 +37,7 @@ impl Client {
                 channel: *id,
                 kind: if is_direct(*id) { ChannelKind::Direct } else { ChannelKind::Group },
                 name: match channel.row.with {
-                    Some(with) => self.username(with).map(|name| name.as_str().to_owned()),
+                    Some(with) => self.accepted_name(with).map(|name| name.as_str().to_owned()),
                     None => channel.row.name.clone(),
                 },
                 description,
@@ -59,6 +59,12 @@ impl Client {
     /// What an account is called, as far as the directory confirmed it.
     pub fn username(&self, account: AccountId) -> Option<&Username> {
         self.contacts.get(&account).map(|contact| &contact.username)
+    }
+
+    /// The same, if it is not a changed one that nobody has accepted.
+    fn accepted_name(&self, account: AccountId) -> Option<&Username> {
+        let changed = matches!(self.trust(account), Some(Trust::Changed { .. }));
+        self.username(account).filter(|_| !changed)
     }
 
     /// The safety number between this account and another: 60 digits.

@@ -2,6 +2,7 @@
 //!
 //! Both backends give the same bytes for the same inputs; randomness is always an argument.
 
+pub mod checkpoint;
 #[cfg(feature = "fast")]
 mod fast;
 pub mod hpke;

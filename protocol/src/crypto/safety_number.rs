@@ -8,6 +8,9 @@
 
 use core::fmt;
 
+use subtle::ConstantTimeEq as _;
+use thiserror::Error;
+
 use super::Backend;
 use crate::id::AccountId;
 
@@ -45,6 +48,43 @@ impl fmt::Display for SafetyNumber {
         }
         Ok(())
     }
+}
+
+/// Length of what a QR code holds, in bytes.
+pub const QR_BYTES: usize = 1 + 32 + 32;
+const QR_VERSION: u8 = 1;
+
+/// What a QR code shows in place of the digits: version (1) = 1 || lower account (32) || higher account (32). Both sides
+/// show the same, so either may scan.
+pub fn qr(ours: AccountId, theirs: AccountId) -> [u8; QR_BYTES] {
+    let (low, high) = if ours <= theirs { (ours, theirs) } else { (theirs, ours) };
+    let mut out = [QR_VERSION; QR_BYTES];
+    out[1..33].copy_from_slice(&low.0);
+    out[33..].copy_from_slice(&high.0);
+    out
+}
+
+/// Why a scanned code does not verify anybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ScanError {
+    /// Of another version, or something else altogether.
+    #[error("not a safety number's code of a version that is known here")]
+    Unknown,
+    /// Of two other accounts: somebody may stand in between.
+    #[error("the code is that of other accounts")]
+    Different,
+}
+
+/// Compares what was scanned from the other's screen with what stands on ours, in constant time.
+///
+/// # Errors
+/// [`ScanError`]; `Ok` is the same as sixty equal digits.
+pub fn compare(ours: AccountId, theirs: AccountId, scanned: &[u8]) -> Result<(), ScanError> {
+    if scanned.len() != QR_BYTES || scanned.first() != Some(&QR_VERSION) {
+        return Err(ScanError::Unknown);
+    }
+    let same = bool::from(qr(ours, theirs).ct_eq(scanned));
+    if same { Ok(()) } else { Err(ScanError::Different) }
 }
 
 fn digits(backend: Backend, account: AccountId) -> [u32; GROUPS / 2] {

@@ -3,5 +3,6 @@
 
 pub mod backoff;
 pub mod chain;
+pub mod marks;
 pub mod proof;
 pub mod window;

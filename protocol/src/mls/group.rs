@@ -6,7 +6,8 @@
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
-use openmls::group::{GroupId as MlsGroupId, MlsGroup};
+use openmls::group::{GroupContext, GroupId as MlsGroupId, MlsGroup};
+use openmls_traits::storage::StorageProvider as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -17,7 +18,7 @@ use super::suite::Suite;
 use super::{MlsError, encode};
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord, Revocation};
-use crate::id::{ChannelId, GroupId, Sender};
+use crate::id::{ChannelId, Digest, GroupId, Sender};
 use crate::store::batch::{Op, Records};
 use crate::store::record;
 use crate::wire::message::ChannelKind;
@@ -220,6 +221,14 @@ impl Group {
     /// The epoch authenticator (RFC 9420 §8.7): equal for all members of an epoch, and only then.
     pub fn authenticator(&self) -> Vec<u8> {
         self.mls.epoch_authenticator().as_slice().to_vec()
+    }
+
+    /// The confirmed transcript hash of the present epoch (RFC 9420 §8.2); zeros in epoch 0, which has none.
+    pub fn transcript(&self) -> Digest {
+        let context: Option<GroupContext> =
+            self.overlay.group_context(self.mls.group_id()).unwrap_or_default();
+        let hash = context.and_then(|context| context.confirmed_transcript_hash().try_into().ok());
+        Digest(hash.unwrap_or_default())
     }
 
     /// Holds the group to the rules of its channel's kind. Not stored: to be said again after [`Self::restore`].

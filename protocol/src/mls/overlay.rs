@@ -16,7 +16,6 @@ use core::cell::RefCell;
 use core::fmt;
 use std::collections::BTreeMap;
 
-use openmls::treesync::TreeSync;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -24,6 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::store::batch::{Op, Records};
 use blocks::Blocks;
+pub(super) use stored::tree_in;
 
 /// A record that does not encode or decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -159,16 +159,6 @@ impl Overlay {
         let state = self.0.borrow();
         let from = state.records.range(prefix.to_vec()..);
         from.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, _)| key.clone()).collect()
-    }
-
-    /// The tree of the one group in here, whatever the other records are like.
-    pub(super) fn tree(&self) -> Option<TreeSync> {
-        let key = self.keys(&[Kind::Tree as u8]).pop()?;
-        match self.0.borrow().records.get(&key)? {
-            Stored::Whole(value) => Kind::Tree.decode(value).ok(),
-            Stored::Blocks(blocks) => Kind::Tree.decode(&blocks.join()).ok(),
-            Stored::Damaged => None,
-        }
     }
 
     /// A record of ours beside OpenMLS's.

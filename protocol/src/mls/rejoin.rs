@@ -13,7 +13,7 @@ use openmls::prelude::{LeafNodeParameters, MlsMessageBodyIn, OpenMlsProvider as 
 use tls_codec::Deserialize as _;
 
 use super::group::{Bundle, Group, LocalDevice, Meta};
-use super::overlay::Overlay;
+use super::overlay::{Overlay, tree_in};
 use super::provider::Provider;
 use super::public::outside::{self, Expected};
 use super::rules::{self, invalid};
@@ -39,7 +39,7 @@ pub struct Floor<'a> {
 
 /// The accounts in a stored group, from its tree alone: the other records may be damaged. `None` if this one is too.
 pub fn accounts(records: Records) -> Option<BTreeSet<AccountId>> {
-    let tree = Overlay::new(records).tree()?;
+    let tree = tree_in(records)?;
     tree.full_leaves().map(|(_, leaf)| Some(rules::record_in(leaf).ok()?.account)).collect()
 }
 

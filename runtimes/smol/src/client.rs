@@ -276,6 +276,9 @@ impl Driver {
         all_ended: Receiver<()>,
     ) -> Result<(), Fatal> {
         let result = self.drive(&reports, &orders).await;
+        // An order that came too late would keep whoever waits for its answer for as long as the channel lives.
+        orders.close();
+        while orders.try_recv().is_ok() {}
         // Dropping the lines closes what is still open.
         drop((self.lines, reports));
         within(LINGER + LINGER / 2, async { all_ended.recv().await.unwrap_or_default() }).await;

@@ -15,7 +15,7 @@ fn what_people_say_is_not_printed() {
     let item = OutItem {
         channel: ChannelId([1; 16]),
         message: MessageId([2; 16]),
-        what: OutWhat::Application { body: body(), metadata: false, sealed: None },
+        what: OutWhat::Application { body: body(), says: Says::Body, sealed: None },
         accepted: None,
         silent: false,
     };

@@ -35,3 +35,23 @@ fn the_number_is_pinned() {
         "10505 51543 09282 06616 76429 83540 70287 51081 76176 62045 95537 91422"
     );
 }
+
+#[test]
+fn a_code_scanned_from_either_side_is_the_same_and_any_other_is_not() {
+    let (one, two, three) = (AccountId([1; 32]), AccountId([2; 32]), AccountId([3; 32]));
+    let code = qr(one, two);
+    assert_eq!(code, qr(two, one));
+    assert_eq!(code.to_vec(), [[1].as_slice(), &[1; 32], &[2; 32]].concat());
+    assert_eq!(compare(two, one, &code), Ok(()));
+    // Somebody in between shows each of the two a code of its own.
+    assert_eq!(compare(one, two, &qr(three, two)), Err(ScanError::Different));
+    for place in 0..QR_BYTES {
+        let mut other = code;
+        other[place] ^= 1;
+        let expected = if place == 0 { ScanError::Unknown } else { ScanError::Different };
+        assert_eq!(compare(one, two, &other), Err(expected), "byte {place}");
+    }
+    for bytes in [&code[..64], &[], &[code.as_slice(), &[0]].concat()] {
+        assert_eq!(compare(one, two, bytes), Err(ScanError::Unknown));
+    }
+}

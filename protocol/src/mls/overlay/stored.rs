@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use openmls::treesync::TreeSync;
 use postcard::Result;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -14,6 +15,22 @@ use crate::store::batch::{Op, Records};
 
 const TREE: u8 = Kind::Tree as u8;
 const SECRETS: u8 = Kind::MessageSecrets as u8;
+
+/// The tree of the one group in these records, whatever the others are like.
+pub(in crate::mls) fn tree_in(stored: Records) -> Option<TreeSync> {
+    let (mut blocks, mut head, mut whole) = (BTreeMap::new(), None, None);
+    for (key, value) in stored {
+        match (key.as_slice(), block_name(&key)) {
+            (_, Some(name)) => drop(blocks.insert(name, value)),
+            ([HEAD, TREE, ..], _) => head = Some(value),
+            ([TREE, ..], _) => whole = Some(Zeroizing::new(value)),
+            _ => {}
+        }
+    }
+    let none = || Tree { sum: Sum::default(), members: None };
+    let joined = |head| Some(Blocks::read(head, &mut blocks, none)?.join());
+    Kind::Tree.decode(&head.and_then(joined).or(whole)?).ok()
+}
 
 impl State {
     pub(super) fn read(stored: Records) -> Self {
