@@ -177,6 +177,29 @@ fn a_group_goes_on_in_another_generation_and_loses_nothing() {
     }
 }
 
+/// What is said in a generation that nobody else is in yet would be read by nobody.
+#[test]
+fn what_is_said_before_all_are_back_waits_for_them() {
+    let (mut world, channel) = three(7);
+    lie(&mut world, ALICE, true, |frame| {
+        let claim = matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. }));
+        if claim { vec![] } else { vec![frame] }
+    });
+    let ticket = begin(&mut world, ALICE, channel);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(resets(&world, ALICE).len(), 1);
+    let word = say(&mut world, ALICE, channel, "to all");
+    world.pass(Duration::from_secs(2));
+    world.liar = None;
+    world.cut(ALICE);
+    assert!(matches!(world.outcome(ALICE, ticket), Outcome::Reset { generation: 2, epoch: 1 }));
+    assert!(matches!(world.outcome(ALICE, word), Outcome::Sent(_)));
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+    for device in [BOB, CAROL] {
+        assert_eq!(count(&world, device, "to all"), 1, "device {device}");
+    }
+}
+
 #[test]
 fn roles_and_profile_are_carried_over_under_another_key() {
     let (mut world, channel) = three(4);
