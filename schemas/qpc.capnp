@@ -313,8 +313,8 @@ struct Part {
 
 struct Reply {
   union {
-    done @0 :Void;             # registerFinish, deviceRegister, logout, deviceRevoke, accountDelete, channelCreate,
-                               # unsubscribe, ack
+    done @0 :Void;             # registerFinish, deviceRegister, logout, deviceRevoke, accountDelete, channelCreate
+                               # (generation 1), unsubscribe, ack
     pong @1 :Data;             # the ping's bytes, at most 64; may be absent
     health :group {
       healthy @2 :Bool;
@@ -355,7 +355,7 @@ struct Reply {
       channels @25 :List(ChannelInfo);  # in order of their ids, at most 1,024; may be absent
       more @26 :Bool;
     }
-    accepted @27 :Accepted;    # to submit and commit, also when the same was accepted before
+    accepted @27 :Accepted;    # to submit, commit and a channelCreate that resets, also when the same was accepted before
     entries @28 :Entries;      # to fetch
     subscribed @29 :UInt64;    # the log's head
     groupInfo @30 :GroupInfo;

@@ -403,6 +403,9 @@ fn warn(output: Output, event: &Event) {
         Event::Rejoined { channel, epoch, .. } => {
             output.note(&format!("back in group {channel}, epoch {epoch}"));
         }
+        Event::Reset { channel, generation, .. } => output.note(&format!(
+            "group {channel} begins anew, as generation {generation}: an admin has reset it"
+        )),
         Event::Evicted { channel, .. } => {
             output.note(&format!("this device is no member of group {channel} any more"));
         }

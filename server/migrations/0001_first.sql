@@ -77,7 +77,9 @@ CREATE TABLE channels (
     latest     INTEGER NOT NULL,
     -- When to look for entries that have ended: the key of this channel's row in `due`.
     due        INTEGER,
-    chain      BLOB NOT NULL
+    chain      BLOB NOT NULL,
+    -- The seq of the last reset, 0 if there was none: who was a member until then is told from who was removed.
+    reset      INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE group_infos (

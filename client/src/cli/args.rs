@@ -147,7 +147,7 @@ JSON, per ping: {\"type\":\"pong\",\"server\",\"micros\",\"key_exchange\",\"post
     #[command(after_help = "Example: qpc health --server qpc://127.0.0.1:7000#<pin>\n
 JSON: {\"type\":\"health\",\"server\",\"healthy\",\"version\",\"time\"} (time in Unix ms)")]
     Health,
-    /// Groups: create, list, members, invite, remove, update, set, role, leave.
+    /// Groups: create, list, members, invite, remove, update, set, role, leave, reset.
     #[command(subcommand, visible_alias = "groups")]
     Group(GroupVerb),
     /// Open the direct channel with another account: the one that the two of you have.
@@ -285,7 +285,7 @@ JSON: {\"type\":\"group\",\"group\",\"kind\":\"group\",\"name\",\"suite\"}")]
     Create(NewGroup),
     /// List the groups of this device, after receiving new invitations.
     #[command(after_help = "Example: qpc group list --json\n
-JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"epoch\",\"members\",\"unread\",\"member\",\"description\",\"avatar\",\"cursor\",\"authenticator\"}
+JSON, per group: {\"type\":\"group\",\"group\",\"kind\",\"name\",\"suite\",\"generation\",\"epoch\",\"members\",\"unread\",\"member\",\"description\",\"avatar\",\"cursor\",\"authenticator\"}
 (authenticator: the same on all members of the epoch, in hexadecimal; null if this device has left or was removed)")]
     List {
         /// Do not ask the server.
@@ -348,6 +348,24 @@ JSON: {\"type\":\"rejoined\",\"group\",\"epoch\"}")]
     Rejoin {
         /// The group: its name, or the first digits of its id.
         group: String,
+    },
+    /// Begin a group anew in its place, with the same members, admins and name: for a group that does not work any more,
+    /// or to make it post-quantum. For its admins.
+    ///
+    /// What was said stays; what is on its way goes out in the new one. A device that cannot be added is named, and can be
+    /// invited later. Nothing moves to a weaker cipher suite.
+    #[command(after_help = "Examples:
+  qpc group reset team
+  qpc group reset team --suite hybrid
+  qpc group reset @bob                                     either of you may
+
+JSON: {\"type\":\"reset\",\"group\",\"generation\",\"epoch\",\"suite\"}")]
+    Reset {
+        /// The group: its name, the first digits of its id, or @ and a username.
+        group: String,
+        /// The cipher suite; without it, the one that the group has.
+        #[arg(long, value_parser = ["hybrid", "classical"])]
+        suite: Option<String>,
     },
 }
 

@@ -66,7 +66,7 @@ fn kind_name(kind: ChannelKind) -> &'static str {
     }
 }
 
-fn suite_name(suite: Suite) -> &'static str {
+pub(super) fn suite_name(suite: Suite) -> &'static str {
     match suite {
         Suite::Hybrid => "hybrid",
         Suite::Classical => "classical",
@@ -93,12 +93,16 @@ pub(super) async fn list(context: &Context, offline: bool) -> Result<(), Problem
 
 fn shown(group: &GroupSummary) -> (String, Value) {
     let state = if group.member { "" } else { "  (left)" };
+    let again = match group.generation {
+        0 | 1 => String::new(),
+        generation => format!(", generation {generation}"),
+    };
     let about = match group.description.as_str() {
         "" => String::new(),
         about => format!("  {}", plain(about)),
     };
     let text = format!(
-        "{}  {}  {} devices, {} unread{state}{about}",
+        "{}  {}  {} devices, {} unread{again}{state}{about}",
         group.channel,
         plain(&shown_name(group)),
         group.members,
@@ -113,6 +117,7 @@ fn shown(group: &GroupSummary) -> (String, Value) {
         "kind": kind_name(group.kind),
         "name": group.name,
         "suite": suite_name(group.suite),
+        "generation": group.generation,
         "epoch": group.epoch,
         "members": group.members,
         "unread": group.unread,

@@ -1,15 +1,17 @@
-//! The rest of a group's life: fresh keys, what it is called, who may do what; and another key for this device.
+//! The rest of a group's life: fresh keys, what it is called, who may do what, a new group in its place; and another
+//! key for this device.
 
 use data_encoding::HEXLOWER_PERMISSIVE;
 use qpc_protocol::client::event::Outcome;
 use qpc_protocol::client::{ProfileChange, Role};
 use qpc_protocol::id::Digest;
+use qpc_protocol::mls::suite::Suite;
 use serde_json::json;
 
 use super::account::unexpected;
 use super::args::{GroupProfile, NewRole};
 use super::context::{Context, find_group};
-use super::group::member_account;
+use super::group::{member_account, suite_name};
 use crate::output::plain;
 use crate::problem::{Local, Problem};
 use crate::session::Session;
@@ -86,6 +88,38 @@ pub(super) async fn role(context: &Context, wanted: NewRole) -> Result<(), Probl
                 "account": account.to_string(),
                 "role": name,
                 "epoch": epoch,
+            }),
+        )
+    };
+    context.on_device(work).await
+}
+
+/// `qpc group reset`.
+pub(super) async fn reset(
+    context: &Context,
+    group: String,
+    suite: Option<&str>,
+) -> Result<(), Problem> {
+    let suite = suite.and_then(|name| Suite::ALL.into_iter().find(|it| suite_name(*it) == name));
+    let work = async |session: &mut Session| {
+        session.synced().await?;
+        let group = find_group(session, &group).await?.channel;
+        let outcome = session
+            .lasting("the reset", move |client, now| client.reset(now, group, suite))
+            .await?;
+        let Outcome::Reset { generation, epoch } = outcome else {
+            return Err(unexpected(&outcome));
+        };
+        let groups = session.ask(|client, _| client.groups()).await?;
+        let suite = groups.iter().find(|known| known.channel == group).map(|known| known.suite);
+        session.output().result(
+            || format!("{group} begins anew: generation {generation}, epoch {epoch}"),
+            &json!({
+                "type": "reset",
+                "group": group.to_string(),
+                "generation": generation,
+                "epoch": epoch,
+                "suite": suite.map(suite_name),
             }),
         )
     };

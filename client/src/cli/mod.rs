@@ -122,6 +122,9 @@ async fn run(cli: Cli, output: Output) -> Result<(), Problem> {
         Verb::Group(GroupVerb::Role(role)) => lifecycle::role(&context, role).await,
         Verb::Group(GroupVerb::Leave { group }) => group::leave(&context, group).await,
         Verb::Group(GroupVerb::Rejoin { group }) => group::rejoin(&context, group).await,
+        Verb::Group(GroupVerb::Reset { group, suite }) => {
+            lifecycle::reset(&context, group, suite.as_deref()).await
+        }
         Verb::Direct { username } => group::direct(&context, username).await,
         Verb::Send { group, text, all: _ } => message::send(&context, group, text).await,
         Verb::Recv { group, follow } => message::recv(&context, group, follow).await,

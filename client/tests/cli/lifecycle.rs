@@ -58,3 +58,30 @@ fn a_group_gets_fresh_keys_a_face_and_roles_and_a_device_another_key() {
         alice.ok(&["group", "list"])[0]["authenticator"]
     );
 }
+
+#[test]
+fn a_group_begins_anew_in_another_suite_and_goes_on() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    alice.ok(&["group", "create", "old", "--classical"]);
+    alice.ok(&["group", "invite", "old", "bob"]);
+    bob.send("old", "before");
+    assert_eq!(bob.fails(&["group", "reset", "old"]).0, 6);
+    let reset = alice.ok(&["group", "reset", "old", "--suite", "hybrid"]);
+    let (generation, suite) = (&reset[0]["generation"], &reset[0]["suite"]);
+    assert_eq!(
+        (&reset[0]["type"], generation, suite),
+        (&"reset".into(), &2.into(), &"hybrid".into())
+    );
+    assert_eq!(alice.fails(&["group", "reset", "old", "--suite", "classical"]).0, 2);
+    // Bob, who was away, has missed nothing and is in the new one.
+    alice.send("old", "after");
+    bob.send("old", "too");
+    assert_eq!(bob.texts(), ["after"]);
+    assert_eq!(alice.texts(), ["before", "too"]);
+    for device in [&alice, &bob] {
+        let groups = device.ok(&["group", "list"]);
+        let old = groups.iter().find(|group| group["name"] == "old").unwrap();
+        assert_eq!((&old["generation"], &old["suite"]), (&2.into(), &"hybrid".into()));
+    }
+}

@@ -84,6 +84,7 @@ fn two_people_talk_and_part() {
             "cursor",
             "description",
             "epoch",
+            "generation",
             "group",
             "kind",
             "member",

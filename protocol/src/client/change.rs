@@ -34,13 +34,14 @@ impl Client {
         self.turns.remove(&ticket);
         self.gate.stage(Op::Delete(intent_key(ticket)));
         self.dirty.insert(intent.channel);
+        self.drop_successor(&intent);
         Some(intent)
     }
 
     pub(super) fn fulfil(&mut self, ticket: Ticket, outcome: Outcome) {
-        if let Some(intent) = self.drop_intent(ticket)
-            && let Some(outcome) = self.outcome_of(&intent, outcome)
-        {
+        let Some(intent) = self.drop_intent(ticket) else { return };
+        self.name_absent(&intent, None);
+        if let Some(outcome) = self.outcome_of(&intent, outcome) {
             if let Want::Add { account: Some(account), missing, .. } = intent.want {
                 for (device, why) in missing {
                     let (channel, device) = (intent.channel, Sender { account, device });
@@ -53,6 +54,7 @@ impl Client {
 
     pub(super) fn fail_intent(&mut self, ticket: Ticket, failed: Failed) {
         if let Some(intent) = self.drop_intent(ticket) {
+            self.name_absent(&intent, Some(&failed));
             if self.outcome_of(&intent, Outcome::Done).is_some() {
                 self.event(Event::Failed(ticket, failed));
             }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::LOAD_PAGE;
 use super::blobs::Download;
 use super::checkpoint::Ledger;
-use super::directory::{self, ChannelRow, Fall, Leaf};
+use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
 use super::rejoin::Rejoining;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
@@ -138,6 +138,8 @@ pub(super) struct Channel {
     pub used: u64,
     /// Whether this device is out of the group, and since when it may come back.
     pub fall: Fall,
+    /// Its group has ended by a reset: this device waits for a welcome to the next.
+    pub ended: Option<Ended>,
     /// The group as it is once the log shows the commit that this device comes back by.
     pub spare: Slot,
     /// What such a commit is made from, as far as it is here.
@@ -187,6 +189,7 @@ impl Channel {
             spill_load: false,
             used: 0,
             fall: Fall::default(),
+            ended: None,
             spare: Slot::None,
             rejoining: None,
             rejoin_at: None,
@@ -256,7 +259,7 @@ impl Channel {
         self.rejoining = None;
         self.rejoin_at = None;
         self.rejoin_off = false;
-        self.stuck = self.fall.is_blind();
+        self.stuck = self.is_blind();
         self.checked_for = 0;
         // The log itself says which epoch it is, once it was read to its head.
         self.need_epoch = 0;
@@ -267,6 +270,21 @@ impl Channel {
         self.subscription = Subscription::None;
         self.ready = false;
         self.head = None;
+    }
+
+    /// Whether nothing of the log is of use.
+    pub(super) fn is_blind(&self) -> bool {
+        self.ended.is_some() || self.fall.is_blind()
+    }
+
+    /// Whether the group's log cannot be read on with the state that is here.
+    pub(super) fn is_lost(&self) -> bool {
+        self.stuck || self.fall.cut
+    }
+
+    /// The generation that the channel is in, as far as this device knows.
+    pub(super) fn generation(&self) -> u32 {
+        self.ended.map_or(self.row.generation, |ended| ended.generation)
     }
 
     /// Whether this device can follow the log on this connection.

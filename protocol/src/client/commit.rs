@@ -125,6 +125,13 @@ impl Client {
                 }
                 return self.plan_add((id, ticket, losses), packages, &present, plan, devices);
             }
+            // Never published as a proposal: a welcome by one who is no admin is not followed.
+            Want::Return { packages: Some(packages), .. } => {
+                if self.is_asking_back(id) {
+                    return false;
+                }
+                return self.plan_add((id, ticket, 0), packages, &present, plan, devices);
+            }
             Want::Admit { device, package: Some(package) } => {
                 let device = Sender { device, ..me };
                 if present.members.contains(&device) {
@@ -173,9 +180,12 @@ impl Client {
             Want::SetRole { account, role } => {
                 return self.plan_role(id, ticket, (account, role), plan);
             }
-            Want::Add { .. } | Want::Admit { .. } | Want::Found { .. } | Want::Rejoin => {
-                return false;
-            }
+            Want::Add { .. }
+            | Want::Admit { .. }
+            | Want::Found { .. }
+            | Want::Rejoin
+            | Want::Reset { .. }
+            | Want::Return { .. } => return false,
         };
         if is_true {
             self.fulfil(ticket, Outcome::Epoch(present.epoch));
@@ -260,7 +270,9 @@ impl Client {
     /// Key packages kept with an intent ended before a commit came through: others are needed.
     fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            if let Want::Add { packages, missing, .. } = &mut intent.want {
+            if let Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } =
+                &mut intent.want
+            {
                 *packages = None;
                 missing.clear();
             }
@@ -277,7 +289,8 @@ impl Client {
         };
         let adds = |ticket: &Ticket| {
             self.intents.get(ticket).is_some_and(|intent| {
-                matches!(intent.want, Want::Add { .. }) && intent.losses < COMMIT_LOSSES
+                let adds = matches!(intent.want, Want::Add { .. } | Want::Return { .. });
+                adds && intent.losses < COMMIT_LOSSES
             })
         };
         let adds: Vec<_> = intents.iter().copied().map(Ticket).filter(adds).collect();

@@ -13,6 +13,7 @@
 //! | `d/c/` channel | [`ChannelRow`] |
 //! | `d/l/` channel | [`Leaf`] |
 //! | `d/f/` channel | [`Fall`] |
+//! | `d/e/` channel | [`Ended`] |
 //! | `d/g/` channel | [`Ledger`](super::checkpoint::Ledger) |
 //! | `d/k/` channel account device | a [`Claim`](super::checkpoint::Claim): vetted, [`Checkpoint`](crate::crypto::checkpoint) |
 //! | `d/i/` ticket | [`Intent`] |
@@ -58,6 +59,7 @@ pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
 pub(super) const LEAF: &[u8] = b"d/l/";
 pub(super) const FALL: &[u8] = b"d/f/";
+pub(super) const ENDED: &[u8] = b"d/e/";
 pub(super) const LEDGER: &[u8] = b"d/g/";
 pub(super) const CLAIM: &[u8] = b"d/k/";
 pub(super) const INTENT: &[u8] = b"d/i/";
@@ -186,6 +188,13 @@ impl Fall {
     }
 }
 
+/// The group of a channel has ended by a reset, and there is no welcome to the next one yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Ended {
+    /// The generation that has begun.
+    pub generation: u32,
+}
+
 /// What this device knows of the account's other devices. It grows only by what the account key signed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Fleet {
@@ -308,8 +317,11 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        use Want::{Admit, Expel, Flush, LeaveAgain, Renew, Rotate};
-        !matches!(self.want, Flush | LeaveAgain | Renew | Rotate | Admit { .. } | Expel { .. })
+        use Want::{Admit, Expel, Flush, LeaveAgain, Renew, Return, Rotate};
+        !matches!(
+            self.want,
+            Flush | LeaveAgain | Renew | Rotate | Admit { .. } | Expel { .. } | Return { .. }
+        )
     }
 
     /// Whether it is about our own removal.
@@ -355,6 +367,37 @@ pub(super) enum Want {
     Admit { device: DeviceId, package: Option<Vec<u8>> },
     /// A device no member that its account has revoked, by the [`Revocation`](crate::crypto::identity::Revocation).
     Expel { revocation: Vec<u8> },
+    /// A generation after `from`, of that suite or a stronger one. The one that this device made itself, once it has.
+    Reset { from: u32, suite: Option<Suite>, next: Option<Box<Successor>> },
+    /// Every device of an account a member again: these were, before the reset that asks for it.
+    Return {
+        account: AccountId,
+        devices: Vec<DeviceId>,
+        packages: Option<Vec<Vec<u8>>>,
+        missing: Vec<(DeviceId, String)>,
+    },
+}
+
+/// The next generation of a channel, made by this device.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Successor {
+    pub generation: u32,
+    pub suite: Suite,
+    pub group_info: Vec<u8>,
+    pub tree: Vec<u8>,
+    pub metadata: Option<Metadata>,
+    pub authenticator: Vec<u8>,
+    /// The log has shown it: it is the channel's group.
+    pub begun: bool,
+    /// Who was in the group before and is not asked back yet.
+    pub absent: BTreeMap<AccountId, Vec<DeviceId>>,
+}
+
+impl fmt::Debug for Successor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (generation, absent) = (self.generation, self.absent.len());
+        write!(f, "Successor({generation}, begun: {}, {absent} accounts absent)", self.begun)
+    }
 }
 
 impl Want {

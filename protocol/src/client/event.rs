@@ -111,6 +111,16 @@ pub enum Event {
         /// What it knows that by.
         why: Why,
     },
+    /// The channel's group has ended: an admin began another one in its place. Who was in it is added anew; what was not
+    /// sent yet goes out there. Of a reset by this device: its log has shown it.
+    Reset {
+        /// The group.
+        channel: ChannelId,
+        /// The generation that has begun.
+        generation: u32,
+        /// Who began it.
+        by: Sender,
+    },
     /// This device has replaced its own leaf by a new one and is in the group again. What was written between what it
     /// had read and its return stays unread, unless the log could be followed all the same.
     Rejoined {
@@ -133,9 +143,9 @@ pub enum Event {
         /// again after every restart until the change is accepted.
         trust: Trust,
     },
-    /// A device of an account could not be added; the others of the invitation were. Before its `Done`.
+    /// A device of an account could not be added; the others of the invitation, or of the reset, were. Before its `Done`.
     NotAdded {
-        /// The invitation.
+        /// The invitation or the reset.
         ticket: Ticket,
         /// The group.
         channel: ChannelId,
@@ -259,6 +269,13 @@ pub enum Outcome {
     Group(ChannelId),
     /// `invite`, `remove`, `update`, `rejoin`, `set_metadata`, `set_role`: the epoch that made it true.
     Epoch(u64),
+    /// `reset`: everybody who can be added is back.
+    Reset {
+        /// The generation.
+        generation: u32,
+        /// The epoch that it is in.
+        epoch: u64,
+    },
     /// `send`: accepted and durable on the server.
     Sent(Sent),
     /// `lookup`.
@@ -451,6 +468,8 @@ pub struct GroupSummary {
     pub avatar: Option<Digest>,
     /// Its suite.
     pub suite: Suite,
+    /// How many groups there have been in its channel: 1, and one more with every reset.
+    pub generation: u32,
     /// Its epoch here.
     pub epoch: u64,
     /// Read up to here.
@@ -473,6 +492,7 @@ impl core::fmt::Debug for GroupSummary {
             .field("channel", &self.channel)
             .field("kind", &self.kind)
             .field("suite", &self.suite)
+            .field("generation", &self.generation)
             .field("epoch", &self.epoch)
             .field("cursor", &self.cursor)
             .field("chain", &self.chain)

@@ -37,7 +37,8 @@ impl Client {
     pub(super) fn fall_out(&mut self, id: ChannelId, why: Why, cut: bool) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = channel.fall;
-        if channel.inbox || !channel.row.member || (before.why.is_some() && (before.cut || !cut)) {
+        let out = !channel.row.member || channel.ended.is_some();
+        if channel.inbox || out || (before.why.is_some() && (before.cut || !cut)) {
             return;
         }
         let why = *channel.fall.why.get_or_insert(why);
@@ -65,7 +66,7 @@ impl Client {
     /// A channel is followed unless its log is of no use to this device.
     pub(super) fn settle_blindness(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.stuck = channel.fall.is_blind();
+        channel.stuck = channel.is_blind();
         if channel.stuck {
             channel.waiting.clear();
             channel.waiting_bytes = 0;
@@ -143,7 +144,7 @@ impl Client {
         }
         for (ticket, mut intent) in core::mem::take(&mut self.intents) {
             match &mut intent.want {
-                Want::Add { packages, .. } => *packages = None,
+                Want::Add { packages, .. } | Want::Return { packages, .. } => *packages = None,
                 Want::Admit { package, .. } => *package = None,
                 _ => {}
             }

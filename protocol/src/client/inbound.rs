@@ -222,6 +222,10 @@ impl Client {
 
     /// One entry of a group's log; `false`: it waits, and what comes after it too.
     fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
+        if entry.kind == EntryKind::Reset {
+            self.read_reset(id, &entry);
+            return true;
+        }
         if self.own_echo(id, &entry) || self.passes_over(id, &entry) {
             self.advance(id, &entry);
             return true;

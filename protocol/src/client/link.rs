@@ -353,6 +353,9 @@ impl Client {
                 self.inflight.remove(&ticket);
                 self.on_founded(ticket);
             }
+            (Call::Reset(ticket), Reply::Accepted(accepted)) => {
+                self.on_reset_accepted(ticket, &accepted);
+            }
             (Call::Resolve(ticket), Reply::Account { username, account }) => {
                 self.inflight.remove(&ticket);
                 return self.on_resolved(ticket, &username, account);
@@ -397,6 +400,10 @@ impl Client {
             Call::Found(ticket) | Call::Resolve(ticket) | Call::Claim(ticket) => {
                 self.inflight.remove(&ticket);
                 self.on_intent_refused(ticket, failure);
+            }
+            Call::Reset(ticket) => {
+                self.inflight.remove(&ticket);
+                self.on_reset_refused(ticket, failure);
             }
             Call::Submit(ticket) => {
                 self.inflight.remove(&ticket);

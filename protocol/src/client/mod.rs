@@ -5,7 +5,7 @@
 //! (`inbound`, welcomes by `join`, messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent
 //! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
 //! server has it and the log has shown it (`outbox`). A device that cannot go on in a group (`fall`) comes back to it by
-//! a new leaf (`rejoin`). All state
+//! a new leaf (`rejoin`); one that can do so for all begins another (`reset`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod blobs;
@@ -32,6 +32,7 @@ mod net;
 mod outbox;
 mod prepare;
 mod rejoin;
+mod reset;
 mod restore;
 mod rotation;
 mod session;
@@ -273,6 +274,7 @@ impl Client {
             self.subscribe(id);
             self.read_waiting(id);
             self.try_join(id);
+            self.pump_reset(id);
             self.pump_rejoin(id);
             self.pump_intents(id);
             self.pump_outbox(id);
@@ -379,7 +381,15 @@ impl Client {
     /// Reads a group, if it is not in memory.
     fn load_group(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(&id) else { return };
-        if !matches!(channel.slot, Slot::Cold) || channel.stuck {
+        if !channel.stuck {
+            self.read_group(id);
+        }
+    }
+
+    /// Reads a group, even if its log is of no use: who was in it is.
+    fn read_group(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        if !matches!(channel.slot, Slot::Cold) {
             return;
         }
         let prefix = directory::group_prefix(id, channel.row.generation);
@@ -414,6 +424,7 @@ impl Client {
                 let seq = channel.row.cursor.seq();
                 self.event(Event::Unreadable { channel: id, seq, why });
                 self.fall_out(id, Why::Damaged, true);
+                self.fail_resets(id);
             }
         }
         self.dirty.insert(id);

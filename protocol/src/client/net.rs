@@ -31,6 +31,8 @@ pub(super) enum Call {
     PackageUpload,
     /// `ChannelCreate` of an intent.
     Found(Ticket),
+    /// `ChannelCreate` of the next generation.
+    Reset(Ticket),
     /// `AccountLookup` of an intent.
     Resolve(Ticket),
     /// `KeyPackageFetch` of an intent.

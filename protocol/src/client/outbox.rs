@@ -55,7 +55,8 @@ impl Client {
         let mono = self.now.mono;
         let Some(channel) = self.channels.get(&id) else { return };
         // Whoever was removed still asks what became of what it had sent.
-        if (!channel.ready && channel.row.member)
+        let followed = channel.row.member && channel.ended.is_none();
+        if (!channel.ready && followed)
             || channel.fall.why.is_some()
             || channel.hold_until.is_some_and(|at| at > mono)
         {
@@ -64,7 +65,8 @@ impl Client {
         let mut blocked = false;
         for ticket in self.outbox_of(id) {
             let message = self.outbox.get(&ticket).is_some_and(OutItem::is_message);
-            if self.inflight.contains(&ticket) || (blocked && message) {
+            let later = (blocked && message) || self.waits_for_others(id, ticket);
+            if self.inflight.contains(&ticket) || later {
                 continue;
             }
             if self.calls() >= CALLS_IN_FLIGHT / 2 {
@@ -264,6 +266,7 @@ impl Client {
                 }
                 self.reseal(ticket);
             }
+            ErrorCode::GenerationMismatch if self.is_member(id) => self.generation_passed(ticket),
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
@@ -275,7 +278,7 @@ impl Client {
     }
 
     /// The same content, encrypted anew under the same message id: nothing of the first was stored.
-    fn reseal(&mut self, ticket: Ticket) {
+    pub(super) fn reseal(&mut self, ticket: Ticket) {
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
         match &mut item.what {
             OutWhat::Application { sealed, .. } => {

@@ -49,7 +49,8 @@ impl Client {
             Want::Add { username, account: None, .. } => {
                 (Call::Resolve(ticket), Request::AccountLookup { username: username.clone() })
             }
-            Want::Add { account: Some(account), packages: None, .. } => {
+            Want::Add { account: Some(account), packages: None, .. }
+            | Want::Return { account, packages: None, .. } => {
                 let Some(row) = self.channels.get(&channel).map(|channel| &channel.row) else {
                     return;
                 };
@@ -115,7 +116,9 @@ impl Client {
             return self.on_admission(ticket, claimed);
         }
         let Some(mut intent) = self.intents.remove(&ticket) else { return };
-        let Want::Add { account: Some(account), packages, missing, .. } = &mut intent.want else {
+        let (Want::Add { account: Some(account), packages, missing, .. }
+        | Want::Return { account, packages, missing, .. }) = &mut intent.want
+        else {
             return;
         };
         let account = *account;

@@ -88,11 +88,11 @@ impl Client {
     pub(super) fn pump_rejoin(&mut self, id: ChannelId) {
         let wait = self.rejoin_wait(id);
         let (online, mono) = (self.phase() == Some(Phase::Online), self.now.mono);
-        let founding = self.founding.contains(&id);
+        let other_way = self.founding.contains(&id) || self.is_resetting(id);
         let under_way = self.channels.values().filter(|channel| channel.rejoining.is_some());
         let crowded = under_way.count() >= REJOINS;
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if !online || founding || !channel.row.member || channel.fall.why.is_none() {
+        if !online || other_way || !channel.row.member || channel.fall.why.is_none() {
             return;
         }
         if channel.fall.made {
@@ -319,7 +319,7 @@ impl Client {
     }
 
     /// What the server took before the log is read on is not read again.
-    fn forget_accepted(&mut self, id: ChannelId, seq: u64) {
+    pub(super) fn forget_accepted(&mut self, id: ChannelId, seq: u64) {
         let passed = |item: &OutItem| item.accepted.as_ref().is_some_and(|a| a.seq <= seq);
         for ticket in self.outbox_of(id) {
             if self.outbox.get(&ticket).is_some_and(passed) {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::channel::Slot;
 use super::checkpoint::{Claim, Ledger};
 use super::directory::{
-    self, ChannelRow, Contact, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan, Restored,
-    Want,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan,
+    Restored, Want,
 };
 use super::event::Failed;
 use super::keys::Packages;
@@ -38,6 +38,7 @@ struct Directory {
     channels: BTreeMap<ChannelId, ChannelRow>,
     leaves: BTreeMap<ChannelId, Leaf>,
     falls: BTreeMap<ChannelId, Fall>,
+    ended: BTreeMap<ChannelId, Ended>,
     ledgers: BTreeMap<ChannelId, Ledger>,
     claims: BTreeMap<(ChannelId, Sender), Claim>,
     intents: BTreeMap<Ticket, Intent>,
@@ -83,6 +84,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::FALL) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.falls.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::ENDED) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.ended.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::LEDGER) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.ledgers.insert(channel, decode(key, value)?);
@@ -128,6 +132,7 @@ impl Client {
             channels,
             leaves,
             mut falls,
+            ended,
             mut ledgers,
             claims,
             intents,
@@ -146,7 +151,8 @@ impl Client {
                 let mut channel = Channel::new(row, Some(id) == inbox);
                 channel.leaf = leaves.get(&id).copied();
                 channel.fall = falls.remove(&id).unwrap_or_default();
-                channel.stuck = channel.fall.is_blind();
+                channel.ended = ended.get(&id).copied();
+                channel.stuck = channel.is_blind();
                 if channel.fall.made {
                     channel.spare = Slot::Cold;
                 }
@@ -236,6 +242,7 @@ impl Client {
             self.gate.stage(Op::DeletePrefix(prefix));
             self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
             self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
+            self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
             self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
         }

@@ -43,6 +43,7 @@ impl Client {
                 description,
                 avatar,
                 suite: channel.row.suite,
+                generation: channel.row.generation,
                 epoch: channel.row.epoch,
                 cursor: channel.row.cursor.seq(),
                 chain: channel.row.cursor.chain(),

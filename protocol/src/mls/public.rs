@@ -148,6 +148,30 @@ impl PublicState {
         Ok(Self { backend, crypto, overlay, group, suite, data, records, direct: None })
     }
 
+    /// Follows the group that takes the place of this one, from its founding: by an admin of this one, of no weaker
+    /// suite, with the same roles.
+    ///
+    /// Errors: [`MlsError::NotAllowed`] for anything else; as [`Self::create`].
+    pub fn successor(
+        &self,
+        id: GroupId,
+        founder: &Member,
+        group_info: &[u8],
+        tree: &[u8],
+    ) -> Result<Self, MlsError> {
+        if !self.data.is_admin(founder.sender.account) {
+            return Err(MlsError::NotAllowed("only an admin resets a group"));
+        }
+        let next = Self::create(self.backend, id, founder, group_info, tree)?;
+        if next.suite < self.suite {
+            return Err(MlsError::Suite);
+        }
+        if (&next.data.admins, next.data.open) != (&self.data.admins, self.data.open) {
+            return Err(MlsError::NotAllowed("a reset changes no roles"));
+        }
+        Ok(next)
+    }
+
     /// Reads it from its records. Error: [`MlsError::Damaged`].
     pub fn restore(backend: Backend, records: Records) -> Result<Self, MlsError> {
         let overlay = Overlay::new(records);

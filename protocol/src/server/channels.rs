@@ -1,19 +1,23 @@
-//! Channels: their founding, and what members may know of them.
+//! Channels: their founding, the generations that follow, and what members may know of them.
 
 use bytes::Bytes;
 
 use super::Server;
 use super::connection::{Call, Peer};
+use super::groups::{Stage, Work, WorkKind};
 use super::job::ServerJob;
 use super::stored::{Step, Task};
+use super::submit::{Submitted, submission_hash};
+use crate::env::UnixMillis;
 use crate::error::ErrorCode;
-use crate::id::{AccountId, ChannelId, GroupId, Sender};
+use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId, Sender};
 use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::public::PublicState;
 use crate::server::audit::AuditKind;
-use crate::server::op::{Member, StoreOp, StoreReply};
-use crate::wire::message::ChannelKind;
+use crate::server::op::{self, Member, Reset, StoreOp, StoreReply};
+use crate::store::batch::{Op, Records};
+use crate::wire::message::{ChannelKind, EntryKind};
 
 /// A channel whose group is being checked.
 #[derive(Debug)]
@@ -43,6 +47,54 @@ impl Creation {
     }
 }
 
+/// A generation that no channel reaches.
+const NEVER: u32 = u32::MAX;
+
+/// The next generation of a channel, in its group's line.
+#[derive(Debug)]
+pub(super) struct Resetting {
+    creation: Creation,
+    founder: Member,
+    tree: Bytes,
+}
+
+impl Resetting {
+    /// The operation that begins the generation, but for the new group's records.
+    fn op(&self, generation: u32, group: Vec<Op>, at: UnixMillis, expires: UnixMillis) -> Reset {
+        let Creation { channel, creator: founder, group_info, .. } = &self.creation;
+        let parts = [Digest::of(&[group_info]), Digest::of(&[&self.tree])];
+        let asked = self.creation.generation;
+        Reset {
+            channel: *channel,
+            generation,
+            founder: *founder,
+            message: op::reset_message(group_info),
+            hash: submission_hash(*channel, asked, 0, EntryKind::Reset, &parts),
+            group,
+            group_info: group_info.clone(),
+            at,
+            expires,
+        }
+    }
+
+    /// The message id and the payload hash of its delivery proof.
+    pub(super) fn named(&self) -> (MessageId, Digest) {
+        let group_info = &self.creation.group_info;
+        (op::reset_message(group_info), op::reset_payload(group_info).hash())
+    }
+}
+
+/// The refusal of a group that does not hold.
+fn refusal_of(error: &MlsError) -> ErrorCode {
+    match error {
+        MlsError::Suite => ErrorCode::SuiteNotAllowed,
+        MlsError::Record => ErrorCode::RecordInvalid,
+        MlsError::NotAllowed(_) => ErrorCode::NotAllowed,
+        MlsError::Damaged(_) => ErrorCode::Unavailable,
+        _ => ErrorCode::CommitInvalid,
+    }
+}
+
 impl Server {
     pub(super) fn channel_create(
         &mut self,
@@ -55,14 +107,22 @@ impl Server {
         if !creation.is_due() {
             return self.create_refused(call, channel, ErrorCode::BadRequest, "no such channel");
         }
-        if generation > 1 {
-            let detail = "a channel begins with its first generation";
-            return self.create_refused(call, channel, ErrorCode::GenerationMismatch, detail);
+        let founder = Member { sender: peer.sender, device_key: peer.device_key };
+        match generation {
+            1 => {}
+            0 | NEVER => {
+                let detail = "a channel begins with its first generation";
+                return self.create_refused(call, channel, ErrorCode::GenerationMismatch, detail);
+            }
+            _ => {
+                let kind = WorkKind::Reset(Box::new(Resetting { creation, founder, tree }));
+                return self.enqueue(channel, Work { call, sender: peer.sender, kind });
+            }
         }
         let job = ServerJob::Create {
             backend: self.config.backend,
             id: GroupId::of(channel, generation),
-            creator: Member { sender: peer.sender, device_key: peer.device_key },
+            creator: founder,
             group_info: creation.group_info.clone(),
             tree,
         };
@@ -86,11 +146,7 @@ impl Server {
         let mut state = match result {
             Ok(state) => state,
             Err(error) => {
-                let code = match error {
-                    MlsError::Suite => ErrorCode::SuiteNotAllowed,
-                    MlsError::Record => ErrorCode::RecordInvalid,
-                    _ => ErrorCode::CommitInvalid,
-                };
+                let code = refusal_of(&error);
                 return self.create_refused(call, channel, code, &error.to_string());
             }
         };
@@ -143,5 +199,71 @@ impl Server {
     pub(super) fn channel_list(&mut self, call: Call, reader: Sender, after: Option<ChannelId>) {
         let op = StoreOp::ListChannels { reader, after, most: limits::CHANNELS_LISTED as u32 };
         self.store(Step::ChannelList(call), op);
+    }
+
+    // ---- another generation -------------------------------------------------------------------
+
+    /// Asks whether a reset was accepted before and whether its founder may ask for one, without a chance of being
+    /// accepted.
+    pub(super) fn reset_probe(&self, reset: &Resetting) -> StoreOp {
+        StoreOp::ResetChannel(reset.op(NEVER, Vec::new(), self.now.wall, self.now.wall))
+    }
+
+    /// The public state of the present group is here: checks the one that is to follow it.
+    pub(super) fn check_reset(&mut self, channel: ChannelId, present: u32, records: Records) {
+        let Some(reset) = self.resetting(channel) else { return };
+        let generation = reset.creation.generation;
+        if present.checked_add(1) != Some(generation) {
+            return self.refuse_work(channel, ErrorCode::GenerationMismatch, 0, "");
+        }
+        let job = ServerJob::Reset {
+            backend: self.config.backend,
+            records,
+            id: GroupId::of(channel, generation),
+            founder: reset.founder.clone(),
+            group_info: reset.creation.group_info.clone(),
+            tree: reset.tree.clone(),
+        };
+        self.work_job(channel, job);
+    }
+
+    /// A generation was checked: who was in the one before, and the new one's public state.
+    pub(super) fn reset_checked(
+        &mut self,
+        channel: ChannelId,
+        result: Result<(Vec<Sender>, Box<PublicState>), MlsError>,
+    ) {
+        let (mut before, mut state) = match result {
+            Ok((_, state)) if !self.config.suites.contains(&state.suite()) => {
+                return self.refuse_work(channel, ErrorCode::SuiteNotAllowed, 0, "");
+            }
+            Ok(checked) => checked,
+            Err(error) => {
+                return self.refuse_work(channel, refusal_of(&error), 0, &error.to_string());
+            }
+        };
+        let at = self.now.wall;
+        let expires = at.plus(self.config.retention);
+        let Some(reset) = self.resetting(channel) else { return };
+        let generation = reset.creation.generation;
+        let op = reset.op(generation, state.take_ops(), at, expires);
+        let entry = op.entry(0);
+        let submitted = Submitted { channel, payload: entry.payload.hash(), entry };
+        before.retain(|member| *member != op.founder);
+        self.groups.take_over(channel, generation, state);
+        self.write_work(channel, submitted, before, StoreOp::ResetChannel(op));
+    }
+
+    fn resetting(&self, channel: ChannelId) -> Option<&Resetting> {
+        match &self.groups.head(channel)?.kind {
+            WorkKind::Reset(reset) => Some(reset),
+            _ => None,
+        }
+    }
+
+    /// The store has looked at a reset: it is new, and its founder was there.
+    pub(super) fn reset_probed(&mut self, channel: ChannelId) {
+        self.stage(channel, Stage::Load);
+        self.store(Step::Group(channel), StoreOp::LoadGroup { channel });
     }
 }

@@ -132,6 +132,7 @@ impl Work {
         match &self.kind {
             WorkKind::Commit(bundle) => Some((bundle.message, bundle.commit.hash())),
             WorkKind::Propose(submit) => Some((submit.message, Digest::of(&[&submit.payload]))),
+            WorkKind::Reset(reset) => Some(reset.named()),
             WorkKind::GroupInfo(_) => None,
         }
     }

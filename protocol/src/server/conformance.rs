@@ -17,6 +17,7 @@ mod durable;
 mod keys;
 mod log;
 mod random;
+mod resets;
 
 pub use accounts::*;
 pub use blobs::*;
@@ -26,6 +27,7 @@ pub use durable::*;
 pub use keys::*;
 pub use log::*;
 pub use random::compare;
+pub use resets::*;
 
 use super::memory::MemoryStore;
 use super::op::{StoreOp, StoreReply};
@@ -88,6 +90,10 @@ macro_rules! server_store_conformance {
             members_who_return_begin_anew
             each_inbox_gets_its_own_welcome
             large_commits_name_their_blob
+            resets_are_checked_in_order
+            resets_do_everything_at_once
+            members_of_before_a_reset_read_on
+            resets_follow_each_other
             blobs_come_in_chunks
             wrong_blobs_are_dropped
             uploads_are_ones_own

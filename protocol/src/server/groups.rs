@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::Server;
+use super::channels::Resetting;
 use super::commits::{Loaded, commit_job};
 use super::connection::Call;
 use super::job::ServerJob;
@@ -79,6 +80,8 @@ pub(super) struct Work {
 pub(super) enum WorkKind {
     Commit(CommitBundle),
     Propose(Submit),
+    /// The next generation of the channel.
+    Reset(Box<Resetting>),
     /// A member wants the GroupInfo and the tree that goes with it; the answer grows as it is found.
     GroupInfo(Option<Box<Reply>>),
 }
@@ -99,7 +102,7 @@ impl Work {
                 Reply::GroupInfo { generation, .. } => *generation,
                 _ => 0,
             },
-            WorkKind::GroupInfo(None) => 0,
+            WorkKind::GroupInfo(None) | WorkKind::Reset(_) => 0,
         }
     }
 
@@ -111,7 +114,7 @@ impl Work {
                 Reply::GroupInfo { epoch, .. } => *epoch,
                 _ => 0,
             },
-            WorkKind::GroupInfo(None) => 0,
+            WorkKind::GroupInfo(None) | WorkKind::Reset(_) => 0,
         }
     }
 
@@ -119,6 +122,7 @@ impl Work {
         match self.kind {
             WorkKind::Commit(_) => Some(AuditKind::Commit),
             WorkKind::Propose(_) => Some(AuditKind::Submit),
+            WorkKind::Reset(_) => Some(AuditKind::ChannelCreate),
             WorkKind::GroupInfo(_) => None,
         }
     }
@@ -129,7 +133,7 @@ impl Work {
             _ if self.epoch() > present => ErrorCode::FutureEpoch,
             WorkKind::Commit(_) => ErrorCode::EpochConflict,
             WorkKind::Propose(_) => ErrorCode::StaleEpoch,
-            WorkKind::GroupInfo(_) => ErrorCode::Unavailable,
+            WorkKind::Reset(_) | WorkKind::GroupInfo(_) => ErrorCode::Unavailable,
         }
     }
 }
@@ -152,6 +156,24 @@ impl Groups {
 
     pub(super) fn slot(&mut self, channel: ChannelId) -> Option<&mut Slot> {
         self.slots.get_mut(&channel)
+    }
+
+    /// The state as it is once what was checked is written.
+    pub(super) fn take_over(
+        &mut self,
+        channel: ChannelId,
+        generation: u32,
+        state: Box<PublicState>,
+    ) {
+        if let Some(slot) = self.slots.get_mut(&channel) {
+            slot.state = Some(state);
+            slot.generation = generation;
+        }
+    }
+
+    /// The work at the head of a line.
+    pub(super) fn head(&self, channel: ChannelId) -> Option<&Work> {
+        self.slots.get(&channel)?.queue.front()
     }
 
     fn wake(&mut self, channel: ChannelId) -> &mut Slot {
@@ -212,6 +234,7 @@ impl Server {
         let op = match &work.kind {
             WorkKind::Commit(bundle) => StoreOp::Append(self.commit_probe(work.sender, bundle)),
             WorkKind::Propose(submit) => StoreOp::Append(self.proposal_probe(work.sender, submit)),
+            WorkKind::Reset(reset) => self.reset_probe(reset),
             WorkKind::GroupInfo(_) => StoreOp::LoadGroupInfo { channel, reader: work.sender },
         };
         self.stage(channel, Stage::Probe);
@@ -219,7 +242,7 @@ impl Server {
     }
 
     fn head(&self, channel: ChannelId) -> Option<&Work> {
-        self.groups.slots.get(&channel)?.queue.front()
+        self.groups.head(channel)
     }
 
     pub(super) fn stage(&mut self, channel: ChannelId, stage: Stage) {
@@ -308,6 +331,11 @@ impl Server {
                 }
                 return self.end_work(channel);
             }
+            StoreReply::Refused { code: ErrorCode::GenerationMismatch, .. }
+                if matches!(work.kind, WorkKind::Reset(_)) =>
+            {
+                return self.reset_probed(channel);
+            }
             // Nothing is refused for its epoch before it is known to be new, from a member, and of this generation.
             StoreReply::Refused { code: ErrorCode::FutureEpoch, epoch } => epoch,
             StoreReply::Refused { code, epoch } => {
@@ -359,6 +387,9 @@ impl Server {
         let StoreReply::Group { generation, epoch, records, .. } = reply else {
             return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
         };
+        if matches!(work.kind, WorkKind::Reset(_)) {
+            return self.check_reset(channel, generation, records);
+        }
         if generation != work.generation() {
             return self.refuse_work(channel, ErrorCode::GenerationMismatch, 0, "");
         }
@@ -372,7 +403,7 @@ impl Server {
     }
 
     /// Runs a job for the work at the head of a line. A state that the job took along is read again if it cannot.
-    fn work_job(&mut self, channel: ChannelId, job: ServerJob) {
+    pub(super) fn work_job(&mut self, channel: ChannelId, job: ServerJob) {
         self.stage(channel, Stage::Job);
         if !self.compute(Task::Group(channel), job) {
             self.refuse_work(channel, ErrorCode::Busy, 0, "");
@@ -449,6 +480,8 @@ impl Server {
                 ServerJob::Propose { state, sender, payload: submit.payload.clone() }
             }
             WorkKind::GroupInfo(_) => ServerJob::Tree { state },
+            // Judged from the store's records alone.
+            WorkKind::Reset(_) => return self.group_lost(channel),
         };
         self.work_job(channel, job);
     }

@@ -46,6 +46,15 @@ pub enum ServerJob {
     KeyPackages { backend: Backend, packages: Vec<Bytes>, wall: UnixMillis },
     /// Checks a new group.
     Create { backend: Backend, id: GroupId, creator: Member, group_info: Bytes, tree: Bytes },
+    /// Checks a group that is to follow the one with these records.
+    Reset {
+        backend: Backend,
+        records: Records,
+        id: GroupId,
+        founder: Member,
+        group_info: Bytes,
+        tree: Bytes,
+    },
     /// Reads a group's public state.
     Restore { backend: Backend, records: Records },
     /// Checks a proposal.
@@ -72,6 +81,8 @@ pub enum ServerJobOutput {
     LoginFinish(Result<SessionKey, OpaqueError>),
     KeyPackages(Result<Vec<(CheckedKeyPackage, Bytes)>, MlsError>),
     Create(Result<Box<PublicState>, MlsError>),
+    /// With who was in the group before.
+    Reset(Result<(Vec<Sender>, Box<PublicState>), MlsError>),
     Restore(Result<Box<PublicState>, MlsError>),
     Propose(Box<PublicState>, Result<(), MlsError>),
     Commit(Box<PublicState>, Result<CheckedCommit, MlsError>),
@@ -97,6 +108,7 @@ impl fmt::Debug for ServerJob {
             Self::LoginFinish { .. } => "LoginFinish(…)",
             Self::KeyPackages { .. } => "KeyPackages(…)",
             Self::Create { .. } => "Create(…)",
+            Self::Reset { .. } => "Reset(…)",
             Self::Restore { .. } => "Restore(…)",
             Self::Propose { .. } => "Propose(…)",
             Self::Commit { .. } => "Commit(…)",
@@ -124,6 +136,7 @@ impl fmt::Debug for ServerJobOutput {
             Self::LoginFinish(result) => told(f, "LoginFinish", result),
             Self::KeyPackages(result) => told(f, "KeyPackages", result),
             Self::Create(result) => told(f, "Create", result),
+            Self::Reset(result) => told(f, "Reset", result),
             Self::Restore(result) => told(f, "Restore", result),
             Self::Propose(_, result) => told(f, "Propose", result),
             Self::Commit(_, result) => told(f, "Commit", result),
@@ -166,6 +179,14 @@ impl ServerJob {
             Self::Create { backend, id, creator, group_info, tree } => {
                 let state = PublicState::create(backend, id, &creator, &group_info, &tree);
                 Out::Create(state.map(Box::new))
+            }
+            Self::Reset { backend, records, id, founder, group_info, tree } => {
+                let followed = PublicState::restore(backend, records).and_then(|before| {
+                    let next = before.successor(id, &founder, &group_info, &tree)?;
+                    let members = before.members().into_iter().map(|member| member.sender);
+                    Ok((members.collect(), Box::new(next)))
+                });
+                Out::Reset(followed)
             }
             Self::Restore { backend, records } => {
                 Out::Restore(PublicState::restore(backend, records).map(Box::new))

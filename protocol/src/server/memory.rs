@@ -109,6 +109,7 @@ impl MemoryStore {
                 let new = channels::New { kind, generation, with, group, group_info };
                 self.create_channel(*channel, *creator, &new)
             }
+            Op::ResetChannel(reset) => self.reset_channel(reset),
             Op::ChannelInfo { channel, reader } => self.channel_info(*channel, *reader),
             Op::ListChannels { reader, after, most } => {
                 Ok(self.list_channels(*reader, *after, *most))

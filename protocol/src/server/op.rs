@@ -115,18 +115,22 @@ pub enum StoreOp {
         group_info: Bytes,
         at: UnixMillis,
     },
+    /// Ends a channel's group and begins the next generation. → `Appended`; see [`Reset`].
+    ResetChannel(Reset),
     /// → `Channel`, or `ChannelUnknown`, `NotMember`.
     ChannelInfo { channel: ChannelId, reader: Sender },
     /// Channels that the device is a present member of, its inbox included, ids above `after`. → `Channels`.
     ListChannels { reader: Sender, after: Option<ChannelId>, most: u32 },
     /// The public group state. → `Group`, or `ChannelUnknown`.
     LoadGroup { channel: ChannelId },
-    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `NotMember`.
+    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `GenerationMismatch` (a member until the last
+    /// reset), `NotMember`.
     LoadGroupInfo { channel: ChannelId, reader: Sender },
 
     /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →
-    /// the first answer with `duplicate` and no `inboxes`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`;
-    /// `GenerationMismatch`; `FutureEpoch`; `StaleEpoch` (more than `past_epochs` behind). → `Appended`.
+    /// the first answer with `duplicate` and no `inboxes`, another → `MessageIdReused`; `ChannelUnknown`; `NotMember`
+    /// (never was one); `GenerationMismatch`; `NotMember` (not any more); `FutureEpoch`; `StaleEpoch` (more than
+    /// `past_epochs` behind). → `Appended`.
     Append(Append),
     /// Accepts a commit. Checks as `Append` with `past_epochs` 0, but a passed epoch is `EpochConflict`; then
     /// every added device must be active and registered with that device key, else `RecordInvalid`; then a commit in a
@@ -134,8 +138,9 @@ pub enum StoreOp {
     /// Then at once: entry appended (kind `Commit`), epoch raised by one, group records changed, GroupInfo
     /// replaced, tree kept as a blob, removed devices' `left_seq` and added devices' `joined_seq` set to its
     /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device (the first of
-    /// `adds` gets the first of `welcomes`, and so on; its `tree` is zeros if there is no tree). Removals come first: a device in both lists, or one
-    /// that had left before, begins anew and reads nothing from before. `updates` changes nothing here: who has
+    /// `adds` gets the first of `welcomes`, and so on; its `tree` is zeros if there is no tree). Removals come first: a
+    /// device in both lists, or one that had left before, begins anew and reads nothing from before; but one whose
+    /// `left_seq` is that of the last [`Reset`] reads on where it was. `updates` changes nothing here: who has
     /// which device key, the group's public state says. → `Appended`.
     Commit(Commit),
     /// Entries after `after` that the reader may read: those with `joined_seq` < seq ≤ `left_seq`, unexpired at
@@ -283,6 +288,64 @@ pub struct Commit {
     pub expires: UnixMillis,
 }
 
+/// A new generation of a channel. Checks, in this order: duplicates as [`StoreOp::Append`]; `ChannelUnknown`;
+/// `NotMember`, unless the founder is a member or was one until the last reset; `GenerationMismatch` if `generation` is
+/// not the one after the present one.
+///
+/// Then at once: entry appended (kind `Reset`, of the new generation, epoch 0, its payload the SHA-256 of the
+/// GroupInfo), its seq made the `left_seq` of everybody who is a member or was one until the last reset, but for the
+/// founder, who is a member as before; group records and GroupInfo replaced, epoch 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reset {
+    /// Where.
+    pub channel: ChannelId,
+    /// The generation that begins.
+    pub generation: u32,
+    /// Its only member.
+    pub founder: Sender,
+    /// The submission's name.
+    pub message: MessageId,
+    /// SHA-256 of everything the duplicate check compares.
+    pub hash: Digest,
+    /// The new group's public state.
+    pub group: Vec<Op>,
+    /// Its GroupInfo.
+    pub group_info: Bytes,
+    /// The server's time.
+    pub at: UnixMillis,
+    /// When the entry, and the memory of the submission, may go.
+    pub expires: UnixMillis,
+}
+
+impl Reset {
+    /// The entry that tells of it.
+    pub fn entry(&self, seq: u64) -> Entry {
+        Entry {
+            seq,
+            kind: EntryKind::Reset,
+            generation: self.generation,
+            epoch: 0,
+            sender: self.founder,
+            message: self.message,
+            time: self.at,
+            origin: None,
+            payload: reset_payload(&self.group_info),
+        }
+    }
+}
+
+/// What an entry tells of a new generation: the SHA-256 of its GroupInfo.
+pub fn reset_payload(group_info: &[u8]) -> Part {
+    Part::Inline(Digest::of(&[group_info]).0.to_vec().into())
+}
+
+/// The message id of a reset, the same in every resend: the beginning of the GroupInfo's SHA-256.
+pub fn reset_message(group_info: &[u8]) -> MessageId {
+    let mut message = MessageId([0; 16]);
+    message.0.copy_from_slice(&Digest::of(&[group_info]).0[..16]);
+    message
+}
+
 /// The answer to a [`StoreOp`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum StoreReply {
@@ -354,7 +417,7 @@ pub enum StoreReply {
         /// The log's chain up to it.
         chain: Digest,
     },
-    /// To `Append` and `Commit`.
+    /// To `Append`, `Commit` and `ResetChannel`.
     Appended {
         /// The entry's seq.
         seq: u64,

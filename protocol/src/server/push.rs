@@ -339,7 +339,7 @@ impl Server {
             Some(last) => {
                 subscription.after = last.seq;
                 // After a commit accepted elsewhere only the store knows who may read on.
-                subscription.seamless = last.kind != EntryKind::Commit;
+                subscription.seamless = !matches!(last.kind, EntryKind::Commit | EntryKind::Reset);
             }
             None if lost => {
                 subscription.after = first - 1;

@@ -263,6 +263,7 @@ impl Server {
             (Task::Group(channel), Out::Commit(state, result)) => {
                 self.group_checked(channel, state, Check::Commit(result));
             }
+            (Task::Group(channel), Out::Reset(result)) => self.reset_checked(channel, result),
             (Task::Group(channel), Out::Tree(state, result)) => {
                 self.group_checked(channel, state, Check::Tree(result));
             }

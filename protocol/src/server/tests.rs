@@ -6,6 +6,7 @@ mod harness;
 mod links;
 mod partial;
 mod pushes;
+mod resets;
 mod sessions;
 mod storm;
 mod whole;

@@ -170,7 +170,8 @@ pub enum Request {
     KeyPackageStatus,
     /// One key package of every active device of an account, or of the one device, consumed.
     KeyPackageFetch { account: AccountId, suite: Suite, device: Option<DeviceId> },
-    /// Creates a channel with its first group; `with` is the other account of a direct channel.
+    /// Creates a channel with its first group, or begins its next generation; `with` is the other account of a direct
+    /// channel.
     ChannelCreate {
         channel: ChannelId,
         kind: ChannelKind,
@@ -290,7 +291,7 @@ pub enum ChannelKind {
 #[expect(missing_docs, reason = "a variant names its fields; the line above it says what they are")]
 pub enum Reply {
     /// Nothing to say but that it is done: `RegisterFinish`, `DeviceRegister`, `DeviceRevoke`, `Logout`,
-    /// `AccountDelete`, `ChannelCreate`, `Unsubscribe`, `Ack`.
+    /// `AccountDelete`, `ChannelCreate` (of the first generation), `Unsubscribe`, `Ack`.
     Done,
     /// The ping's payload.
     Pong(Bytes),
@@ -320,7 +321,7 @@ pub enum Reply {
     Channel(ChannelInfo),
     /// To `ChannelList`: a page, and whether there are more.
     Channels { channels: Vec<ChannelInfo>, more: bool },
-    /// To `Submit` and `Commit`, also when the same was accepted before.
+    /// To `Submit`, `Commit` and a `ChannelCreate` that resets, also when the same was accepted before.
     Accepted(Accepted),
     /// To `Fetch`.
     Entries(Entries),

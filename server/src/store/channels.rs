@@ -50,6 +50,8 @@ pub(super) struct Channel {
     pub(super) generation: u32,
     pub(super) epoch: u64,
     pub(super) head: u64,
+    /// The seq of the last reset; 0 if there was none.
+    pub(super) reset: u64,
     pub(super) floor: u64,
     pub(super) latest: i64,
     pub(super) due: Option<i64>,
@@ -190,7 +192,12 @@ impl SqliteStore {
 
     pub(super) fn load_group_info(&mut self, id: ChannelId, reader: Sender) -> Answer {
         let channel = self.channel(id)?;
-        self.present(&channel, reader)?;
+        let (_, member) = self.member(&channel, reader)?;
+        if let Some(left) = member.left {
+            let until = channel.reset > 0 && left == channel.reset;
+            let code = if until { ErrorCode::GenerationMismatch } else { ErrorCode::NotMember };
+            return Err(code.into());
+        }
         let stored = "SELECT group_info FROM group_infos WHERE channel = ?";
         let group_info = one(&self.db, stored, [channel.no], |row| row.get(0))?;
         Ok(StoreReply::GroupInfo {
@@ -218,13 +225,14 @@ impl SqliteStore {
                 latest: row.get(6)?,
                 due: row.get(7)?,
                 chain: Digest(row.get(8)?),
+                reset: row.get(9)?,
             };
             Ok((row.get(1)?, channel))
         };
         let found = one(
             &self.db,
-            "SELECT no, kind, generation, epoch, head, floor, latest, due, chain FROM channels
-             WHERE id = ?",
+            "SELECT no, kind, generation, epoch, head, floor, latest, due, chain, reset
+             FROM channels WHERE id = ?",
             [id.0],
             read,
         )?;
@@ -258,10 +266,13 @@ impl SqliteStore {
             let Some(channel) = rows.channels.get(&id) else { continue };
             run(
                 &self.db,
-                "UPDATE channels SET epoch = ?, head = ?, floor = ?, latest = ?, due = ?, chain = ?
+                "UPDATE channels SET generation = ?, epoch = ?, reset = ?, head = ?, floor = ?,
+                     latest = ?, due = ?, chain = ?
                  WHERE no = ?",
                 params![
+                    channel.generation,
                     channel.epoch,
+                    channel.reset,
                     channel.head,
                     channel.floor,
                     channel.latest,
@@ -320,6 +331,40 @@ impl SqliteStore {
         )?;
         self.cache.holding.remove(&channel);
         self.cache.rows.members.remove(&(channel, sender));
+        Ok(())
+    }
+
+    /// Lets a device read on that was a member until the last reset; false if it was not.
+    pub(super) fn take_back(&mut self, channel: &Channel, sender: i64) -> Result<bool, Stop> {
+        let changed = run(
+            &self.db,
+            "UPDATE members SET left_at = NULL
+             WHERE channel = ?1 AND sender = ?2 AND left_at = ?3 AND ?3 > 0",
+            params![channel.no, sender, channel.reset],
+        )?;
+        self.cache.rows.members.remove(&(channel.no, sender));
+        self.cache.holding.remove(&channel.no);
+        Ok(changed > 0)
+    }
+
+    /// Begins the next generation, with one member, at the entry of that seq; the channel's row is the caller's to write.
+    pub(super) fn begin(
+        &mut self,
+        channel: &mut Channel,
+        generation: u32,
+        founder: i64,
+        seq: u64,
+    ) -> Result<(), Stop> {
+        run(
+            &self.db,
+            "UPDATE members SET left_at = iif(sender = ?1, NULL, ?2) WHERE channel = ?3
+                 AND (left_at IS NULL OR (left_at = ?4 AND ?4 > 0) OR sender = ?1)",
+            params![founder, seq, channel.no, channel.reset],
+        )?;
+        run(&self.db, "DELETE FROM group_records WHERE channel = ?", [channel.no])?;
+        self.cache.rows.forget_members();
+        self.cache.holding.remove(&channel.no);
+        (channel.generation, channel.epoch, channel.reset) = (generation, 0, seq);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use qpc_protocol::delivery::chain;
 use qpc_protocol::env::UnixMillis;
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
-use qpc_protocol::server::op::{Append, Commit, StoreReply};
+use qpc_protocol::server::op::{Append, Commit, Reset, StoreReply};
 use qpc_protocol::wire::message::{Entry, EntryKind, Origin, Part};
 use rusqlite::{Row, params};
 
@@ -117,7 +117,9 @@ impl SqliteStore {
             self.leave(channel.no, removed, seq)?;
         }
         for &(no, _) in &adds {
-            self.join(channel.no, no, seq)?;
+            if !self.take_back(&channel, no)? {
+                self.join(channel.no, no, seq)?;
+            }
         }
         let (tree, tree_len) = match &op.tree {
             Some(tree) => (self.keep_blob(tree, op.expires)?, tree.len() as u64),
@@ -128,6 +130,31 @@ impl SqliteStore {
         let submission = Submission { hash: op.hash, seq, chain, time: op.at, expires: op.expires };
         self.remember(sender, op.message, &submission)?;
         Ok(submission.reply(false, inboxes))
+    }
+
+    pub(super) fn reset_channel(&mut self, op: &Reset) -> Answer {
+        let sender = self.sender(op.founder)?;
+        if let Some(sender) = sender
+            && let Some(reply) = self.duplicate(sender, op.message, op.hash, op.at)?
+        {
+            return Ok(reply);
+        }
+        let mut channel = self.channel(op.channel)?;
+        let (founder, member) = self.member(&channel, op.founder)?;
+        if member.left.is_some_and(|left| left != channel.reset) {
+            return Err(ErrorCode::NotMember.into());
+        }
+        if channel.generation.checked_add(1) != Some(op.generation) {
+            return Err(ErrorCode::GenerationMismatch.into());
+        }
+        let seq = channel.head + 1;
+        self.begin(&mut channel, op.generation, founder, seq)?;
+        let chain = self.push(&mut channel, founder, &op.entry(seq), op.expires)?;
+        self.change_group(channel.no, &op.group)?;
+        self.set_group_info(channel.no, &op.group_info)?;
+        let submission = Submission { hash: op.hash, seq, chain, time: op.at, expires: op.expires };
+        self.remember(founder, op.message, &submission)?;
+        Ok(submission.reply(false, Vec::new()))
     }
 
     fn deliver_welcomes(
@@ -338,9 +365,12 @@ impl SqliteStore {
         generation: u32,
     ) -> Result<(Channel, i64), Stop> {
         let channel = self.channel(id)?;
-        let (no, _) = self.present(&channel, sender)?;
+        let (no, member) = self.member(&channel, sender)?;
         if channel.generation != generation {
             return Err(ErrorCode::GenerationMismatch.into());
+        }
+        if member.left.is_some() {
+            return Err(ErrorCode::NotMember.into());
         }
         Ok((channel, no))
     }

@@ -164,6 +164,7 @@ impl SqliteStore {
                 let new = channels::New { kind, generation, with, group, group_info };
                 self.create_channel(*channel, *creator, &new)
             }
+            Op::ResetChannel(reset) => self.reset_channel(reset),
             Op::ChannelInfo { channel, reader } => self.channel_info(*channel, *reader),
             Op::ListChannels { reader, after, most } => self.list_channels(*reader, *after, *most),
             Op::LoadGroup { channel } => self.load_group(*channel),

@@ -11,6 +11,7 @@ fn group(id: u8, name: Option<&str>, member: bool) -> GroupSummary {
         description: String::new(),
         avatar: None,
         suite: Suite::Hybrid,
+        generation: 1,
         epoch: 1,
         cursor: 1,
         chain: Digest([0; 32]),

@@ -8,7 +8,9 @@ use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
 use crate::mls::suite::Suite;
-use crate::server::op::{AccountRow, Append, Commit, KeyPackageRow, Member, StoreOp, StoreReply};
+use crate::server::op::{
+    AccountRow, Append, Commit, KeyPackageRow, Member, Reset, StoreOp, StoreReply,
+};
 use crate::wire::message::{
     ChannelInfo, ChannelKind, ClaimedKeyPackage, Entry, EntryKind, Part, Username,
 };
@@ -178,6 +180,21 @@ pub(super) fn commit(to: ChannelId, from: Sender, epoch: u64, n: u8) -> Commit {
     }
 }
 
+/// A reset `n` into that generation.
+pub(super) fn reset(of: ChannelId, founder: Sender, generation: u32, n: u8) -> Reset {
+    Reset {
+        channel: of,
+        generation,
+        founder,
+        message: message(n),
+        hash: digest(n),
+        group: Vec::new(),
+        group_info: Bytes::from(format!("group info of generation {generation}")),
+        at: NOW,
+        expires: later(LIFE),
+    }
+}
+
 pub(super) fn fetch(from: ChannelId, reader: Sender, after: u64) -> StoreOp {
     StoreOp::Fetch { channel: from, reader, after, most: MOST, bytes: u64::MAX, at: NOW }
 }
@@ -270,6 +287,14 @@ impl Bed<'_> {
     pub(super) fn commit(&mut self, op: Commit) -> (u64, Digest) {
         match self.run(StoreOp::Commit(op)) {
             StoreReply::Appended { seq, chain, duplicate: false, .. } => (seq, chain),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn reset(&mut self, op: Reset) -> u64 {
+        match self.run(StoreOp::ResetChannel(op)) {
+            StoreReply::Appended { seq, duplicate: false, .. } => seq,
             other => panic!("{other:?}"),
         }
     }

@@ -12,7 +12,9 @@ use super::bed::{
 use crate::env::UnixMillis;
 use crate::id::{ChannelId, Digest, Sender};
 use crate::mls::suite::Suite;
-use crate::server::op::{AccountRow, Append, Commit, KeyPackageRow, Member, StoreOp, StoreReply};
+use crate::server::op::{
+    AccountRow, Append, Commit, KeyPackageRow, Member, Reset, StoreOp, StoreReply,
+};
 use crate::store::batch::Op;
 use crate::wire::message::{ChannelKind, EntryKind, Part};
 
@@ -30,7 +32,13 @@ pub struct Seen {
 /// Decodes operations from bytes, executes them on both stores in batches of the same random sizes, and panics at
 /// the first reply in which they differ. Ids, times and contents come from small spaces, so that they meet.
 pub fn compare(reference: &mut dyn Backend, other: &mut dyn Backend, script: &[u8]) -> Seen {
-    let mut decoder = Decoder { script, clock: 0, epochs: BTreeMap::new(), heads: BTreeMap::new() };
+    let mut decoder = Decoder {
+        script,
+        clock: 0,
+        generations: BTreeMap::new(),
+        epochs: BTreeMap::new(),
+        heads: BTreeMap::new(),
+    };
     let mut seen = Seen::default();
     let mut ops = prelude();
     loop {
@@ -78,6 +86,7 @@ fn prelude() -> Vec<StoreOp> {
 struct Decoder<'a> {
     script: &'a [u8],
     clock: u64,
+    generations: BTreeMap<ChannelId, u32>,
     epochs: BTreeMap<ChannelId, u64>,
     heads: BTreeMap<ChannelId, u64>,
 }
@@ -160,7 +169,8 @@ impl Decoder<'_> {
 
     fn generation(&mut self, of: ChannelId) -> u32 {
         let right = u32::from(of.0 == [of.0[0]; 16]);
-        if self.below(16) == 0 { 2 } else { right }
+        let present = self.generations.get(&of).copied().unwrap_or(right);
+        if self.below(16) == 0 { present + 1 } else { present }
     }
 
     fn package(&mut self) -> KeyPackageRow {
@@ -231,7 +241,8 @@ impl Decoder<'_> {
                 let channel = self.channel();
                 StoreOp::Ack { channel, reader: self.sender(), seq: self.seq(channel) }
             }
-            52..=56 => self.channel_op(),
+            52 => self.reset(),
+            53..=56 => self.channel_op(),
             57..=61 => self.blob_op(),
             _ => StoreOp::Sweep { at: self.now(), most: u32::MAX },
         }
@@ -363,6 +374,22 @@ impl Decoder<'_> {
         })
     }
 
+    fn reset(&mut self) -> StoreOp {
+        let channel = self.channel();
+        let generation = self.generation(channel) + u32::from(self.below(8) > 0);
+        StoreOp::ResetChannel(Reset {
+            channel,
+            generation,
+            founder: self.sender(),
+            message: message(self.below(48)),
+            hash: digest(u8::from(self.below(8) == 0)),
+            group: self.group(),
+            group_info: Bytes::from(vec![self.byte(); 40]),
+            at: self.now(),
+            expires: self.end(),
+        })
+    }
+
     fn fetch(&mut self) -> StoreOp {
         let channel = self.channel();
         StoreOp::Fetch {
@@ -441,6 +468,11 @@ impl Decoder<'_> {
             StoreOp::Commit(op) => {
                 self.heads.insert(op.channel, *seq);
                 self.epochs.insert(op.channel, op.epoch + 1);
+            }
+            StoreOp::ResetChannel(op) => {
+                self.heads.insert(op.channel, *seq);
+                self.epochs.insert(op.channel, 0);
+                self.generations.insert(op.channel, op.generation);
             }
             _ => {}
         }

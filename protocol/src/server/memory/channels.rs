@@ -21,6 +21,8 @@ pub(super) struct Channel {
     pub(super) epoch: u64,
     pub(super) head: u64,
     pub(super) chain: Digest,
+    /// The seq of the last reset; 0 if there was none.
+    pub(super) reset: u64,
     /// Entries up to this seq are gone.
     pub(super) floor: u64,
     /// The last entry's end; no later entry ends earlier.
@@ -46,6 +48,13 @@ pub(super) struct Membership {
     pub(super) cursor: u64,
 }
 
+impl Membership {
+    /// Whether the device was a member until a reset, and was not taken in again.
+    pub(super) fn was_in_until(&self, reset: u64) -> bool {
+        reset > 0 && self.left == Some(reset)
+    }
+}
+
 /// What a new channel starts with.
 pub(super) struct New<'a> {
     pub(super) kind: ChannelKind,
@@ -63,6 +72,7 @@ impl Channel {
             epoch: 0,
             head: 0,
             chain: chain::start(id),
+            reset: 0,
             floor: 0,
             latest: UnixMillis(0),
             entries: BTreeMap::new(),
@@ -73,7 +83,25 @@ impl Channel {
     }
 
     pub(super) fn join(&mut self, sender: Sender, seq: u64) {
-        self.members.insert(sender, Membership { joined: seq, left: None, cursor: seq });
+        match self.members.get_mut(&sender) {
+            Some(member) if member.was_in_until(self.reset) => member.left = None,
+            _ => {
+                self.members.insert(sender, Membership { joined: seq, left: None, cursor: seq });
+            }
+        }
+    }
+
+    /// Begins the next generation, with one member, at the entry of that seq.
+    pub(super) fn begin(&mut self, generation: u32, founder: Sender, seq: u64) {
+        for (&sender, member) in &mut self.members {
+            if sender == founder {
+                member.left = None;
+            } else if member.left.is_none() || member.was_in_until(self.reset) {
+                member.left = Some(seq);
+            }
+        }
+        (self.generation, self.epoch, self.reset) = (generation, 0, seq);
+        self.group.clear();
     }
 
     pub(super) fn leave(&mut self, sender: Sender, seq: u64) {
@@ -174,9 +202,11 @@ impl MemoryStore {
     }
 
     pub(super) fn load_group_info(&self, id: ChannelId, reader: Sender) -> Answer {
-        let channel = self.channel(id)?;
-        if !self.is_present(channel, reader) {
-            return Err(ErrorCode::NotMember.into());
+        let (channel, member) = self.readable(id, reader)?;
+        if member.left.is_some() {
+            let until = member.was_in_until(channel.reset);
+            let code = if until { ErrorCode::GenerationMismatch } else { ErrorCode::NotMember };
+            return Err(code.into());
         }
         Ok(StoreReply::GroupInfo {
             generation: channel.generation,

@@ -8,7 +8,7 @@ use crate::delivery::chain;
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, MessageId, Sender};
-use crate::server::op::{Append, Commit, StoreReply};
+use crate::server::op::{Append, Commit, Reset, StoreReply};
 use crate::wire::message::{Entry, EntryKind, Origin, Part};
 
 /// What one device submitted, remembered for answering it again.
@@ -162,6 +162,28 @@ impl MemoryStore {
         Ok(appended(&submission, false, inboxes))
     }
 
+    pub(super) fn reset_channel(&mut self, op: &Reset) -> Answer {
+        if let Some(reply) = self.duplicate(op.founder, op.message, op.hash, op.at)? {
+            return Ok(reply);
+        }
+        let (channel, member) = self.readable(op.channel, op.founder)?;
+        if member.left.is_some() && !member.was_in_until(channel.reset) {
+            return Err(ErrorCode::NotMember.into());
+        }
+        if channel.generation.checked_add(1) != Some(op.generation) {
+            return Err(ErrorCode::GenerationMismatch.into());
+        }
+        let channel = self.channels.get_mut(&op.channel).ok_or(ErrorCode::ChannelUnknown)?;
+        let seq = channel.head + 1;
+        let chain = channel.push(op.entry(seq), op.expires);
+        channel.begin(op.generation, op.founder, seq);
+        channel.change_group(&op.group);
+        channel.set_group_info(&op.group_info);
+        let submission = Submission { hash: op.hash, seq, chain, time: op.at, expires: op.expires };
+        self.remember(op.founder, op.message, submission);
+        Ok(appended(&submission, false, Vec::new()))
+    }
+
     fn deliver_welcomes(&mut self, op: &Commit, origin: Origin) -> Vec<(ChannelId, u64)> {
         let mut inboxes = Vec::with_capacity(op.welcomes.len());
         for (add, welcome) in op.adds.iter().zip(&op.welcomes) {
@@ -288,17 +310,21 @@ impl MemoryStore {
         sender: Sender,
         generation: u32,
     ) -> Result<&Channel, ErrorCode> {
-        let channel = self.channel(id)?;
-        if !self.is_present(channel, sender) {
-            return Err(ErrorCode::NotMember);
-        }
+        let (channel, member) = self.readable(id, sender)?;
         if channel.generation != generation {
             return Err(ErrorCode::GenerationMismatch);
+        }
+        if member.left.is_some() {
+            return Err(ErrorCode::NotMember);
         }
         Ok(channel)
     }
 
-    fn readable(&self, id: ChannelId, reader: Sender) -> Result<(&Channel, Membership), ErrorCode> {
+    pub(super) fn readable(
+        &self,
+        id: ChannelId,
+        reader: Sender,
+    ) -> Result<(&Channel, Membership), ErrorCode> {
         let channel = self.channel(id)?;
         let member = channel.members.get(&reader).filter(|_| self.is_active(reader));
         Ok((channel, *member.ok_or(ErrorCode::NotMember)?))

@@ -1,0 +1,542 @@
+//! Another generation: an admin begins a new group in a channel's place, because a malicious commit broke the old one,
+//! or for a stronger suite (docs/adr/0014).
+//!
+//! Who resets makes the new group beside the old one, in the batch that notes it with the wish, and asks the server to
+//! begin it. It begins for everybody with the log's entry of it. From there this device adds who was in the old group, by
+//! ordinary commits; what is to be sent waits until all are back. The others stop at that entry and wait for the
+//! welcome, with what they have not sent. They follow it only if it comes from an admin of the group that they know, or
+//! from their own account: an entry of a reset is the server's word alone.
+//!
+//! Of two resets the log shows one. Whoever made the other drops it, and is content with the first once it is in.
+
+use std::collections::BTreeMap;
+
+use super::channel::Slot;
+use super::commit::CONTRADICTED;
+use super::directory::{self, Ended, Intent, OutWhat, Says, Successor, Want};
+use super::event::{Event, Failed, Outcome};
+use super::metadata::Metadata;
+use super::net::Call;
+use super::{Client, session::Phase};
+use crate::delivery::window::Cursor;
+use crate::env::Now;
+use crate::error::{ErrorCode, Refused};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, GroupId, Sender};
+use crate::io::Ticket;
+use crate::mls::data::GroupData;
+use crate::mls::group::{Founding, Group, NewGroup};
+use crate::mls::suite::Suite;
+use crate::mls::{Context, MlsError};
+use crate::server::op::{reset_message, reset_payload};
+use crate::store::batch::Op;
+use crate::wire::message::{Accepted, ChannelKind, Entry, Failure, Request};
+
+/// Accounts that are asked back at once.
+const RETURNS: usize = 64;
+
+const UNREADABLE: &str = "what is stored does not tell who is in the group";
+
+impl Client {
+    /// Begins a new group in the place of a channel's, with the same admins and profile, of `suite` (`None`: of the same
+    /// one), and adds everybody who was in it: for a group that does not work any more, or to another suite. Devices
+    /// that cannot be added are named by [`Event::NotAdded`]. Of two resets at once one comes true, which is enough for
+    /// both if its suite is. → [`Outcome::Reset`]
+    ///
+    /// # Errors
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` for a weaker suite than the group's.
+    pub fn reset(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        suite: Option<Suite>,
+    ) -> Result<Ticket, Refused> {
+        self.begin(now)?;
+        self.need_session()?;
+        self.need_member(channel)?;
+        let known = self.channels.get(&channel).ok_or(Refused::UnknownChannel)?;
+        if suite.is_some_and(|suite| suite < known.row.suite) {
+            return Err(Refused::Invalid("a group never moves to a weaker cipher suite"));
+        }
+        let want = Want::Reset { from: known.generation(), suite, next: None };
+        let ticket = self.next_ticket();
+        self.store_intent(ticket, Intent { channel, want, losses: 0 });
+        Ok(ticket)
+    }
+
+    // ---- the one who resets -------------------------------------------------------------------
+
+    /// The reset of a channel that this device is at: one that has begun or is made before one that is not.
+    fn reset_of(&self, id: ChannelId) -> Option<(Ticket, &Intent)> {
+        let resets = self.intents.iter().filter(|(_, intent)| intent.channel == id);
+        let resets = resets.filter_map(|(ticket, intent)| match &intent.want {
+            Want::Reset { next, .. } => Some((next.is_none(), *ticket, intent)),
+            _ => None,
+        });
+        let first = resets.min_by_key(|(wanted, ticket, _)| (*wanted, *ticket));
+        first.map(|(_, ticket, intent)| (ticket, intent))
+    }
+
+    /// Whether this device is about to reset a channel, by what it has of the group.
+    pub(super) fn is_resetting(&self, id: ChannelId) -> bool {
+        self.reset_of(id).is_some()
+    }
+
+    fn successor(&self, ticket: Ticket) -> Option<(ChannelId, &Successor)> {
+        let intent = self.intents.get(&ticket)?;
+        match &intent.want {
+            Want::Reset { next: Some(next), .. } => Some((intent.channel, next)),
+            _ => None,
+        }
+    }
+
+    /// Moves a reset on.
+    pub(super) fn pump_reset(&mut self, id: ChannelId) {
+        let mono = self.now.mono;
+        let Some((ticket, intent)) = self.reset_of(id) else { return };
+        let held = self.channels.get(&id).and_then(|channel| channel.hold_until);
+        let waits = held.is_some_and(|at| at > mono) || self.is_put_off(ticket);
+        if self.phase() != Some(Phase::Online) || waits || self.inflight.contains(&ticket) {
+            return;
+        }
+        let Want::Reset { from, suite, next } = &intent.want else { return };
+        match next {
+            Some(next) if next.begun => self.bring_back(id, ticket),
+            Some(_) => self.ask_reset(id, ticket),
+            None => self.begin_reset(id, ticket, *from, *suite),
+        }
+    }
+
+    fn begin_reset(&mut self, id: ChannelId, ticket: Ticket, from: u32, suite: Option<Suite>) {
+        let founding = self.founding.contains(&id);
+        let Some(channel) = self.channels.get(&id) else { return };
+        let row = &channel.row;
+        if row.generation > from {
+            // Another reset was first.
+            let (generation, epoch) = (row.generation, row.epoch);
+            if suite.is_none_or(|suite| suite <= row.suite) {
+                return self.fulfil(ticket, Outcome::Reset { generation, epoch });
+            }
+            let want = Want::Reset { from: generation, suite, next: None };
+            return self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        }
+        let suite = suite.unwrap_or(row.suite).max(row.suite);
+        // What can be read is read first; a welcome is waited for.
+        let overtaken = channel.generation() > from;
+        let read = channel.ready || channel.is_lost();
+        if founding || overtaken || !read {
+            return;
+        }
+        let profile = row.metadata.as_ref().and_then(|known| known.open(self.config.backend));
+        let Some(me) = self.me() else { return };
+        let before = self.with_group(id, |group, _| (group.data().clone(), members(group)));
+        let Some((data, members)) = before else { return self.read_group(id) };
+        if !data.is_admin(me.account) {
+            return self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
+        }
+        let backend = self.config.backend;
+        let metadata = profile.and_then(|it| Metadata::seal(backend, &mut self.entropy, &it));
+        let data = GroupData {
+            version: 1,
+            metadata: metadata.as_ref().map_or(Digest([0; 32]), Metadata::hash),
+            ..data
+        };
+        let generation = from.saturating_add(1);
+        match self.make_successor(id, generation, suite, data) {
+            Ok((authenticator, Founding { group_info, tree })) => {
+                let absent = absent(members, me);
+                let next = Successor {
+                    generation,
+                    suite,
+                    group_info,
+                    tree,
+                    metadata,
+                    authenticator,
+                    begun: false,
+                    absent,
+                };
+                let want = Want::Reset { from, suite: Some(suite), next: Some(Box::new(next)) };
+                self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+            }
+            Err(error) => {
+                let detail = format!("the group cannot be made: {error}");
+                let code = ErrorCode::CommitInvalid;
+                self.fail_intent(ticket, Failed::Server { code, detail });
+            }
+        }
+    }
+
+    /// Makes the next group, on records of its own.
+    fn make_successor(
+        &mut self,
+        id: ChannelId,
+        generation: u32,
+        suite: Suite,
+        data: GroupData,
+    ) -> Result<(Vec<u8>, Founding), MlsError> {
+        let device = self.identity.as_ref().and_then(|identity| identity.local());
+        let device = device.ok_or(MlsError::Record)?;
+        let new = NewGroup { id: GroupId::of(id, generation), suite, data };
+        let mut entropy = self.entropy.fork();
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let cx = Context { backend, entropy: &mut entropy, wall };
+        let (mut group, founding) = Group::create(cx, &device, &new)?;
+        let prefix = directory::group_prefix(id, generation);
+        self.gate.stage(Op::DeletePrefix(prefix.clone()));
+        self.gate.stage_all(directory::under(&prefix, group.take_ops()));
+        Ok((group.authenticator(), founding))
+    }
+
+    fn ask_reset(&mut self, id: ChannelId, ticket: Ticket) {
+        let Some((_, next)) = self.successor(ticket) else { return };
+        let request = Request::ChannelCreate {
+            channel: id,
+            kind: id.kind().unwrap_or(ChannelKind::Group),
+            generation: next.generation,
+            group_info: next.group_info.clone().into(),
+            tree: next.tree.clone().into(),
+            with: self.channels.get(&id).and_then(|channel| channel.row.with),
+        };
+        self.inflight.insert(ticket);
+        self.call(Call::Reset(ticket), request);
+    }
+
+    /// The server has begun the generation. The log says so too, where it can be read: until then nothing more is asked.
+    pub(super) fn on_reset_accepted(&mut self, ticket: Ticket, accepted: &Accepted) {
+        let Some(server) = self.server else { return };
+        let Some((id, next)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
+            return;
+        };
+        let (message, hash) =
+            (reset_message(&next.group_info), reset_payload(&next.group_info).hash());
+        let statement = accepted.statement(id, message, hash);
+        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
+            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
+            return self.drop_connection("the server's delivery proof does not verify".into());
+        }
+        self.inflight.insert(ticket);
+        let Some(channel) = self.channels.get(&id) else { return };
+        if channel.is_lost() {
+            let at = Cursor::at(accepted.seq, accepted.chain);
+            return self.begin_generation(id, ticket, Some(at));
+        }
+        if accepted.seq <= channel.row.cursor.seq() {
+            self.event(Event::ForkDetected { channel: id, seq: accepted.seq, by: None });
+        }
+    }
+
+    /// The server does not begin the generation, or not now.
+    pub(super) fn on_reset_refused(&mut self, ticket: Ticket, failure: &Failure) {
+        let Some((id, _)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
+            return;
+        };
+        let lost = self.channels.get(&id).is_some_and(super::Channel::is_lost);
+        match failure.code {
+            ErrorCode::RateLimited => self.put_off(ticket, failure.retry_after_ms),
+            _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
+            // Another one was first; or this one, long ago. The log tells.
+            ErrorCode::GenerationMismatch if !lost => self.look_again(id),
+            _ => self.fail_intent(ticket, Failed::from(failure)),
+        }
+    }
+
+    /// The log is read anew, and nothing done until then.
+    fn look_again(&mut self, id: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.unsubscribe();
+        }
+        self.hold(id, CONTRADICTED);
+        self.dirty.insert(id);
+    }
+
+    /// The group's records do not load: it cannot be told who was in it.
+    pub(super) fn fail_resets(&mut self, id: ChannelId) {
+        while let Some((ticket, _)) = self
+            .reset_of(id)
+            .filter(|(_, intent)| matches!(intent.want, Want::Reset { next: None, .. }))
+        {
+            self.fail_intent(ticket, Failed::Obsolete(UNREADABLE));
+        }
+    }
+
+    /// A wish is gone: so is the group that was made for it, unless it is the channel's.
+    pub(super) fn drop_successor(&mut self, intent: &Intent) {
+        if let Want::Reset { next: Some(next), .. } = &intent.want
+            && !next.begun
+        {
+            let prefix = directory::group_prefix(intent.channel, next.generation);
+            self.gate.stage(Op::DeletePrefix(prefix));
+        }
+    }
+
+    /// What this device made came too late.
+    pub(super) fn void_resets(&mut self, id: ChannelId) {
+        for ticket in self.intents_of(id) {
+            let Some(mut intent) = self.intents.get(&ticket).cloned() else { continue };
+            if let Want::Reset { next, .. } = &mut intent.want
+                && next.as_ref().is_some_and(|next| !next.begun)
+            {
+                let made = next.take();
+                let want = Want::Reset { from: 0, suite: None, next: made };
+                self.drop_successor(&Intent { channel: id, want, losses: 0 });
+                self.inflight.remove(&ticket);
+                self.store_intent(ticket, intent);
+            }
+        }
+    }
+
+    // ---- everybody ----------------------------------------------------------------------------
+
+    /// An entry of the log that tells of another generation.
+    pub(super) fn read_reset(&mut self, id: ChannelId, entry: &Entry) {
+        let own = self.reset_of(id).and_then(|(ticket, intent)| match &intent.want {
+            Want::Reset { next: Some(next), .. } if !next.begun => {
+                let same = entry.generation == next.generation
+                    && entry.payload == reset_payload(&next.group_info);
+                same.then_some(ticket)
+            }
+            _ => None,
+        });
+        let present = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
+        let by = entry.sender;
+        let admin = self.with_group(id, |group, _| group.data().is_admin(by.account));
+        self.advance(id, entry);
+        if let Some(ticket) = own {
+            return self.begin_generation(id, ticket, None);
+        }
+        if present.checked_add(1) != Some(entry.generation) {
+            return self.unreadable(id, entry.seq, "a reset to another generation than the next");
+        }
+        if admin == Some(false) {
+            return self.unreadable(id, entry.seq, "a reset by one who is no admin");
+        }
+        self.end_generation(id, entry.generation, by);
+    }
+
+    /// The group that this device made is the channel's. Where the log cannot be read it goes on at `at`.
+    fn begin_generation(&mut self, id: ChannelId, ticket: Ticket, at: Option<Cursor>) {
+        let Some(me) = self.me() else { return };
+        let members = self.with_group(id, |group, _| members(group));
+        let Some(mut intent) = self.intents.get(&ticket).cloned() else { return };
+        let Want::Reset { next: Some(next), .. } = &mut intent.want else { return };
+        if let Some(members) = members {
+            next.absent = absent(members, me);
+        }
+        next.begun = true;
+        (next.group_info, next.tree) = (Vec::new(), Vec::new());
+        let (generation, suite) = (next.generation, next.suite);
+        let (metadata, authenticator) =
+            (next.metadata.take(), core::mem::take(&mut next.authenticator));
+        self.store_intent(ticket, intent);
+        self.inflight.remove(&ticket);
+        self.leave_generation(id);
+        if let Some(at) = &at {
+            self.forget_accepted(id, at.seq());
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let before = directory::group_prefix(id, channel.row.generation);
+        channel.slot = Slot::Cold;
+        channel.ended = None;
+        channel.row.generation = generation;
+        channel.row.suite = suite;
+        channel.row.epoch = 0;
+        channel.row.members = 1;
+        channel.row.leaving = false;
+        channel.row.metadata = metadata;
+        channel.row.authenticator = authenticator;
+        channel.row_dirty = true;
+        // A first epoch has none.
+        channel.enter(Digest([0; 32]));
+        if let Some(at) = at {
+            channel.row.cursor = at;
+            channel.forget_waiting();
+            channel.unsubscribe();
+        }
+        self.gate.stage(Op::DeletePrefix(before));
+        self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
+        self.settle_blindness(id);
+        self.leaf_is_fresh(id);
+        self.stage_channel(id);
+        self.event(Event::Reset { channel: id, generation, by: me });
+    }
+
+    /// The group is over: this device waits for a welcome to the next.
+    fn end_generation(&mut self, id: ChannelId, generation: u32, by: Sender) {
+        self.void_resets(id);
+        self.leave_generation(id);
+        let ended = Ended { generation };
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.ended = Some(ended);
+        self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        self.settle_blindness(id);
+        self.stage_channel(id);
+        self.event(Event::Reset { channel: id, generation, by });
+    }
+
+    /// What was under way in the group before leads nowhere; what was wanted is wanted in the next. Content that was
+    /// sealed there goes out as it is until the server says that it has not taken it.
+    fn leave_generation(&mut self, id: ChannelId) {
+        self.lose_pending(id);
+        self.drop_proposals(id);
+        self.forget_fall(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            (channel.flush_at, channel.update_at, channel.hold_until) = (None, None, None);
+            channel.need_epoch = 0;
+        }
+    }
+
+    /// Whether a group may take the place of what this device knows of a channel. Whoever makes a server hide a log, or
+    /// make up a reset, must not be able to put a group of their own there.
+    pub(super) fn judge_successor(
+        &mut self,
+        id: ChannelId,
+        generation: u32,
+        by: Sender,
+        group: &Group,
+    ) -> Result<(), MlsError> {
+        let own = self.me().is_some_and(|me| me.account == by.account);
+        let Some(row) = self.channels.get(&id).map(|channel| &channel.row) else { return Ok(()) };
+        if group.suite() < row.suite {
+            return Err(MlsError::Suite);
+        }
+        let next = generation > row.generation;
+        let known = self.with_group(id, |before, _| match next {
+            true => own || before.data().is_admin(by.account),
+            false => before.members().iter().any(|member| member.record.account == by.account),
+        });
+        match (known, next) {
+            (Some(false), true) => Err(MlsError::Invalid(
+                "a welcome to another generation by one who was no admin of the group".into(),
+            )),
+            (Some(false), false) => {
+                Err(MlsError::Invalid("a stranger's welcome to a group of this device".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this device was about to leave the group that another generation now follows.
+    pub(super) fn leaves_still(&self, id: ChannelId, generation: u32) -> bool {
+        self.channels.get(&id).is_some_and(|channel| {
+            channel.row.member && channel.row.leaving && channel.row.generation < generation
+        })
+    }
+
+    /// A welcome was followed: what was asked for in the group before, and is not true by that, is asked for again.
+    pub(super) fn settle_joined(&mut self, id: ChannelId, leaving: bool) {
+        self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
+        if leaving {
+            self.leave_again(id);
+        }
+        let epoch = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
+        for ticket in self.intents_of(id) {
+            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
+                self.fulfil(ticket, Outcome::Epoch(epoch));
+            }
+        }
+    }
+
+    // ---- all back -----------------------------------------------------------------------------
+
+    /// Asks those back who were in the group before, some at once; done when nobody is left to ask.
+    fn bring_back(&mut self, id: ChannelId, ticket: Ticket) {
+        let returns =
+            |intent: &&Intent| intent.channel == id && matches!(intent.want, Want::Return { .. });
+        let under_way = self.intents.values().filter(returns).count();
+        let Some(mut intent) = self.intents.get(&ticket).cloned() else { return };
+        let Want::Reset { next: Some(next), .. } = &mut intent.want else { return };
+        let mut asked = Vec::new();
+        while under_way + asked.len() < RETURNS
+            && let Some(next) = next.absent.pop_first()
+        {
+            asked.push(next);
+        }
+        if !asked.is_empty() {
+            self.store_intent(ticket, intent);
+        } else if under_way == 0 {
+            let Some(row) = self.channels.get(&id).map(|channel| &channel.row) else { return };
+            let (generation, epoch) = (row.generation, row.epoch);
+            self.fulfil(ticket, Outcome::Reset { generation, epoch });
+            return self.admit_all(id);
+        }
+        for (account, devices) in asked {
+            let want = Want::Return { account, devices, packages: None, missing: Vec::new() };
+            let ticket = self.next_ticket();
+            self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        }
+    }
+
+    /// Whether key packages of those asked back are on their way: all who can come come in with one commit.
+    pub(super) fn is_asking_back(&self, id: ChannelId) -> bool {
+        self.intents.iter().any(|(ticket, intent)| {
+            let lacks = matches!(intent.want, Want::Return { packages: None, .. });
+            intent.channel == id && lacks && !self.is_put_off(*ticket)
+        })
+    }
+
+    /// An account was asked back, or could not be: names those of its devices that are not.
+    pub(super) fn name_absent(&mut self, intent: &Intent, failed: Option<&Failed>) {
+        let Want::Return { account, devices, missing, .. } = &intent.want else { return };
+        let (channel, account) = (intent.channel, *account);
+        let Some((ticket, _)) = self.reset_of(channel) else { return };
+        let why = match failed {
+            None => None,
+            Some(Failed::Server { detail: why, .. } | Failed::NotAdded { why, .. }) => {
+                Some(why.clone())
+            }
+            Some(Failed::Obsolete(why) | Failed::Untrusted(why)) => Some((*why).to_owned()),
+            Some(other) => Some(format!("{other:?}")),
+        };
+        let all = |why: String| devices.iter().map(move |device| (*device, why.clone())).collect();
+        let named: Vec<_> = match why {
+            Some(why) if missing.is_empty() => all(why),
+            _ => missing.clone(),
+        };
+        for (device, why) in named {
+            let device = Sender { account, device };
+            self.event(Event::NotAdded { ticket, channel, device, why });
+        }
+    }
+
+    /// Whether content waits before it is sealed: for the next group, or for those who are not in it yet. What tells
+    /// them what it is called does not.
+    pub(super) fn waits_for_others(&self, id: ChannelId, ticket: Ticket) -> bool {
+        let what = self.outbox.get(&ticket).map(|item| &item.what);
+        let Some(OutWhat::Application { says, sealed: None, .. }) = what else { return false };
+        let ended = self.channels.get(&id).is_some_and(|channel| channel.ended.is_some());
+        let begun = self.reset_of(id).is_some_and(|(_, intent)| {
+            matches!(&intent.want, Want::Reset { next: Some(next), .. } if next.begun)
+        });
+        ended || (begun && !matches!(says, Says::Metadata))
+    }
+
+    pub(super) fn is_member(&self, id: ChannelId) -> bool {
+        self.channels.get(&id).is_some_and(|channel| channel.row.member)
+    }
+
+    /// The server has not taken a submission because of its generation. It is encrypted anew in the next, once the log
+    /// has shown that there is one.
+    pub(super) fn generation_passed(&mut self, ticket: Ticket) {
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        let id = item.channel;
+        let sent_in = item.submit().map_or(0, |submit| submit.generation);
+        let present = self.channels.get(&id).map_or(0, super::Channel::generation);
+        if present > sent_in {
+            self.reseal(ticket);
+        } else {
+            self.look_again(id);
+        }
+    }
+}
+
+fn members(group: &Group) -> Vec<Sender> {
+    group.members().iter().map(|member| member.record.sender()).collect()
+}
+
+/// Those of a group's members that are to be asked back, by account.
+fn absent(members: Vec<Sender>, me: Sender) -> BTreeMap<AccountId, Vec<DeviceId>> {
+    let mut absent = BTreeMap::<_, Vec<_>>::new();
+    for member in members.into_iter().filter(|member| *member != me) {
+        absent.entry(member.account).or_default().push(member.device);
+    }
+    absent
+}
