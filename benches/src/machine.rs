@@ -121,7 +121,7 @@ impl InMemory {
         self.store = stored;
     }
 
-    /// A request as bytes, under the next call number and [`PAUSE`] after the last.
+    /// A request as bytes, under the next call number and `PAUSE` after the last.
     ///
     /// # Errors
     /// If the machine closes the connection.

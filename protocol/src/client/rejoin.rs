@@ -440,6 +440,7 @@ impl Client {
         channel.row.authenticator = group.authenticator();
         channel.row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
         channel.row_dirty = true;
+        channel.enter(group.transcript());
         channel.slot = Slot::Warm(group);
         channel.fall = Fall { last: self.now.wall, ..Fall::default() };
         channel.rejoins = 0;
