@@ -304,7 +304,7 @@ struct Part {
     inline @0 :Data;           # 1 to 5,177,344 bytes
     blob :group {
       hash @1 :Data;           # SHA-256 of a blob uploaded before, 32 bytes
-      len @2 :UInt64;          # its length, 1 to 52,428,800
+      len @2 :UInt64;          # its length, 1 to 52,428,800; above 25,165,824 the bundle is refused
     }
   }
 }
@@ -409,7 +409,7 @@ struct GroupInfo {
   epoch @1 :UInt64;
   groupInfo @2 :Data;          # MLSMessage(GroupInfo), 1 to 5,177,344 bytes
   tree @3 :Data;               # SHA-256 of the blob with its ratchet tree, 32 bytes
-  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800
+  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800; readers take up to 25,165,824
   seq @5 :UInt64;              # of the commit that led into the epoch
   chain @6 :Data;              # the log's chain at that seq, 32 bytes
 }
@@ -450,7 +450,7 @@ struct Origin {
   seq @1 :UInt64;              # of the commit that adds
   chain @2 :Data;              # the log's chain up to and including it, 32 bytes
   tree @3 :Data;               # SHA-256 of the blob with the ratchet tree, 32 bytes
-  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800
+  treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800; readers take up to 25,165,824
 }
 
 # ---- pushes ---------------------------------------------------------------------------------------------------

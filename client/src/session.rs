@@ -1,6 +1,6 @@
 //! A device at work: its home, its machine on its thread, and what the machine tells.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ pub(crate) struct Terms {
 pub(crate) struct Session {
     handle: ClientHandle,
     events: Receiver<Event>,
+    /// Messages that came while something else was waited for: each is told once.
+    kept: VecDeque<Event>,
     terms: Terms,
     address: String,
     online: bool,
@@ -117,6 +119,7 @@ impl Session {
         Ok(Self {
             handle,
             events,
+            kept: VecDeque::new(),
             terms,
             address,
             online: false,
@@ -220,10 +223,10 @@ impl Session {
     pub(crate) async fn outcome(&mut self, ticket: Ticket) -> Result<Outcome, Problem> {
         let deadline = self.deadline();
         loop {
-            match self.next(deadline).await? {
+            match self.fresh(deadline).await? {
                 Event::Done(done, outcome) if done == ticket => return Ok(outcome),
                 Event::Failed(done, failed) if done == ticket => return Err(failed.into()),
-                _ => {}
+                event => self.keep(event),
             }
         }
     }
@@ -232,9 +235,16 @@ impl Session {
     pub(crate) async fn synced(&mut self) -> Result<(), Problem> {
         let deadline = self.deadline();
         while !self.synced {
-            self.next(deadline).await?;
+            let event = self.fresh(deadline).await?;
+            self.keep(event);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, event: Event) {
+        if matches!(event, Event::Message(_)) {
+            self.kept.push_back(event);
+        }
     }
 
     pub(crate) fn is_online(&self) -> bool {
@@ -254,6 +264,14 @@ impl Session {
     /// # Errors
     /// At the deadline, with why; or when nothing more can come.
     pub(crate) async fn next(&mut self, deadline: Instant) -> Result<Event, Problem> {
+        match self.kept.pop_front() {
+            Some(event) => Ok(event),
+            None => self.fresh(deadline).await,
+        }
+    }
+
+    /// The next event that nobody has seen.
+    async fn fresh(&mut self, deadline: Instant) -> Result<Event, Problem> {
         let late = async {
             Timer::at(deadline).await;
             None
@@ -271,6 +289,9 @@ impl Session {
 
     /// An event that is here already.
     pub(crate) fn ready(&mut self) -> Result<Option<Event>, Problem> {
+        if let Some(event) = self.kept.pop_front() {
+            return Ok(Some(event));
+        }
         match self.events.try_recv() {
             Ok(event) => self.note(&event).map(|()| Some(event)),
             Err(async_channel::TryRecvError::Empty) => Ok(None),
@@ -280,6 +301,9 @@ impl Session {
 
     /// The next event, however long it takes. Losing the connection is no reason to stop.
     pub(crate) async fn next_ever(&mut self) -> Result<Event, Problem> {
+        if let Some(event) = self.kept.pop_front() {
+            return Ok(event);
+        }
         let event = self.events.recv().await.map_err(|_| stopped())?;
         self.note(&event)?;
         Ok(event)

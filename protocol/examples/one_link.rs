@@ -10,8 +10,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::{path::Path, sync::LazyLock, thread, time};
 
-use qpc_protocol::client::{Client, Config, DIRECTORY, Stretching, UpdatePolicy};
-use qpc_protocol::client::{event::Event, event::Outcome};
+use qpc_protocol::client::{Client, Config, DIRECTORY, event::Event, event::Outcome};
 use qpc_protocol::env::{Entropy, Now, UnixMillis};
 use qpc_protocol::error::Refused;
 use qpc_protocol::io::*; // the whole surface
@@ -67,8 +66,7 @@ fn start(world: &mut World, folder: &Path, name: &str) -> Done<usize> {
         ops.into_iter().for_each(|op| op.apply(&mut records));
     }
     let (backend, server) = (portable(), Target("the other end of the pair".into()));
-    let (stretching, insecure_plain, auto_connect) = (Stretching::default(), true, true);
-    let update = UpdatePolicy::default();
+    let ((stretching, update), insecure_plain, auto_connect) = (Default::default(), true, true);
     let config = Config { backend, server, stretching, insecure_plain, auto_connect, update };
     let all = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
     let client = Client::restore(config, all.read(&records), entropy()?, now())?;

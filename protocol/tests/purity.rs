@@ -184,3 +184,10 @@ fn every_crate_forbids_unsafe_code() {
         assert!(manifest.contains("[lints]\nworkspace = true"), "{member} has lints of its own");
     }
 }
+
+/// All that an embedder has to do is to be seen at a glance.
+#[test]
+fn the_smallest_runtime_stays_small() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/one_link.rs");
+    assert!(fs::read_to_string(example).unwrap().lines().count() < 200);
+}

@@ -190,7 +190,7 @@ JSON: {\"type\":\"sent\",\"group\",\"seq\",\"message\",\"time\"} (time in Unix m
   qpc recv @bob
 
 Text: time, group, sender with (verified) or (CHANGED) behind it, text; further lines of a message are set in.
-JSON: {\"type\":\"message\",\"group\",\"group_name\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"trust\",\"text\"}
+JSON: {\"type\":\"message\",\"group\",\"group_name\",\"kind\",\"seq\",\"message\",\"epoch\",\"time\",\"username\",\"account\",\"device\",\"trust\",\"text\"}
 (trust as in `trust list`; a direct channel's group_name is @ and the other's name; \"hex\" instead of \"text\" if it is no UTF-8; username null if the directory did not confirm one)")]
     Recv {
         /// One group only: its name, the first digits of its id, or @ and a username.

@@ -204,9 +204,24 @@ async fn finish(session: Session, result: Result<(), Problem>) -> Result<(), Pro
 pub(super) fn shown_name(group: &GroupSummary) -> String {
     match (&group.name, group.kind) {
         (Some(name), ChannelKind::Direct) => format!("@{name}"),
-        (Some(name), _) => name.clone(),
+        (Some(name), _) => group_name(name),
         (None, _) => "(no name yet)".to_owned(),
     }
+}
+
+/// A group's own name. Who gives it one that looks like a direct channel's does not pass it off as that.
+pub(super) fn group_name(name: &str) -> String {
+    if name.trim_start().starts_with('@') { format!("\"{name}\"") } else { name.to_owned() }
+}
+
+/// Refuses a name for a group that stands for a direct channel.
+pub(super) fn check_group_name(name: &str) -> Result<(), Problem> {
+    if name.trim_start().starts_with('@') {
+        let text =
+            "a group's name does not begin with @: that means the direct channel with an account";
+        return Err(Problem::new(Local::Usage, text));
+    }
+    Ok(())
 }
 
 /// Whether a group goes by that name. What begins with @ is a username, and means the direct channel with that account

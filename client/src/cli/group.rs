@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::account::unexpected;
 use super::args::{Invited, NewGroup};
-use super::context::{Context, find_group, open_direct, shown_name};
+use super::context::{Context, check_group_name, find_group, open_direct, shown_name};
 use super::trust::{mark_of, name_of};
 use crate::output::plain;
 use crate::problem::{Local, Problem};
@@ -19,6 +19,7 @@ use crate::session::Session;
 pub(super) async fn create(context: &Context, new: NewGroup) -> Result<(), Problem> {
     let suite = if new.classical { Suite::Classical } else { Suite::Hybrid };
     let name = new.name;
+    check_group_name(&name)?;
     let work = async |session: &mut Session| {
         let of_group = name.clone();
         let outcome = session
@@ -59,7 +60,7 @@ pub(super) async fn direct(context: &Context, username: String) -> Result<(), Pr
     context.on_device(work).await
 }
 
-fn kind_name(kind: ChannelKind) -> &'static str {
+pub(super) fn kind_name(kind: ChannelKind) -> &'static str {
     match kind {
         ChannelKind::Direct => "direct",
         ChannelKind::Group | ChannelKind::Inbox => "group",

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::account::unexpected;
 use super::args::{GroupProfile, NewRole};
-use super::context::{Context, find_group};
+use super::context::{Context, check_group_name, find_group};
 use super::group::{member_account, suite_name};
 use crate::output::plain;
 use crate::problem::{Local, Problem};
@@ -33,6 +33,7 @@ pub(super) async fn update(context: &Context, group: String) -> Result<(), Probl
 
 /// `qpc group set`.
 pub(super) async fn set(context: &Context, wanted: GroupProfile) -> Result<(), Problem> {
+    wanted.name.as_deref().map_or(Ok(()), check_group_name)?;
     let avatar = match wanted.avatar.as_deref() {
         None => None,
         Some("") => Some(None),

@@ -18,7 +18,8 @@ use smol::{Timer, Unblock, future};
 use zeroize::Zeroizing;
 
 use super::account::unexpected;
-use super::context::{Context, find_group, find_or_open, shown_name};
+use super::context::{Context, find_group, find_or_open, group_name, shown_name};
+use super::group::kind_name;
 use super::trust::{mark_of, name_of};
 use crate::output::{Output, indented, moment, plain};
 use crate::problem::{Local, Problem};
@@ -112,7 +113,7 @@ impl Reader {
         let message = match event {
             Event::Message(message) => message,
             Event::Metadata(group) => {
-                self.names.insert(group.channel, Some(group.profile.name.clone()));
+                self.names.insert(group.channel, Some(group_name(&group.profile.name)));
                 return Ok(());
             }
             _ => return Ok(()),
@@ -166,6 +167,7 @@ fn print_message(output: Output, message: &Message, group: Option<&str>) -> Resu
         "type": "message",
         "group": message.channel.to_string(),
         "group_name": group,
+        "kind": message.channel.kind().map(kind_name),
         "seq": message.seq,
         "message": message.message.to_string(),
         "epoch": message.epoch,

@@ -56,11 +56,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn misused(error: &clap::Error) -> ExitCode {
     let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
     let json = std::env::args_os().any(|argument| argument == "--json");
-    if json && !asked {
+    let bare = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !asked && (json || !bare) {
         let text = error.render().to_string();
-        let text = text.trim().strip_prefix("error: ").unwrap_or(text.trim()).to_owned();
+        let text = match bare {
+            true => "a verb is missing",
+            false => text.trim().strip_prefix("error: ").unwrap_or(text.trim()),
+        };
         let problem = Problem::new(Local::Usage, text);
-        Output::new(true).problem(&problem);
+        Output::new(json).problem(&problem);
         return ExitCode::from(problem.exit());
     }
     if let Err(error) = error.print() {

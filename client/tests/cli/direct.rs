@@ -51,6 +51,35 @@ fn two_people_talk_between_themselves() {
     assert_eq!(alice.fails(&["direct", "alice"]).0, 2);
 }
 
+/// What comes while a command still looks for its group is told by that command.
+#[test]
+fn the_first_command_after_an_invitation_reads() {
+    let place = Place::new();
+    let alice = place.registered("alice");
+    alice.ok(&["group", "create", "tea"]);
+    let texts = |lines: Vec<Value>| -> Vec<String> {
+        let message = lines.into_iter().filter(|line| line["type"] == "message");
+        message.map(|line| line["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let [bob, carol, dave] = ["bob", "carol", "dave"].map(|name| place.registered(name));
+    alice.ok(&["group", "invite", "tea", "bob", "dave"]);
+    alice.send("tea", "first");
+    alice.send("@carol", "hello");
+    assert_eq!(texts(bob.ok(&["recv", "tea"])), ["first"]);
+    let got = carol.ok(&["recv", "@alice"]);
+    assert_eq!((&got[0]["text"], &got[0]["kind"]), (&"hello".into(), &"direct".into()));
+    let said = with_input(dave.spawn(&["--json", "chat", "tea"]), "here\n");
+    assert_eq!(texts(said.objects()), ["first"], "{said:?}");
+}
+
+#[test]
+fn a_group_does_not_pass_itself_off_as_a_direct_channel() {
+    let place = Place::new();
+    let (alice, _bob) = place.team();
+    assert_eq!(alice.fails(&["group", "create", "@bob"]), (2, "E100 Usage".into()));
+    assert_eq!(alice.fails(&["group", "set", "team", "--name", " @bob"]), (2, "E100 Usage".into()));
+}
+
 #[test]
 fn the_first_message_opens_it_whoever_sends_it() {
     let place = Place::new();

@@ -81,7 +81,7 @@ impl SqliteStore {
         if !is_new {
             check_origin(&db, path)?;
         }
-        migrate(&mut db, path)?;
+        migrate(&mut db, path, MIGRATIONS)?;
         db.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { db, cache: Cache::default() })
     }
@@ -174,16 +174,20 @@ fn check_origin(db: &Connection, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Applies what is missing, all of it or nothing.
-fn migrate(db: &mut Connection, path: &Path) -> Result<(), OpenError> {
+pub(super) fn migrate(
+    db: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
     let found: u32 = pragma(db, path, "PRAGMA user_version")?;
-    let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
     if found > known {
         return Err(OpenError::Newer { path: path.to_owned(), found, known });
     }
     if found == known {
         return Ok(());
     }
-    let missing = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(usize::MAX));
+    let missing = migrations.iter().skip(usize::try_from(found).unwrap_or(usize::MAX));
     let apply = || -> rusqlite::Result<()> {
         let transaction = db.transaction()?;
         for migration in missing {

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use zeroize::Zeroizing;
 
+use super::open::migrate;
 use super::{OpenError, SqliteStore};
 
 const KEY: [u8; 32] = [0xC4; 32];
@@ -233,6 +234,29 @@ fn a_newer_schema_is_refused_with_both_versions() {
     assert!(matches!(error, OpenError::Newer { found: 9, known: 1, .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains("version 9") && text.contains("up to 1"), "{text}");
+}
+
+#[test]
+fn migrations_run_once_each_and_all_or_none() {
+    let (_directory, path) = place();
+    let mut store = open(&path).unwrap();
+    let first = "SELECT 1";
+    let second = "CREATE TABLE later (n INTEGER); INSERT INTO later VALUES (2)";
+    let broken = "INSERT INTO later VALUES (3); INSERT INTO nowhere VALUES (1)";
+    let version = |db: &Connection| {
+        db.query_row("PRAGMA user_version", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let sum = |db: &Connection| {
+        db.query_row("SELECT sum(n) FROM later", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    for _ in 0..2 {
+        migrate(&mut store.db, &path, &[first, second]).unwrap();
+        assert_eq!((version(&store.db), sum(&store.db)), (2, 2));
+    }
+    migrate(&mut store.db, &path, &[first, second, broken]).unwrap_err();
+    assert_eq!((version(&store.db), sum(&store.db)), (2, 2));
+    let newer = migrate(&mut store.db, &path, &[first]).unwrap_err();
+    assert!(matches!(newer, OpenError::Newer { found: 2, known: 1, .. }), "{newer:?}");
 }
 
 #[test]
