@@ -41,6 +41,7 @@ fn two_people_talk_and_part() {
         "epoch",
         "group",
         "group_name",
+        "kind",
         "message",
         "seq",
         "text",
