@@ -169,7 +169,7 @@ fn a_slow_member_gets_its_change_in_while_seven_others_never_pause() {
 
 /// The same for longer; takes a minute or so.
 #[test]
-#[ignore = "long"]
+#[ignore = "long, and not held yet: the slow one once waits for 7 rounds"]
 fn a_hundred_rounds() {
     rounds(2, 100);
 }
