@@ -7,50 +7,32 @@
 
 use bytes::Bytes;
 
+use super::Client;
 use super::directory::{self, OutItem, OutWhat};
 use super::event::Event;
 use super::inbound::pause;
+use super::incoming::Incoming;
+use super::load::Loading;
 use super::net::Call;
-use super::{Client, Loading};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
-use crate::io::{LinkId, Ticket};
+use crate::io::{LinkId, Page, Ticket};
 use crate::limits::{BLOB_CHUNK, INLINE_BYTES, TRANSFER_TRIES, TRANSFERS};
 use crate::store::batch::{Op, Records};
 use crate::store::record::decode;
 use crate::wire::message::{CommitBundle, Entry, Failure, Part, Request};
 
 /// An entry that waits for a blob: a welcome for its tree, another one for its payload.
+#[derive(Debug)]
 pub(super) struct Download {
     pub entry: Entry,
-    pub bytes: Vec<u8>,
-    hash: Digest,
-    len: u64,
-    /// The bulk link, on a transport with many.
-    link: Option<LinkId>,
-}
-
-// A tree or a commit is long, and no help to a reader.
-impl core::fmt::Debug for Download {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "Download(seq {}, {} of {} bytes)", self.entry.seq, self.bytes.len(), self.len)
-    }
+    pub blob: Incoming,
 }
 
 impl Download {
-    /// Whether all of it is there and right.
+    /// Whether all of the blob is there.
     pub(super) fn is_whole(&self) -> bool {
-        self.bytes.len() as u64 == self.len
-    }
-
-    /// Takes a chunk; `false`: the server's blob is another than the one named.
-    fn take(&mut self, total: u64, chunk: &[u8]) -> bool {
-        let end = (self.bytes.len() + chunk.len()) as u64;
-        if total != self.len || chunk.is_empty() || chunk.len() > BLOB_CHUNK || end > total {
-            return false;
-        }
-        self.bytes.extend_from_slice(chunk);
-        !self.is_whole() || Digest::of(&[&self.bytes]) == self.hash
+        self.blob.whole().is_some()
     }
 }
 
@@ -94,7 +76,8 @@ impl Client {
         let link = self.open_bulk();
         let bytes = self.partial.remove(&hash).unwrap_or_default();
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.download = Some(Download { entry, bytes, hash, len, link });
+            let blob = Incoming::new(hash, len, bytes, link);
+            channel.download = Some(Download { entry, blob });
         }
         self.ask_chunk(id);
         true
@@ -102,23 +85,23 @@ impl Client {
 
     fn ask_chunk(&mut self, id: ChannelId) {
         let download = self.channels.get(&id).and_then(|channel| channel.download.as_ref());
-        let Some(&Download { ref bytes, hash, link, .. }) = download else { return };
-        let offset = bytes.len() as u64;
-        self.call_on(link, Call::Blob(id), Request::BlobGet { hash, offset });
+        let Some(Download { blob, .. }) = download else { return };
+        let (link, request) = (blob.link, blob.request());
+        self.call_on(link, Call::Blob(id), request);
     }
 
     /// A chunk of the blob that a channel waits for.
     pub(super) fn on_chunk(&mut self, id: ChannelId, total: u64, chunk: &[u8]) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(download) = &mut channel.download else { return };
-        if !download.take(total, chunk) {
+        if download.blob.take(total, chunk).is_err() {
             return self.on_wrong_blob(id);
         }
         if !download.is_whole() {
             return self.ask_chunk(id);
         }
         channel.wrong_blobs = 0;
-        let link = download.link.take();
+        let link = download.blob.link.take();
         self.finish_bulk(link);
         self.dirty.insert(id);
     }
@@ -127,9 +110,7 @@ impl Client {
     fn on_wrong_blob(&mut self, id: ChannelId) {
         const WHY: &str = "the server sent another blob than it named";
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(download) = &mut channel.download else { return };
-        // Not one of its bytes is of use.
-        download.bytes.clear();
+        let Some(download) = &channel.download else { return };
         let about =
             download.entry.origin.map_or((id, download.entry.seq), |at| (at.channel, at.seq));
         channel.wrong_blobs += 1;
@@ -147,9 +128,10 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(download) = channel.download.take() else { return };
         channel.retry_at = Some(at);
-        let Download { entry, bytes, hash, link, .. } = download;
+        let Download { entry, mut blob } = download;
         channel.wait_first(entry);
-        self.keep_partial(hash, bytes);
+        let link = blob.link.take();
+        self.keep_partial(blob);
         self.finish_bulk(link);
     }
 
@@ -158,7 +140,7 @@ impl Client {
     fn give_up_blob(&mut self, id: ChannelId, why: &str) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.wrong_blobs = 0;
-        let link = channel.download.as_mut().and_then(|download| download.link.take());
+        let link = channel.download.as_mut().and_then(|download| download.blob.link.take());
         if channel.inbox {
             self.finish_bulk(link);
             return self.end_join(id, Some(why));
@@ -175,7 +157,8 @@ impl Client {
     }
 
     /// Keeps what there is of a blob for the next try.
-    fn keep_partial(&mut self, hash: Digest, bytes: Vec<u8>) {
+    fn keep_partial(&mut self, blob: Incoming) {
+        let (hash, bytes) = blob.into_part();
         self.partial.insert(hash, bytes);
         while self.partial.len() > TRANSFERS {
             self.partial.pop_first();
@@ -187,7 +170,7 @@ impl Client {
         self.uploads.clear();
         let open = self.channels.values_mut().filter_map(|channel| channel.download.take());
         for download in open.collect::<Vec<_>>() {
-            self.keep_partial(download.hash, download.bytes);
+            self.keep_partial(download.blob);
         }
     }
 
@@ -260,7 +243,8 @@ impl Client {
         upload.received = Some(received);
         let before = (received / BLOB_CHUNK as u64).checked_sub(1);
         let after = before.map(|n| directory::chunk_key(hash, n * BLOB_CHUNK as u64));
-        self.load(Loading::Chunk(ticket, received), directory::chunk_prefix(hash), after, 1);
+        let page = Page { prefix: directory::chunk_prefix(hash), after, most: 1 };
+        self.load(Loading::Chunk(ticket, received), page);
     }
 
     /// The stored chunk with that offset in it.

@@ -3,7 +3,6 @@
 use core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 
-use super::LOAD_PAGE;
 use super::blobs::Download;
 use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
@@ -11,7 +10,6 @@ use super::rejoin::Rejoining;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
 use crate::mls::group::Group;
-use crate::store::batch::Records;
 use crate::wire::message::{Entry, Part};
 
 /// Bytes that may wait in one channel; beyond, its subscription is given up and taken anew.
@@ -26,11 +24,12 @@ fn cost(entry: &Entry) -> u64 {
 }
 
 /// A channel's group.
+#[derive(Debug)]
 pub(super) enum Slot {
     /// Not in memory.
     Cold,
     /// Being read.
-    Loading(LoadId, Records),
+    Loading(LoadId),
     /// In memory.
     Warm(Box<Group>),
     /// There is none: an inbox, or this device is out.
@@ -38,36 +37,9 @@ pub(super) enum Slot {
 }
 
 impl Slot {
-    /// Takes a page of the records being read, whose keys have a prefix of that length. Gives all of them, and the last
-    /// key if there are more; `None` if they are of another load.
-    pub(super) fn gather(
-        &mut self,
-        load: LoadId,
-        page: Records,
-        prefix: usize,
-    ) -> Option<(Records, Option<Vec<u8>>)> {
-        let Self::Loading(expected, gathered) = self else { return None };
-        if *expected != load {
-            return None;
-        }
-        let full = page.len() == LOAD_PAGE;
-        let last = page.last().map(|(key, _)| key.clone()).filter(|_| full);
-        gathered.extend(page.into_iter().map(|(key, value)| (key[prefix..].to_vec(), value)));
-        Some((core::mem::take(gathered), last))
-    }
-}
-
-// Stored records are secrets.
-impl core::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::Cold => f.write_str("Cold"),
-            Self::Loading(load, records) => {
-                write!(f, "Loading({load:?}, {} records)", records.len())
-            }
-            Self::Warm(group) => write!(f, "Warm({group:?})"),
-            Self::None => f.write_str("None"),
-        }
+    /// Whether it is that read whose records are awaited.
+    pub(super) fn is_read_as(&self, read: LoadId) -> bool {
+        matches!(self, Self::Loading(awaited) if *awaited == read)
     }
 }
 

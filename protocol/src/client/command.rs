@@ -6,6 +6,7 @@ use super::channel::Slot;
 use super::direct::{is_direct, is_open};
 use super::directory::{self, ChannelRow, Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Failed, GroupMember, Outcome};
+use super::load::{LOAD_PAGE, Loading};
 use super::metadata::{Metadata, Profile};
 use super::net::Ask;
 use super::session::{AuthStep, AuthTask};
@@ -14,7 +15,7 @@ use crate::auth::client::Password;
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId};
-use crate::io::Ticket;
+use crate::io::{Page, Ticket};
 use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
 use crate::mls::Context;
 use crate::mls::data::GroupData;
@@ -384,10 +385,12 @@ impl Client {
             return Err(Refused::UnknownChannel);
         }
         let ticket = self.next_ticket();
-        let what = super::Loading::Proofs(ticket, channel);
-        let prefix = directory::proof_prefix(channel);
-        let after = Some(directory::proof_key(channel, after));
-        self.load(what, prefix, after, most.min(super::LOAD_PAGE));
+        let page = Page {
+            prefix: directory::proof_prefix(channel),
+            after: Some(directory::proof_key(channel, after)),
+            most: most.min(LOAD_PAGE),
+        };
+        self.load(Loading::Proofs(ticket, channel), page);
         Ok(ticket)
     }
 

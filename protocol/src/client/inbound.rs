@@ -185,9 +185,11 @@ impl Client {
                 return;
             }
             let Some(channel) = self.channels.get_mut(&id) else { return };
-            if let Some(Download { entry, bytes, .. }) = channel.download.take_if(|_| whole) {
+            if let Some(Download { entry, blob }) = channel.download.take_if(|_| whole)
+                && let Some(payload) = blob.whole()
+            {
                 self.transfer_ended();
-                self.read_payload(id, &entry, &bytes);
+                self.read_payload(id, &entry, payload);
                 continue;
             }
             let Some(entry) = channel.next_waiting() else { break };

@@ -4,7 +4,7 @@ use super::channel::Slot;
 use super::direct::{is_between, is_direct};
 use super::directory::{self, OutItem};
 use super::event::Event;
-use super::tree::Tree;
+use super::incoming::Incoming;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
 use crate::id::{ChannelId, GroupId, Sender};
@@ -55,7 +55,7 @@ impl Client {
     /// A welcome must not replace a group that this device is in and can follow: the log of that group has to show its
     /// removal first, or that it cannot be read on.
     fn weigh_welcome(&mut self, entry: &Entry, origin: &Origin) -> Welcome {
-        if !Tree::is_possible(origin.tree_len) {
+        if !Incoming::may_be_tree(origin.tree_len) {
             return Welcome::Pass(Some("a welcome without a tree of a possible size"));
         }
         if !matches!(origin.channel.kind(), Some(ChannelKind::Group | ChannelKind::Direct)) {
@@ -118,14 +118,16 @@ impl Client {
         let Part::Inline(welcome) = &join.entry.payload else {
             return Err(MlsError::Invalid("the welcome is a blob".into()));
         };
-        let Some(packages) = self.packages.warm() else { return Ok(()) };
+        let (Some(packages), Some(tree)) = (self.packages.warm(), join.blob.whole()) else {
+            return Ok(());
+        };
         // The key package may have been made with a key of before.
         let mut joined = Err(MlsError::Record);
         for device in devices {
             let mut entropy = self.entropy.fork();
             let (backend, wall) = (self.config.backend, self.now.wall);
             let cx = Context { backend, entropy: &mut entropy, wall };
-            joined = Group::join(cx, &device, packages, welcome, &join.bytes);
+            joined = Group::join(cx, &device, packages, welcome, tree);
             if !matches!(joined, Err(MlsError::Record)) {
                 break;
             }

@@ -2,10 +2,11 @@
 
 use core::time::Duration;
 
+use super::Client;
 use super::directory::{self, PackagePlan};
 use super::event::{Event, Failed, Outcome};
+use super::load::Reading;
 use super::net::Call;
-use super::{Client, Loading};
 use crate::env::UnixMillis;
 use crate::io::{LoadId, Ticket};
 use crate::limits::{CLASSICAL_SHARE, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
@@ -21,7 +22,7 @@ const PACKAGES_RETRY: Duration = Duration::from_secs(10);
 /// The private halves of this device's key packages.
 pub(super) enum Packages {
     Cold,
-    Loading(LoadId, Records),
+    Loading(LoadId),
     Warm(Box<KeyPackages>),
 }
 
@@ -30,9 +31,7 @@ impl core::fmt::Debug for Packages {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Cold => f.write_str("Cold"),
-            Self::Loading(load, records) => {
-                write!(f, "Loading({load:?}, {} records)", records.len())
-            }
+            Self::Loading(read) => write!(f, "Loading({read:?})"),
             Self::Warm(packages) => write!(f, "Warm({packages:?})"),
         }
     }
@@ -57,30 +56,16 @@ impl Client {
     /// Reads the private halves, if they are not in memory.
     pub(super) fn warm_packages(&mut self) {
         if matches!(self.packages, Packages::Cold) {
-            let page = super::LOAD_PAGE;
-            let id = self.load(Loading::Packages, directory::PACKAGE_KEYS.to_vec(), None, page);
-            self.packages = Packages::Loading(id, Records::new());
+            let read = self.read(Reading::Packages, directory::PACKAGE_KEYS.to_vec());
+            self.packages = Packages::Loading(read);
         }
     }
 
-    pub(super) fn on_package_records(&mut self, id: LoadId, records: Records) {
-        let Packages::Loading(expected, gathered) = &mut self.packages else { return };
-        if *expected != id {
+    pub(super) fn on_package_records(&mut self, read: LoadId, records: Records) {
+        if !matches!(self.packages, Packages::Loading(awaited) if awaited == read) {
             return;
         }
-        let full = records.len() == super::LOAD_PAGE;
-        let last = records.last().map(|(key, _)| key.clone());
-        let strip = directory::PACKAGE_KEYS.len();
-        gathered.extend(records.into_iter().map(|(key, value)| (key[strip..].to_vec(), value)));
-        if full {
-            let gathered = core::mem::take(gathered);
-            let prefix = directory::PACKAGE_KEYS.to_vec();
-            let id = self.load(Loading::Packages, prefix, last, super::LOAD_PAGE);
-            self.packages = Packages::Loading(id, gathered);
-            return;
-        }
-        let gathered = core::mem::take(gathered);
-        match KeyPackages::restore(self.config.backend, gathered) {
+        match KeyPackages::restore(self.config.backend, records) {
             Ok(packages) => self.packages = Packages::Warm(Box::new(packages)),
             Err(error) => return self.damaged("key packages", &error.to_string()),
         }

@@ -23,10 +23,12 @@ mod directory;
 pub mod event;
 mod fall;
 mod inbound;
+mod incoming;
 pub mod job;
 mod join;
 mod keys;
 mod link;
+mod load;
 mod metadata;
 mod net;
 mod outbox;
@@ -36,7 +38,6 @@ mod reset;
 mod restore;
 mod rotation;
 mod session;
-mod tree;
 mod trust;
 mod unread;
 mod upkeep;
@@ -50,7 +51,7 @@ use crate::crypto::checkpoint::Checkpoint;
 use crate::env::{Entropy, Now};
 use crate::error::{CloseCode, Fatal};
 use crate::id::{AccountId, ChannelId, Digest, Sender, ServerId};
-use crate::io::{Input, JobId, LinkId, LoadId, Output, Page, Target, Ticket};
+use crate::io::{Input, JobId, LinkId, LoadId, Output, Target, Ticket};
 use crate::job::{Job, JobOutput};
 use crate::limits::WARM_GROUPS;
 use crate::mls::Context;
@@ -66,6 +67,7 @@ use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored
 use event::{Event, Outcome, Why};
 use job::ClientJobOutput;
 use keys::Packages;
+use load::{Loading, Reading};
 use net::{Ask, Net};
 use rotation::Rotation;
 use session::{AuthTask, Phase};
@@ -73,9 +75,6 @@ use session::{AuthTask, Phase};
 pub use directory::DIRECTORY;
 pub use metadata::{Profile, ProfileChange, Role};
 pub use upkeep::UpdatePolicy;
-
-/// Records read with one load.
-const LOAD_PAGE: usize = 1024;
 
 /// What a client is told once.
 #[derive(Clone, Debug)]
@@ -118,21 +117,6 @@ impl Default for Stretching {
 enum Effect {
     Frame(LinkId, Frame),
     Event(Event),
-}
-
-/// What a load is for.
-#[derive(Clone, Copy, Debug)]
-enum Loading {
-    Group(ChannelId),
-    Packages,
-    Messages(ChannelId),
-    Proofs(Ticket, ChannelId),
-    /// The group that this device fell out of.
-    Old(ChannelId),
-    /// The group that this device is about to come back to.
-    Spare(ChannelId),
-    /// The chunk with this offset of what a commit names.
-    Chunk(Ticket, u64),
 }
 
 /// A reply of a kind that does not answer its request.
@@ -345,34 +329,7 @@ impl Client {
         Ok(())
     }
 
-    // ---- loading ------------------------------------------------------------------------------
-
-    fn load(
-        &mut self,
-        what: Loading,
-        prefix: Vec<u8>,
-        after: Option<Vec<u8>>,
-        most: usize,
-    ) -> LoadId {
-        let id = LoadId(self.next_handle());
-        self.loads.insert(id, what);
-        self.out.push_back(Output::Load(id, Page { prefix, after, most }));
-        id
-    }
-
-    fn on_loaded(&mut self, id: LoadId, records: Records) -> Result<(), Fatal> {
-        match self.loads.remove(&id) {
-            Some(Loading::Group(channel)) => self.on_group_records(channel, id, records),
-            Some(Loading::Packages) => self.on_package_records(id, records),
-            Some(Loading::Proofs(ticket, channel)) => self.on_proofs(ticket, channel, &records),
-            Some(Loading::Messages(channel)) => self.on_messages(channel, records),
-            Some(Loading::Old(channel)) => self.on_old_records(channel, id, records),
-            Some(Loading::Spare(channel)) => self.on_spare_records(channel, id, records),
-            Some(Loading::Chunk(ticket, at)) => self.on_stored_chunk(ticket, at, &records),
-            None => return Err(Fatal::Misuse("records were delivered that were not asked for")),
-        }
-        Ok(())
-    }
+    // ---- groups from the store ------------------------------------------------------------------
 
     fn is_warm(&self, id: ChannelId) -> bool {
         self.channels.get(&id).is_some_and(|channel| matches!(channel.slot, Slot::Warm(_)))
@@ -393,26 +350,18 @@ impl Client {
             return;
         }
         let prefix = directory::group_prefix(id, channel.row.generation);
-        let load = self.load(Loading::Group(id), prefix, None, LOAD_PAGE);
+        let read = self.read(Reading::Group(id), prefix);
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.slot = Slot::Loading(load, Records::new());
+            channel.slot = Slot::Loading(read);
         }
     }
 
-    fn on_group_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
+    fn on_group_records(&mut self, id: ChannelId, read: LoadId, records: Records) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let prefix = directory::group_prefix(id, channel.row.generation);
-        let Some((gathered, last)) = channel.slot.gather(load, records, prefix.len()) else {
-            return;
-        };
-        if last.is_some() {
-            let load = self.load(Loading::Group(id), prefix, last, LOAD_PAGE);
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.slot = Slot::Loading(load, gathered);
-            }
+        if !channel.slot.is_read_as(read) {
             return;
         }
-        match Group::restore(self.config.backend, gathered) {
+        match Group::restore(self.config.backend, records) {
             Ok(group) => {
                 self.uses += 1;
                 channel.used = self.uses;

@@ -18,9 +18,10 @@ use super::channel::Slot;
 use super::directory::{self, Fall, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
 use super::inbound::pause;
+use super::incoming::Incoming;
+use super::load::Reading;
 use super::net::Call;
-use super::tree::Tree;
-use super::{Client, LOAD_PAGE, Loading, session::Phase};
+use super::{Client, session::Phase};
 use crate::delivery::window::Cursor;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
@@ -43,8 +44,8 @@ const UNKNOWABLE: &str =
 /// What a commit to come back by is made from.
 #[derive(Debug)]
 pub(super) struct Rejoining {
-    /// The old group's records, while they are read.
-    old: Slot,
+    /// The read of the old group's records.
+    old: LoadId,
     /// Who was in the group.
     known: Option<BTreeSet<AccountId>>,
     offer: Option<Offer>,
@@ -57,7 +58,7 @@ pub(super) struct Offer {
     epoch: u64,
     seq: u64,
     chain: Digest,
-    tree: Tree,
+    tree: Incoming,
 }
 
 impl Client {
@@ -114,39 +115,20 @@ impl Client {
             return;
         }
         let prefix = directory::group_prefix(id, channel.row.generation);
-        self.read_old(id, prefix, None, Records::new());
+        let old = self.read(Reading::Old(id), prefix);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.rejoining = Some(Rejoining { old, known: None, offer: None });
+        }
         self.call(Call::GroupInfo(id), Request::GroupInfoFetch { channel: id });
     }
 
-    /// Reads on in the old group's records: its tree tells who was in it.
-    fn read_old(
-        &mut self,
-        id: ChannelId,
-        prefix: Vec<u8>,
-        after: Option<Vec<u8>>,
-        gathered: Records,
-    ) {
-        let load = self.load(Loading::Old(id), prefix, after, LOAD_PAGE);
+    /// The old group's records: its tree tells who was in it.
+    pub(super) fn on_old_records(&mut self, id: ChannelId, read: LoadId, records: Records) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let old = Slot::Loading(load, gathered);
-        match &mut channel.rejoining {
-            Some(rejoining) => rejoining.old = old,
-            none => *none = Some(Rejoining { old, known: None, offer: None }),
-        }
-    }
-
-    pub(super) fn on_old_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(rejoining) = &mut channel.rejoining else { return };
-        let prefix = directory::group_prefix(id, channel.row.generation);
-        let Some((gathered, last)) = rejoining.old.gather(load, records, prefix.len()) else {
+        let Some(rejoining) = channel.rejoining.as_mut().filter(|way| way.old == read) else {
             return;
         };
-        if last.is_some() {
-            return self.read_old(id, prefix, last, gathered);
-        }
-        rejoining.old = Slot::None;
-        rejoining.known = accounts(gathered);
+        rejoining.known = accounts(records);
         if rejoining.known.is_none() {
             return self.give_rejoin_up(id, UNKNOWABLE);
         }
@@ -166,11 +148,11 @@ impl Client {
         if generation != channel.row.generation {
             return self.give_rejoin_up(id, "the group is in another generation");
         }
-        if seq < cursor || !Tree::is_possible(tree_len) {
+        if seq < cursor || !Incoming::may_be_tree(tree_len) {
             self.event(Event::ForkSuspected { channel: id, seq: cursor });
             return self.rejoin_later(id);
         }
-        let tree = Tree::new(tree, tree_len, self.open_bulk());
+        let tree = Incoming::new(tree, tree_len, Vec::new(), self.open_bulk());
         if let Some(channel) = self.channels.get_mut(&id)
             && let Some(rejoining) = &mut channel.rejoining
         {
@@ -393,28 +375,20 @@ impl Client {
     fn load_spare(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if matches!(channel.spare, Slot::Cold) {
-            let load = self.load(Loading::Spare(id), directory::spare_prefix(id), None, LOAD_PAGE);
+            let read = self.read(Reading::Spare(id), directory::spare_prefix(id));
             if let Some(channel) = self.channels.get_mut(&id) {
-                channel.spare = Slot::Loading(load, Records::new());
+                channel.spare = Slot::Loading(read);
             }
         }
     }
 
     /// Records of the group to come back to.
-    pub(super) fn on_spare_records(&mut self, id: ChannelId, load: LoadId, records: Records) {
+    pub(super) fn on_spare_records(&mut self, id: ChannelId, read: LoadId, records: Records) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let prefix = directory::spare_prefix(id);
-        let Some((gathered, last)) = channel.spare.gather(load, records, prefix.len()) else {
-            return;
-        };
-        if last.is_some() {
-            let load = self.load(Loading::Spare(id), prefix, last, LOAD_PAGE);
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.spare = Slot::Loading(load, gathered);
-            }
+        if !channel.spare.is_read_as(read) {
             return;
         }
-        match Group::restore(self.config.backend, gathered) {
+        match Group::restore(self.config.backend, records) {
             Ok(group) => {
                 channel.spare = Slot::Warm(Box::new(group));
                 self.dirty.insert(id);

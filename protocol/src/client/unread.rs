@@ -4,9 +4,11 @@
 use super::Client;
 use super::directory::{self, StoredMessage};
 use super::event::{Event, Message};
+use super::load::Loading;
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::ChannelId;
+use crate::io::Page;
 use crate::limits::{FETCH_ENTRIES, UNREAD_EVENTS};
 
 impl Client {
@@ -83,12 +85,12 @@ impl Client {
             return;
         }
         channel.spill_load = true;
-        self.load(
-            super::Loading::Messages(id),
-            directory::message_prefix(id),
-            Some(directory::message_key(id, after)),
-            FETCH_ENTRIES,
-        );
+        let page = Page {
+            prefix: directory::message_prefix(id),
+            after: Some(directory::message_key(id, after)),
+            most: FETCH_ENTRIES,
+        };
+        self.load(Loading::Messages(id), page);
     }
 
     /// Stored messages arrived.
