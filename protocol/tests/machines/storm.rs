@@ -2,11 +2,6 @@
 //! Whatever happened: nobody reads anything twice, what was told to be sent is there, at the same seq for all who read
 //! it, and all who are members at the end stand in one epoch with equal authenticators.
 
-#![allow(clippy::panic, clippy::unwrap_used, reason = "a failure is a panic")]
-#![allow(clippy::disallowed_methods, reason = "a variable chooses the seeds")]
-
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -15,7 +10,7 @@ use qpc_protocol::env::Entropy;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::{Links, Ticket};
 use qpc_protocol::mls::suite::Suite;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 const NAMES: [&str; 4] = ["anna", "ben", "cleo", "dora"];
 

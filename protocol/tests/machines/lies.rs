@@ -1,13 +1,10 @@
 //! Servers that lie to a device: it finds out by its own checks, says so, and goes on where it can.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::error::{ErrorCode, PeerFault};
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId};
@@ -15,8 +12,7 @@ use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{
     Body, Entries, Entry, EntryKind, Failure, Frame, Part, Push, Reply, Request,
 };
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 fn push(entries: Entries) -> Frame {
     Frame { call: 0, body: Body::Push(Push::Entries(entries)) }

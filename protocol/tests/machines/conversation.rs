@@ -1,9 +1,5 @@
 //! Whole conversations between machines, in memory.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::time::Duration;
 
 use qpc_protocol::client::event::{Event, Message, Outcome};
@@ -12,7 +8,7 @@ use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::KEY_PACKAGE_TIME;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Request};
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 /// Alice founds a group and adds the others.
 fn group_of(world: &mut World, founder: usize, names: &[&str], suite: Suite) -> ChannelId {

@@ -1,12 +1,9 @@
 //! Several devices of an account, and the life of their key packages, under a clock that moves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::crypto::identity::{AccountKey, DeviceRecord, Revocation};
 use qpc_protocol::crypto::portable;
@@ -17,8 +14,7 @@ use qpc_protocol::limits::{
 };
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Part, Push, Reply};
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 

@@ -9,9 +9,9 @@ use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, Frame, Push, Reply};
 
-use super::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
-pub fn group_of(world: &mut World, founder: usize, names: &[&str]) -> ChannelId {
+pub(crate) fn group_of(world: &mut World, founder: usize, names: &[&str]) -> ChannelId {
     let suite = Suite::Classical;
     let made = world.done(founder, |client, now| client.create_group(now, "planted name", suite));
     let Outcome::Group(channel) = made else { panic!("{made:?}") };
@@ -22,16 +22,16 @@ pub fn group_of(world: &mut World, founder: usize, names: &[&str]) -> ChannelId 
     channel
 }
 
-pub fn say(world: &mut World, device: usize, channel: ChannelId, text: &str) -> Ticket {
+pub(crate) fn say(world: &mut World, device: usize, channel: ChannelId, text: &str) -> Ticket {
     world.command(device, |client, now| client.send(now, channel, text.as_bytes()))
 }
 
-pub fn said(world: &mut World, device: usize, channel: ChannelId, text: &str) {
+pub(crate) fn said(world: &mut World, device: usize, channel: ChannelId, text: &str) {
     let ticket = say(world, device, channel, text);
     assert!(matches!(world.outcome(device, ticket), Outcome::Sent(_)));
 }
 
-pub fn fails(
+pub(crate) fn fails(
     world: &mut World,
     device: usize,
     run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
@@ -40,26 +40,26 @@ pub fn fails(
     world.failure(device, ticket)
 }
 
-pub fn code(failed: &Failed) -> ErrorCode {
+pub(crate) fn code(failed: &Failed) -> ErrorCode {
     match failed {
         Failed::Server { code, .. } => *code,
         other => panic!("{other:?}"),
     }
 }
 
-pub fn saw(world: &World, device: usize, is: impl Fn(&Event) -> bool) -> bool {
+pub(crate) fn saw(world: &World, device: usize, is: impl Fn(&Event) -> bool) -> bool {
     world.devices[device].log.iter().any(is)
 }
 
-pub fn forked(event: &Event) -> bool {
+pub(crate) fn forked(event: &Event) -> bool {
     matches!(event, Event::ForkDetected { .. })
 }
 
-pub fn suspected(event: &Event) -> bool {
+pub(crate) fn suspected(event: &Event) -> bool {
     matches!(event, Event::ForkSuspected { .. })
 }
 
-pub fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
+pub(crate) fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
     let first = world.group(devices[0], channel);
     for device in devices {
         let group = world.group(*device, channel);
@@ -69,7 +69,7 @@ pub fn agree(world: &World, channel: ChannelId, devices: &[usize]) {
 }
 
 /// Changes frames for one device from its server, or (`up`) to it.
-pub fn lie(
+pub(crate) fn lie(
     world: &mut World,
     at: usize,
     of: bool,
@@ -82,7 +82,7 @@ pub fn lie(
 }
 
 /// Changes replies for one device.
-pub fn lie_reply(world: &mut World, at: usize, mut with: impl FnMut(&mut Reply) + 'static) {
+pub(crate) fn lie_reply(world: &mut World, at: usize, mut with: impl FnMut(&mut Reply) + 'static) {
     lie(world, at, false, move |mut frame| {
         if let Body::Reply(reply) = &mut frame.body {
             with(reply);
@@ -92,7 +92,11 @@ pub fn lie_reply(world: &mut World, at: usize, mut with: impl FnMut(&mut Reply) 
 }
 
 /// Changes entries pushed to one device.
-pub fn lie_entries(world: &mut World, at: usize, mut with: impl FnMut(&mut Vec<Entry>) + 'static) {
+pub(crate) fn lie_entries(
+    world: &mut World,
+    at: usize,
+    mut with: impl FnMut(&mut Vec<Entry>) + 'static,
+) {
     lie(world, at, false, move |mut frame| {
         if let Body::Push(Push::Entries(entries)) = &mut frame.body {
             with(&mut entries.entries);
@@ -101,7 +105,7 @@ pub fn lie_entries(world: &mut World, at: usize, mut with: impl FnMut(&mut Vec<E
     });
 }
 
-pub fn three(seed: u64) -> (World, ChannelId) {
+pub(crate) fn three(seed: u64) -> (World, ChannelId) {
     let mut world = World::new(Rules::new(seed));
     for name in ["alice", "bob", "carol"] {
         world.register(name);
@@ -110,6 +114,6 @@ pub fn three(seed: u64) -> (World, ChannelId) {
     (world, channel)
 }
 
-pub const ALICE: usize = 0;
-pub const BOB: usize = 1;
-pub const CAROL: usize = 2;
+pub(crate) const ALICE: usize = 0;
+pub(crate) const BOB: usize = 1;
+pub(crate) const CAROL: usize = 2;

@@ -1,18 +1,14 @@
 //! Nothing that the machines say of themselves holds what is to stay secret: planted values are looked for in the
 //! debug output of every output, event and machine of a whole conversation.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
+use crate::talk::*;
 use qpc_protocol::client::event::Outcome;
 use qpc_protocol::io::Page;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Reply, Request};
+use qpc_sim::world::{Rules, World};
 use std::cell::RefCell;
 use std::rc::Rc;
-use world::talk::*;
-use world::{Rules, World};
 
 const BODY: &str = "planted-plaintext-7c1e";
 const PASSWORD: &str = "planted-password-93ab";

@@ -1,13 +1,10 @@
 //! Direct channels: opened from either side, at the same moment, across crashes; and nobody else gets in.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::{agree, code, fails, lie, lie_reply, said, saw};
 use bytes::Bytes;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::crypto::hybrid::EnvelopeSecrets;
@@ -23,8 +20,7 @@ use qpc_protocol::mls::public::PublicState;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{AccountRow, Commit, Member, StoreOp, StoreReply};
 use qpc_protocol::wire::message::{Body, ChannelKind, Part, Reply, Request, Username};
-use world::talk::{agree, code, fails, lie, lie_reply, said, saw};
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 const ALICE: usize = 0;
 const BOB: usize = 1;

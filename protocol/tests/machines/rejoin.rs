@@ -1,15 +1,12 @@
 //! Falling out of a group and coming back: a restored backup, a long absence, damaged records, crashes and races on the
 //! way, and what a liar or a thief gets out of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome, Why};
 use qpc_protocol::error::Refused;
@@ -17,8 +14,7 @@ use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Frame, Push, Reply, Request};
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 type Disk = BTreeMap<Vec<u8>, Vec<u8>>;
 

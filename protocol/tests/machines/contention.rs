@@ -1,22 +1,18 @@
 //! Members who change a group at the same time, one of them on a slow link: everybody's change comes true.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::agree;
 use qpc_protocol::client::Role;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Request};
-use world::talk::agree;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 const MEMBERS: usize = 8;
 const SLOW: usize = MEMBERS - 1;

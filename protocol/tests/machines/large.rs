@@ -1,14 +1,11 @@
 //! What is too long for a frame: commits that travel as blobs, and logs that are read after a long time away.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::OnceLock;
 
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{ChannelId, Digest};
@@ -16,8 +13,7 @@ use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::{BLOB_CHUNK, INLINE_BYTES, TRANSFER_TRIES};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Failure, Frame, Part, Push, Reply, Request};
-use world::talk::*;
-use world::{Remains, Rules, World};
+use qpc_sim::world::{Remains, Rules, World};
 
 /// Accounts whose devices are registered and switched off; all of them together make a hybrid commit of two chunks.
 const ACCOUNTS: usize = 8;

@@ -1,19 +1,15 @@
 //! The rest of a group's life: fresh keys in time, what it is called, who may do what in it, proposals, new device keys.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId, Digest};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Reply, Request};
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -1,14 +1,11 @@
 //! Bad input and servers that lie: each is told by an error or event of its own, what can go on goes on, and nothing
 //! that was accepted is lost.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::*;
 use bytes::Bytes;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
@@ -23,8 +20,7 @@ use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{
     Body, ClaimedKeyPackage, Failure, Frame, Part, Push, Reply, Request,
 };
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 /// A device of an account that the server made up: everything is in order but the account's signature.
 fn invented(account: AccountId, suite: Suite) -> (DeviceId, Bytes) {

@@ -1,16 +1,12 @@
 //! Whom a name stands for, across restarts and under a server that gives names away.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome, Trust};
 use qpc_protocol::crypto::safety_number::{self, ScanError};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::AccountId;
 use qpc_protocol::wire::message::Reply;
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 /// Alice, Bob and Mallory, and their accounts.
 fn place(seed: u64) -> (World, [AccountId; 3]) {

@@ -1,19 +1,15 @@
 //! Garbage in both directions of a whole conversation: nothing panics, spins or grows without bound; and once the
 //! garbage ends, whoever was not thrown out for good talks on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::event::Event;
 use qpc_protocol::env::Entropy;
 use qpc_protocol::id::{ChannelId, Digest};
 use qpc_protocol::wire::frame::{Decoder, encode};
 use qpc_protocol::wire::message::{Body, Frame, Part, Push, Reply};
-use world::World;
-use world::talk::*;
+use qpc_sim::world::World;
 
 /// Most bytes that a device's machine may show of itself: a bound on what it holds.
 const STATE: usize = 400_000;

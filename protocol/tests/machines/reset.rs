@@ -1,15 +1,12 @@
 //! Another generation of a channel: of a group that works and of one that does not, to another suite, across crashes and
 //! races; and what a liar gets out of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::talk::*;
 use bytes::Bytes;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::client::{ProfileChange, Role};
@@ -29,8 +26,7 @@ use qpc_protocol::server::op::{self, AccountRow, Commit, Member, StoreOp, StoreR
 use qpc_protocol::wire::message::{
     Body, ChannelKind, EntryKind, Part, Push, Reply, Request, Username,
 };
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 fn me(world: &mut World, device: usize) -> Sender {
     world.client(device).whoami().unwrap().1

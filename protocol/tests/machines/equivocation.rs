@@ -1,12 +1,9 @@
 //! A server that shows members different logs is found out when the two views meet: in a message of the log itself, in a
 //! checkpoint carried by another channel, or in one that a person carries.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::event::{Comparison, Event, Outcome};
 use qpc_protocol::crypto::checkpoint::Checkpoint;
 use qpc_protocol::crypto::identity::DeviceKey;
@@ -16,8 +13,7 @@ use qpc_protocol::error::Refused;
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId, Sender};
 use qpc_protocol::limits::{CHAINS_KEPT, CHECKPOINT_TIME, MARK_EVERY, MARKS_KEPT};
 use qpc_protocol::wire::message::{Body, Entry, Push, Reply};
-use world::World;
-use world::talk::*;
+use qpc_sim::world::World;
 
 /// Shows Bob the entries of one channel as `change` has them; pushes without any are left out.
 fn show_bob(

@@ -1,17 +1,13 @@
 //! What happens to a device over time: away, removed and added anew, logged out and in, alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-mod world;
-
 use std::time::Duration;
 
+use crate::talk::*;
 use qpc_protocol::client::Role;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::mls::suite::Suite;
-use world::talk::*;
-use world::{Rules, World};
+use qpc_sim::world::{Rules, World};
 
 #[test]
 fn a_device_removed_and_added_again_while_away_is_in_and_reads_on() {

@@ -1,0 +1,23 @@
+//! The machines through their public surface, in a world in memory (`qpc_sim::world`): one program of tests, a module
+//! for each subject.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
+
+mod contention;
+mod conversation;
+mod devices;
+mod direct;
+mod equivocation;
+mod garbage;
+mod hostile;
+mod large;
+mod lies;
+mod life;
+mod lifecycle;
+mod rejoin;
+mod reset;
+mod secrets;
+mod storm;
+mod talk;
+mod trust;
