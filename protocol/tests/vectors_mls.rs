@@ -82,7 +82,7 @@ fn a_changed_case_does_not_hold() {
 #[expect(clippy::disallowed_methods, reason = "reads what it is pointed to")]
 fn files_from_elsewhere() {
     let folder = std::env::var_os("QPC_MLS_VECTORS").expect("QPC_MLS_VECTORS names a folder");
-    let mut failed = 0;
+    let (mut files, mut failed) = (0, 0);
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -98,7 +98,10 @@ fn files_from_elsewhere() {
             let tally = run_all(backend, &cases, run);
             println!("{name}, {}: {tally:?}", backend.name());
             failed += tally.failed.len();
+            assert!(tally.held + tally.failed.len() > 0, "{name}: every case was skipped");
         }
+        files += 1;
     }
+    assert!(files > 0, "no file of a known name");
     assert_eq!(failed, 0);
 }

@@ -1,6 +1,8 @@
 //! Several devices of an account, and the life of their key packages, under a clock that moves.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
@@ -8,26 +10,15 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::crypto::identity::{AccountKey, DeviceRecord, Revocation};
 use qpc_protocol::crypto::portable;
 use qpc_protocol::env::Entropy;
-use qpc_protocol::id::{ChannelId, DeviceId, MessageId, Sender};
+use qpc_protocol::id::{ChannelId, DeviceId, MessageId};
 use qpc_protocol::limits::{
     CLAIMS_BETWEEN, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_GRACE,
 };
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, Entry, EntryKind, Part, Push, Reply};
+use qpc_protocol::wire::message::{Body, Entry, EntryKind, Part, Push, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-
-fn sender(world: &mut World, device: usize) -> Sender {
-    world.client(device).whoami().unwrap().1
-}
-
-fn members(world: &mut World, device: usize, channel: ChannelId) -> Vec<Sender> {
-    match world.done(device, |client, now| client.members(now, channel)) {
-        Outcome::Members(members) => members.into_iter().map(|member| member.sender).collect(),
-        other => panic!("{other:?}"),
-    }
-}
 
 /// Goes on until a device is in a group as that many see it.
 fn admitted(world: &mut World, device: usize, channel: ChannelId) {
@@ -37,37 +28,25 @@ fn admitted(world: &mut World, device: usize, channel: ChannelId) {
 
 /// Revokes a device, which hears of it, if it is on, and is switched off.
 fn revoke(world: &mut World, by: usize, gone: usize) {
-    let device = sender(world, gone).device;
+    let device = me(world, gone).device;
     let done = world.done(by, |client, now| client.revoke(now, device));
     assert_eq!(done, Outcome::Done);
     assert!(saw(world, gone, |event| matches!(event, Event::SessionEnded(_))));
     world.crash(gone);
 }
 
-fn unreadable(event: &Event) -> bool {
-    matches!(event, Event::Unreadable { .. })
-}
-
-fn calm(world: &World, devices: &[usize]) {
-    for device in devices {
-        let trouble = |event: &Event| {
-            unreadable(event)
-                || forked(event)
-                || suspected(event)
-                || matches!(event, Event::Failed(..))
-        };
-        assert!(!saw(world, *device, trouble), "device {device}: {:?}", world.devices[*device].log);
-    }
-}
-
 /// An entry for a device's inbox, as a server could make it up; it takes the seq after those there.
-fn slip(world: &mut World, at: usize, kind: EntryKind, payload: Vec<u8>) {
-    let to = sender(world, at);
+/// Whether it was shown.
+fn slip(world: &mut World, at: usize, kind: EntryKind, payload: Vec<u8>) -> Rc<Cell<bool>> {
+    let to = me(world, at);
     let inbox = ChannelId::inbox(to);
     let mut waiting = Some(payload);
+    let shown = Rc::new(Cell::new(false));
+    let slipped = shown.clone();
     lie_entries_of(world, at, inbox, move |entries| {
         let Some(last) = entries.last().cloned() else { return };
         let Some(payload) = waiting.take() else { return };
+        slipped.set(true);
         entries.push(Entry {
             seq: last.seq + 1,
             kind,
@@ -77,23 +56,7 @@ fn slip(world: &mut World, at: usize, kind: EntryKind, payload: Vec<u8>) {
             ..last
         });
     });
-}
-
-/// Changes the entries of one channel on their way to one device.
-fn lie_entries_of(
-    world: &mut World,
-    at: usize,
-    channel: ChannelId,
-    mut with: impl FnMut(&mut Vec<Entry>) + 'static,
-) {
-    lie(world, at, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            with(&mut entries.entries);
-        }
-        vec![frame]
-    });
+    shown
 }
 
 // ---- coming -----------------------------------------------------------------------------------
@@ -127,7 +90,7 @@ fn a_device_that_joins_an_account_is_added_to_its_groups_unasked() {
     assert_eq!(world.bodies(alice), ["from the phone", "from bob"]);
     assert_eq!(world.bodies(phone), ["from the laptop", "from bob"]);
     assert_eq!(world.bodies(bob), ["from the phone", "from the laptop"]);
-    calm(&world, &[alice, bob, phone]);
+    undisturbed(&world, &[alice, bob, phone]);
 }
 
 #[test]
@@ -151,7 +114,7 @@ fn a_group_that_is_new_gets_all_devices_and_an_invitation_adds_three_at_once() {
     for device in [alice, phone, bob, others[0]] {
         assert_eq!(world.bodies(device), ["hello"]);
     }
-    calm(&world, &all);
+    undisturbed(&world, &all);
 }
 
 #[test]
@@ -200,20 +163,29 @@ fn siblings_that_were_off_learn_of_a_device_later_even_when_the_inbox_lost_it() 
 
 #[test]
 fn a_wish_to_add_a_device_survives_a_crash_at_every_step() {
-    for at in 0..14 {
+    for at in 0.. {
         let mut world = World::new(Rules::new(500 + at));
         let alice = world.register("alice");
         let channel = group_of(&mut world, alice, &[]);
+        world.settle();
+        let epoch = world.group(alice, channel).epoch;
         world.devices[alice].crash_in = Some(at);
         let phone = world.login("alice");
         world.pass(Duration::from_secs(30));
-        for _ in 0..2 {
-            world.crash(alice);
-            world.start(alice);
-            world.pass(Duration::from_secs(30));
+        if world.devices[alice].client.is_some() {
+            // It was through before.
+            assert!(at > 3, "only {at} steps were crashed at");
+            agree(&world, channel, &[alice, phone]);
+            return;
         }
+        world.start(alice);
+        world.pass(Duration::from_secs(30));
+        restart(&mut world, alice);
+        world.pass(Duration::from_secs(30));
         agree(&world, channel, &[alice, phone]);
-        assert_eq!(world.group(phone, channel).members, 2, "crash at {at}");
+        let group = world.group(phone, channel);
+        assert_eq!((group.members, group.epoch), (2, epoch + 1), "crash at {at}");
+        undisturbed(&world, &[alice, phone]);
     }
 }
 
@@ -222,36 +194,53 @@ fn a_device_that_the_server_invented_is_added_nowhere() {
     let mut world = World::new(Rules::new(6));
     let alice = world.register("alice");
     let channel = group_of(&mut world, alice, &[]);
-    let me = sender(&mut world, alice);
     let other = AccountKey::generate(portable(), &mut Entropy::from_seed([1; 32]));
     let now = world.now.wall;
     let mut record = DeviceRecord::sign(portable(), &other, DeviceId([7; 16]), [8; 32], 1, now);
-    record.account = me.account;
-    slip(&mut world, alice, EntryKind::Device, record.encode());
+    record.account = account(&mut world, alice);
+    let shown = slip(&mut world, alice, EntryKind::Device, record.encode());
     // Something real brings the lie along.
     let phone = world.login("alice");
     admitted(&mut world, phone, channel);
+    assert!(shown.get());
     assert!(saw(&world, alice, unreadable));
     let added = |event: &Event| matches!(event, Event::DeviceAdded { record } if record.device == DeviceId([7; 16]));
     assert!(!saw(&world, alice, added));
     assert_eq!(members(&mut world, alice, channel).len(), 2);
-    // Nor by the list.
+    // Nor by the list that a new device asks for: what is not in the inbox any more.
     let mut forged = record;
     forged.device = DeviceId([6; 16]);
-    world.liar = None;
     let late = world.device();
-    lie_reply(&mut world, late, move |reply| {
-        if let Reply::Devices(devices) = reply {
-            let mut entry = devices[0].clone();
-            entry.record = forged.clone();
-            devices.push(entry);
+    let shown = Rc::new(Cell::new(false));
+    let listed = shown.clone();
+    let claimed = Rc::new(RefCell::new(BTreeSet::new()));
+    let claims = claimed.clone();
+    world.liar = Some(Box::new(move |device, up, mut frame| {
+        match &mut frame.body {
+            Body::Reply(Reply::Devices(devices)) if device == late && !up => {
+                let mut entry = devices[0].clone();
+                entry.record = forged.clone();
+                devices.push(entry);
+                listed.set(true);
+            }
+            Body::Request(Request::KeyPackageFetch { device: of, .. }) if device == late && up => {
+                claims.borrow_mut().extend(*of);
+            }
+            _ => {}
         }
-    });
-    world.done(late, |client, now| {
-        client.login(now, "alice", "password of alice".to_owned().into())
-    });
+        vec![frame]
+    }));
+    let password = "password of alice".to_owned();
+    world.done(late, |client, now| client.login(now, "alice", password.into()));
     world.settle();
-    assert!(saw(&world, late, unreadable));
+    assert!(shown.get() && saw(&world, late, unreadable));
+    // Into a group of its own it asks its siblings, and nobody else.
+    let own = found(&mut world, late, Suite::Classical);
+    admitted(&mut world, alice, own);
+    admitted(&mut world, phone, own);
+    let siblings = [alice, phone].map(|device| me(&mut world, device).device);
+    assert_eq!(*claimed.borrow(), BTreeSet::from(siblings));
+    assert_eq!(world.group(late, own).members, 3);
 }
 
 // ---- going ------------------------------------------------------------------------------------
@@ -265,7 +254,7 @@ fn a_revoked_device_is_removed_from_every_group_by_whoever_comes_first() {
     let carol = world.register("carol");
     let one = group_of(&mut world, alice, &["bob", "carol"]);
     let two = group_of(&mut world, alice, &["bob"]);
-    let gone = sender(&mut world, phone);
+    let gone = me(&mut world, phone);
     let before = (world.group(alice, one).epoch, world.group(alice, two).epoch);
     revoke(&mut world, bob, phone);
     world.until(|world| {
@@ -283,7 +272,7 @@ fn a_revoked_device_is_removed_from_every_group_by_whoever_comes_first() {
     said(&mut world, carol, one, "without the phone");
     world.settle();
     assert!(world.bodies(phone).is_empty());
-    calm(&world, &[alice, bob, carol]);
+    undisturbed(&world, &[alice, bob, carol]);
 }
 
 #[test]
@@ -294,7 +283,7 @@ fn a_plain_member_alone_removes_a_revoked_device_of_another_account() {
     let phone = world.login("bob");
     let carol = world.register("carol");
     let channel = group_of(&mut world, alice, &["bob", "carol"]);
-    let gone = sender(&mut world, phone);
+    let gone = me(&mut world, phone);
     world.crash(alice);
     // The revoker gets no further than the revocation.
     revoke(&mut world, bob, phone);
@@ -306,7 +295,7 @@ fn a_plain_member_alone_removes_a_revoked_device_of_another_account() {
     world.start(bob);
     world.settle();
     agree(&world, channel, &[alice, bob, carol]);
-    calm(&world, &[alice, bob, carol]);
+    undisturbed(&world, &[alice, bob, carol]);
 }
 
 #[test]
@@ -318,10 +307,19 @@ fn a_device_welcomed_after_the_revocation_accepts_the_removal() {
     let carol = world.register("carol");
     let dave = world.register("dave");
     let channel = group_of(&mut world, alice, &["bob", "carol"]);
-    let gone = sender(&mut world, phone);
-    // Alice does not hear of it, and adds another.
-    lie_entries_of(&mut world, alice, channel, |entries| {
-        entries.retain(|entry| entry.kind != EntryKind::Revocation);
+    let gone = me(&mut world, phone);
+    // Alice does not hear of it, nor of anything after it, and adds another.
+    let mut deaf = false;
+    lie(&mut world, alice, false, move |frame| {
+        if let Body::Push(Push::Entries(entries)) = &frame.body
+            && entries.channel == channel
+        {
+            deaf |= entries.entries.iter().any(|entry| entry.kind == EntryKind::Revocation);
+            if deaf {
+                return vec![];
+            }
+        }
+        vec![frame]
     });
     for device in [bob, carol] {
         world.devices[device].connect = false;
@@ -330,9 +328,12 @@ fn a_device_welcomed_after_the_revocation_accepts_the_removal() {
     world.devices[bob].connect = true;
     revoke(&mut world, bob, phone);
     world.crash(bob);
+    let invite = world.command(alice, |client, now| client.invite(now, channel, "dave"));
+    world.until(|world| world.groups(dave).iter().any(|group| group.channel == channel));
+    assert!(members(&mut world, dave, channel).contains(&gone), "dave comes before the removal");
     world.liar = None;
     world.cut(alice);
-    world.done(alice, |client, now| client.invite(now, channel, "dave"));
+    world.outcome(alice, invite);
     world.devices[carol].connect = true;
     world.start(bob);
     world.pass(Duration::from_secs(120));
@@ -343,7 +344,7 @@ fn a_device_welcomed_after_the_revocation_accepts_the_removal() {
 #[test]
 fn a_revocation_that_the_server_forged_removes_nobody() {
     let (mut world, channel) = three(10);
-    let bob = sender(&mut world, BOB);
+    let bob = me(&mut world, BOB);
     let other = AccountKey::generate(portable(), &mut Entropy::from_seed([1; 32]));
     let mut forged = Revocation::sign(portable(), &other, bob.device, world.now.wall);
     forged.account = bob.account;
@@ -370,7 +371,7 @@ fn an_old_record_of_a_revoked_device_that_is_shown_again_adds_nobody() {
     let channel = group_of(&mut world, alice, &[]);
     let phone = world.login("alice");
     admitted(&mut world, phone, channel);
-    let gone = sender(&mut world, phone);
+    let gone = me(&mut world, phone);
     let Outcome::Devices(devices) = world.done(alice, |client, now| client.devices(now)) else {
         panic!("no devices");
     };
@@ -378,23 +379,26 @@ fn an_old_record_of_a_revoked_device_that_is_shown_again_adds_nobody() {
         devices.into_iter().map(|entry| entry.record).find(|r| r.sender() == gone).unwrap();
     revoke(&mut world, alice, phone);
     world.until(|world| world.group(alice, channel).members == 1);
-    let added = |world: &World| {
-        let is = |event: &&Event| matches!(event, Event::DeviceAdded { .. });
+    let added = |world: &World, of: DeviceId| {
+        let is =
+            |event: &&Event| matches!(event, Event::DeviceAdded { record } if record.device == of);
         world.devices[alice].log.iter().filter(is).count()
     };
-    let before = added(&world);
-    slip(&mut world, alice, EntryKind::Device, record.encode());
-    let late = world.login("alice");
-    admitted(&mut world, late, channel);
-    assert_eq!(added(&world), before + 1);
-    assert!(!members(&mut world, alice, channel).contains(&gone));
-    // It is remembered across a restart.
-    world.crash(alice);
-    world.start(alice);
-    slip(&mut world, alice, EntryKind::Device, record.encode());
-    let later = world.login("alice");
-    admitted(&mut world, later, channel);
-    assert!(!members(&mut world, alice, channel).contains(&gone));
+    assert_eq!(added(&world, gone.device), 1);
+    for _ in 0..2 {
+        let shown = slip(&mut world, alice, EntryKind::Device, record.encode());
+        let late = world.login("alice");
+        admitted(&mut world, late, channel);
+        assert!(shown.get());
+        let late = me(&mut world, late).device;
+        assert_eq!((added(&world, late), added(&world, gone.device)), (1, 1));
+        assert!(!members(&mut world, alice, channel).contains(&gone));
+        // It is remembered across a restart. The seq that the lie took is the next entry's.
+        world.liar = None;
+        restart(&mut world, alice);
+        world.login("alice");
+        world.settle();
+    }
 }
 
 // ---- key packages -----------------------------------------------------------------------------
@@ -436,7 +440,7 @@ fn a_suite_that_runs_out_is_replaced_although_there_is_plenty_of_the_other() {
         let channel = group_of(&mut world, alice, &["bob"]);
         assert!(world.groups(bob).iter().any(|group| group.channel == channel));
     }
-    calm(&world, &[alice, bob]);
+    undisturbed(&world, &[alice, bob]);
 }
 
 #[test]
@@ -446,15 +450,8 @@ fn regression_22_claims_wait_for_their_budget_and_no_one_is_given_twice() {
     let bob = world.register("bob");
     world.crash(bob);
     let start = world.now.mono;
-    let groups: Vec<_> = (0..CLAIMS_BETWEEN + 1)
-        .map(|_| {
-            let suite = Suite::Hybrid;
-            match world.done(alice, |client, now| client.create_group(now, "many", suite)) {
-                Outcome::Group(channel) => channel,
-                other => panic!("{other:?}"),
-            }
-        })
-        .collect();
+    let groups: Vec<_> =
+        (0..CLAIMS_BETWEEN + 1).map(|_| found(&mut world, alice, Suite::Hybrid)).collect();
     let tickets: Vec<_> = groups
         .iter()
         .map(|channel| world.command(alice, |client, now| client.invite(now, *channel, "bob")))
@@ -467,7 +464,7 @@ fn regression_22_claims_wait_for_their_budget_and_no_one_is_given_twice() {
     world.start(bob);
     world.settle();
     assert_eq!(world.groups(bob).len(), groups.len());
-    calm(&world, &[alice, bob]);
+    undisturbed(&world, &[alice, bob]);
 }
 
 #[test]
@@ -482,9 +479,7 @@ fn the_last_resort_serves_a_device_long_away_which_then_renews_everything() {
     let first = keys(&world);
     world.crash(bob);
     world.pass(2 * 24 * HOUR);
-    let suite = Suite::Hybrid;
-    let made = world.done(alice, |client, now| client.create_group(now, "late", suite));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    let channel = found(&mut world, alice, Suite::Hybrid);
     world.done(alice, |client, now| client.invite(now, channel, "bob"));
     world.start(bob);
     world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
@@ -501,7 +496,7 @@ fn the_last_resort_serves_a_device_long_away_which_then_renews_everything() {
     assert_eq!(kept(&world), 1);
     world.pass(24 * HOUR);
     assert_eq!(kept(&world), 0);
-    calm(&world, &[alice, bob]);
+    undisturbed(&world, &[alice, bob]);
 }
 
 #[test]
@@ -510,17 +505,10 @@ fn a_device_that_cannot_be_added_is_named_and_the_others_are_added() {
     let alice = world.register("alice");
     let bob = world.register("bob");
     let phone = world.login("bob");
-    let empty = sender(&mut world, phone);
+    let empty = me(&mut world, phone);
     world.crash(phone);
-    lie_reply(&mut world, alice, move |reply| {
-        if let Reply::ClaimedKeyPackages(claimed) = reply {
-            for claim in claimed.iter_mut().filter(|claim| claim.device == empty.device) {
-                claim.package = None;
-            }
-        }
-    });
-    let made = world.done(alice, |client, now| client.create_group(now, "most", Suite::Hybrid));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    hide_packages(&mut world, alice, Some(empty.device));
+    let channel = found(&mut world, alice, Suite::Hybrid);
     let ticket = world.command(alice, |client, now| client.invite(now, channel, "bob"));
     assert!(matches!(world.outcome(alice, ticket), Outcome::Epoch(_)));
     let named = world.devices[alice].log.iter().position(|event| {
@@ -542,11 +530,7 @@ fn nobody_left_to_add_is_a_failure_and_a_stranger_s_package_too() {
     let alice = world.register("alice");
     world.register("bob");
     let channel = group_of(&mut world, alice, &[]);
-    lie_reply(&mut world, alice, |reply| {
-        if let Reply::ClaimedKeyPackages(claimed) = reply {
-            claimed.iter_mut().for_each(|claim| claim.package = None);
-        }
-    });
+    hide_packages(&mut world, alice, None);
     let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
     assert!(matches!(failed, Failed::NotAdded { .. }), "{failed:?}");
     lie_reply(&mut world, alice, |reply| {

@@ -4,36 +4,21 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::talk::{agree, code, fails, lie, lie_reply, said, saw};
-use bytes::Bytes;
+use crate::stranger::Stranger;
+use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
-use qpc_protocol::crypto::hybrid::EnvelopeSecrets;
-use qpc_protocol::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
-use qpc_protocol::crypto::portable;
-use qpc_protocol::env::Entropy;
 use qpc_protocol::error::{ErrorCode, Refused};
-use qpc_protocol::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId};
-use qpc_protocol::mls::Context;
-use qpc_protocol::mls::data::GroupData;
-use qpc_protocol::mls::group::{Group, LocalDevice, NewGroup, Plan};
-use qpc_protocol::mls::public::PublicState;
+use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::server::op::{AccountRow, Commit, Member, StoreOp, StoreReply};
-use qpc_protocol::wire::message::{Body, ChannelKind, Part, Reply, Request, Username};
+use qpc_protocol::server::op::{StoreOp, StoreReply};
+use qpc_protocol::wire::message::{Body, ChannelKind, Reply, Request};
 use qpc_sim::world::{Rules, World};
-
-const ALICE: usize = 0;
-const BOB: usize = 1;
 
 fn two(rules: Rules) -> World {
     let mut world = World::new(rules);
     world.register("alice");
     world.register("bob");
     world
-}
-
-fn account(world: &mut World, device: usize) -> AccountId {
-    world.client(device).whoami().unwrap().1.account
 }
 
 fn open(world: &mut World, device: usize, name: &str) -> ChannelId {
@@ -45,24 +30,6 @@ fn open(world: &mut World, device: usize, name: &str) -> ChannelId {
 
 fn between(world: &mut World, one: usize, other: usize) -> ChannelId {
     ChannelId::direct(account(world, one), account(world, other))
-}
-
-/// Nothing went wrong that an application would hear of.
-fn quiet(world: &World, devices: &[usize]) {
-    for device in devices {
-        let trouble = saw(world, *device, |event| {
-            matches!(
-                event,
-                Event::Failed(..)
-                    | Event::Unreadable { .. }
-                    | Event::ForkDetected { .. }
-                    | Event::ForkSuspected { .. }
-                    | Event::ServerFault { .. }
-                    | Event::Gap { .. }
-            )
-        });
-        assert!(!trouble, "device {device}: {:?}", world.devices[*device].log);
-    }
 }
 
 /// Both are in the one channel and talk, each reading what the other says once.
@@ -98,7 +65,7 @@ fn two_people_open_a_channel_and_talk_both_ways() {
     world.start(BOB);
     assert_eq!(open(&mut world, BOB, "alice"), channel);
     world.settle();
-    quiet(&world, &[ALICE, BOB]);
+    undisturbed(&world, &[ALICE, BOB]);
 }
 
 #[test]
@@ -123,7 +90,7 @@ fn all_devices_of_both_accounts_are_in_it_from_the_first_commit_on() {
     }
     // The account's other device finds the channel open.
     assert_eq!(open(&mut world, phone, "bob"), channel);
-    quiet(&world, &all);
+    undisturbed(&world, &all);
 }
 
 #[test]
@@ -140,7 +107,7 @@ fn two_devices_of_one_account_open_it_at_once() {
     world.settle();
     agree(&world, channel, &[ALICE, BOB, phone]);
     assert_eq!(world.group(BOB, channel).epoch, 1);
-    quiet(&world, &[ALICE, BOB, phone]);
+    undisturbed(&world, &[ALICE, BOB, phone]);
 }
 
 // ---- two creators of one channel --------------------------------------------------------------
@@ -189,7 +156,7 @@ fn regression_18_two_creators_of_one_channel() {
             let done = world.devices[device].log.iter().filter(done).count();
             assert_eq!(done, 1, "each hears so once");
         }
-        quiet(&world, &[ALICE, BOB]);
+        undisturbed(&world, &[ALICE, BOB]);
     }
 }
 
@@ -206,7 +173,7 @@ fn regression_18_two_creators_and_a_crash_at_every_step() {
             world.devices[who].crash_in = None;
             reached += u64::from(world.devices[who].crashes > 0);
             talk(&mut world);
-            quiet(&world, &[ALICE, BOB]);
+            undisturbed(&world, &[ALICE, BOB]);
         }
         assert!(reached > 4, "only {reached} steps were crashed at");
     }
@@ -214,35 +181,32 @@ fn regression_18_two_creators_and_a_crash_at_every_step() {
 
 #[test]
 fn regression_18_both_creators_crash() {
-    for at in 0..8 {
-        let mut world = two(Rules::new(1_900 + at));
+    let mut both = 0;
+    for (alices, bobs) in (1..5).flat_map(|one| (1..5).map(move |other| (one, other))) {
+        let mut world = two(Rules::new(1_900 + 10 * alices + bobs));
         both_open(&mut world);
-        world.devices[ALICE].crash_in = Some(at % 3 + 1);
-        world.devices[BOB].crash_in = Some(at / 3 + 1);
+        world.devices[ALICE].crash_in = Some(alices);
+        world.devices[BOB].crash_in = Some(bobs);
         until_open(&mut world);
         world.settle();
+        both += u32::from([ALICE, BOB].iter().all(|device| world.devices[*device].crashes > 0));
         for device in [ALICE, BOB] {
             world.devices[device].crash_in = None;
         }
         talk(&mut world);
-        quiet(&world, &[ALICE, BOB]);
+        undisturbed(&world, &[ALICE, BOB]);
     }
+    assert!(both > 4, "only {both} times both crashed");
 }
 
 #[test]
 fn a_founder_that_is_away_before_it_invites_goes_on_when_it_is_back() {
     let mut world = two(Rules::new(4));
     // Alice founds it; then her connection breaks, and stays so.
-    let founded = Rc::new(RefCell::new(false));
-    let seen = founded.clone();
-    lie(&mut world, ALICE, true, move |frame| {
-        let claims = matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. }));
-        *seen.borrow_mut() |= claims;
-        if claims { vec![] } else { vec![frame] }
-    });
+    let claims = hold_back_claims(&mut world, ALICE);
     world.command(ALICE, |client, now| client.open_direct(now, "bob"));
     world.pass(Duration::from_secs(5));
-    assert!(*founded.borrow());
+    assert!(claims.get() > 0);
     world.crash(ALICE);
     world.liar = None;
     let ticket = world.command(BOB, |client, now| client.open_direct(now, "alice"));
@@ -256,7 +220,7 @@ fn a_founder_that_is_away_before_it_invites_goes_on_when_it_is_back() {
     let channel = between(&mut world, ALICE, BOB);
     assert_eq!(world.outcome(BOB, ticket), Outcome::Group(channel));
     talk(&mut world);
-    quiet(&world, &[ALICE, BOB]);
+    undisturbed(&world, &[ALICE, BOB]);
 }
 
 #[test]
@@ -293,7 +257,7 @@ fn a_welcome_before_the_answer_to_ones_own_founding_is_not_lost() {
     until_open(&mut world);
     world.liar = None;
     talk(&mut world);
-    quiet(&world, &[ALICE, BOB]);
+    undisturbed(&world, &[ALICE, BOB]);
 }
 
 #[test]
@@ -301,6 +265,7 @@ fn a_channel_is_unknown_until_it_is_open() {
     let mut world = two(Rules::new(6));
     let channel = between(&mut world, ALICE, BOB);
     let ticket = world.command(ALICE, |client, now| client.open_direct(now, "bob"));
+    let mut asked = 0;
     for _ in 0..2 {
         let now = world.now;
         let client = world.client(ALICE);
@@ -308,12 +273,11 @@ fn a_channel_is_unknown_until_it_is_open() {
         assert_eq!(client.leave(now, channel), Err(Refused::UnknownChannel));
         assert_eq!(client.members(now, channel), Err(Refused::UnknownChannel));
         // Founded, but bob's packages do not come.
-        lie(&mut world, ALICE, true, |frame| {
-            let claims = matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. }));
-            if claims { vec![] } else { vec![frame] }
-        });
+        let claims = hold_back_claims(&mut world, ALICE);
         world.pass(Duration::from_secs(5));
+        asked += claims.get();
     }
+    assert!(asked > 0);
     world.liar = None;
     world.cut(ALICE);
     assert_eq!(world.outcome(ALICE, ticket), Outcome::Group(channel));
@@ -357,11 +321,7 @@ fn names_that_lead_nowhere_or_elsewhere_open_nothing() {
 #[test]
 fn an_account_without_key_packages_can_be_asked_again() {
     let mut world = two(Rules::new(8));
-    lie_reply(&mut world, ALICE, |reply| {
-        if let Reply::ClaimedKeyPackages(claimed) = reply {
-            claimed.iter_mut().for_each(|claimed| claimed.package = None);
-        }
-    });
+    hide_packages(&mut world, ALICE, None);
     let failed = fails(&mut world, ALICE, |client, now| client.open_direct(now, "bob"));
     assert!(matches!(failed, Failed::NotAdded { .. }), "{failed:?}");
     world.settle();
@@ -435,97 +395,20 @@ fn who_left_is_taken_in_again_by_the_other() {
 
 // ---- a server that helps a stranger ------------------------------------------------------------
 
-/// A stranger founds a channel of any id, with the server's help, and adds a device to it. Its account.
+/// A stranger founds a channel of any id, with the server's help, and adds a device to it.
 fn welcome_from_a_stranger(
     world: &mut World,
     victim: usize,
     id: impl FnOnce(AccountId) -> ChannelId,
 ) -> ChannelId {
-    let (backend, wall) = (portable(), world.now.wall);
-    let mut entropy = Entropy::from_seed([66; 32]);
-    let account = AccountKey::generate(backend, &mut entropy);
-    let key = DeviceKey::generate(backend, &mut entropy);
-    let device = DeviceId([6; 16]);
-    let record = DeviceRecord::sign(backend, &account, device, key.public(), 1, wall);
-    let sender = record.sender();
-    let envelope_keys =
-        EnvelopeSecrets::generate(&mut entropy).publish(backend, &key, sender, 1, wall);
-    let channel = id(sender.account);
-    let local = LocalDevice { key, record: record.clone() };
-    let admins = vec![sender.account];
-    let data =
-        GroupData { version: 1, admins, open: false, metadata: qpc_protocol::id::Digest([0; 32]) };
-    let new = NewGroup { id: GroupId::of(channel, 1), suite: Suite::Hybrid, data };
-    let mut entropy = Entropy::from_seed([67; 32]);
-    let cx = Context { backend, entropy: &mut entropy, wall };
-    let (mut group, founding) = Group::create(cx, &local, &new).unwrap();
-    let member = Member { sender, device_key: record.device_key };
-    let (info, tree) = (&founding.group_info, &founding.tree);
-    let mut state = PublicState::create(backend, new.id, &member, info, tree).unwrap();
-
-    let victims = world.client(victim).whoami().unwrap().1.account;
-    let row = AccountRow {
-        username: Username::prepare("stranger").unwrap(),
-        account: sender.account,
-        opaque_record: Bytes::from_static(b"a record"),
-        sealed_account_key: Bytes::from_static(b"a key"),
-        created: wall,
-    };
-    let claim = StoreOp::ClaimKeyPackages {
-        account: victims,
-        suite: Suite::Hybrid,
-        device: None,
-        at: wall,
-    };
-    let replies = world.store.apply(&[
-        StoreOp::CreateAccount(row),
-        StoreOp::PutDevice { record, envelope_keys, most: 1, at: wall, expires: wall },
-        StoreOp::CreateChannel {
-            channel,
-            kind: ChannelKind::Direct,
-            generation: 1,
-            creator: sender,
-            with: None,
-            group: state.take_ops(),
-            group_info: founding.group_info.clone().into(),
-            at: wall,
-        },
-        claim,
-    ]);
-    let [StoreReply::Done, StoreReply::Told { .. }, StoreReply::Done, StoreReply::Claimed(claimed)] =
-        replies.as_slice()
-    else {
-        panic!("{replies:?}")
-    };
-    let adds = claimed.iter().map(|claimed| claimed.package.clone().unwrap().to_vec()).collect();
-    let cx = Context { backend, entropy: &mut entropy, wall };
-    let bundle = group.commit(cx, &local, &Plan { adds, ..Plan::default() }).unwrap();
-    let welcome = bundle.welcome.as_deref();
-    let checked = state.commit(sender, &bundle.commit, welcome, &bundle.group_info).unwrap();
-    let commit = Commit {
-        channel,
-        generation: 1,
-        epoch: 0,
-        sender,
-        message: MessageId([1; 16]),
-        hash: qpc_protocol::id::Digest([1; 32]),
-        commit: Part::Inline(bundle.commit.into()),
-        welcomes: checked.welcomes,
-        group_info: bundle.group_info.into(),
-        tree: checked.tree.map(Bytes::from),
-        group: state.take_ops(),
-        adds: checked.adds,
-        removes: Vec::new(),
-        updates: Vec::new(),
-        at: wall,
-        expires: wall.plus(Duration::from_secs(86_400)),
-    };
-    let replies = world.store.apply(&[StoreOp::Commit(commit)]);
-    assert!(matches!(replies.as_slice(), [StoreReply::Appended { .. }]), "{replies:?}");
+    let with = account(world, victim);
+    let mut stranger = Stranger::new(world);
+    let channel = id(stranger.sender.account);
+    stranger.begin(world, channel, with, 1, Suite::Hybrid);
     world.cut(victim);
     world.until(|world| {
         let member = world.groups(victim).iter().any(|group| group.channel == channel);
-        member || saw(world, victim, |event| matches!(event, Event::Unreadable { .. }))
+        member || saw(world, victim, unreadable)
     });
     channel
 }

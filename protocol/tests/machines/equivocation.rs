@@ -62,10 +62,6 @@ fn forks(world: &World, device: usize, of: ChannelId) -> Vec<(u64, Option<Sender
     world.devices[device].log.iter().filter_map(fork).collect()
 }
 
-fn sender(world: &mut World, device: usize) -> Sender {
-    world.client(device).whoami().unwrap().1
-}
-
 fn read(world: &World, device: usize, channel: ChannelId) -> u64 {
     world.group(device, channel).cursor
 }
@@ -84,10 +80,11 @@ fn compared(world: &mut World, device: usize, channel: ChannelId, theirs: &[u8])
 
 // ---- messages of the log itself ----------------------------------------------------------------
 
+/// Forks in production (libxmtp #914): what a dishonest server shows otherwise is found out, and named.
 #[test]
-fn an_entry_shown_otherwise_is_named_by_the_next_message() {
+fn regression_20_an_entry_shown_otherwise_is_named_by_the_next_message() {
     let (mut world, channel) = three(1);
-    let alice = sender(&mut world, ALICE);
+    let alice = me(&mut world, ALICE);
     let at = read(&world, BOB, channel) + 1;
     // The same ciphertext at another time: nothing but the chain tells.
     show_bob(&mut world, channel, move |mut entries| {
@@ -109,7 +106,7 @@ fn an_entry_shown_otherwise_is_named_by_the_next_message() {
 #[test]
 fn an_entry_left_out_is_named_by_the_next_message() {
     let (mut world, channel) = three(2);
-    let (alice, carol) = (sender(&mut world, ALICE), sender(&mut world, CAROL));
+    let (alice, carol) = (me(&mut world, ALICE), me(&mut world, CAROL));
     let at = read(&world, BOB, channel) + 1;
     show_bob(&mut world, channel, move |mut entries| {
         entries.retain(|entry| entry.sender != carol);
@@ -127,7 +124,7 @@ fn an_entry_left_out_is_named_by_the_next_message() {
 #[test]
 fn entries_in_another_order_are_named_by_the_first_that_had_read_another() {
     let (mut world, channel) = three(3);
-    let carol = sender(&mut world, CAROL);
+    let carol = me(&mut world, CAROL);
     let at = read(&world, BOB, channel) + 1;
     let mut held = None;
     show_bob(&mut world, channel, move |entries| {
@@ -156,7 +153,7 @@ fn entries_in_another_order_are_named_by_the_first_that_had_read_another() {
 #[test]
 fn an_entry_shown_twice_is_suspected_at_once_and_named_by_the_next_message() {
     let (mut world, channel) = three(4);
-    let alice = sender(&mut world, ALICE);
+    let alice = me(&mut world, ALICE);
     let at = read(&world, BOB, channel) + 1;
     show_bob(&mut world, channel, move |entries| {
         let mut shown = Vec::new();
@@ -185,7 +182,7 @@ fn an_entry_shown_twice_is_suspected_at_once_and_named_by_the_next_message() {
 #[test]
 fn a_withheld_tail_shows_with_what_is_put_in_its_place_and_not_before() {
     let (mut world, channel) = three(5);
-    let carol = sender(&mut world, CAROL);
+    let carol = me(&mut world, CAROL);
     let last = read(&world, BOB, channel);
     withhold(&mut world, channel, last);
     said(&mut world, ALICE, channel, "withheld");
@@ -222,7 +219,7 @@ fn fork(world: &mut World, channel: ChannelId) -> u64 {
 fn a_checkpoint_in_another_channel_finds_a_fork_of_a_silent_one() {
     let (mut world, channel) = three(10);
     let two = group_of(&mut world, ALICE, &["bob"]);
-    let alice = sender(&mut world, ALICE);
+    let alice = me(&mut world, ALICE);
     let at = fork(&mut world, channel);
     assert!(forks(&world, BOB, channel).is_empty());
     said(&mut world, ALICE, two, "between us");
@@ -230,7 +227,7 @@ fn a_checkpoint_in_another_channel_finds_a_fork_of_a_silent_one() {
     assert_eq!(forks(&world, BOB, channel), [(at, Some(alice))]);
     assert_eq!(world.bodies(BOB), ["seen by all, not as one", "between us"]);
     // Bob's own word is as good: Alice hears of it when he writes.
-    let bob = sender(&mut world, BOB);
+    let bob = me(&mut world, BOB);
     said(&mut world, BOB, two, "oh");
     world.settle();
     assert_eq!(forks(&world, ALICE, channel), [(at, Some(bob))]);
@@ -277,7 +274,7 @@ fn a_checkpoint_ahead_is_kept_until_the_log_has_come_so_far() {
     for (seed, honest) in [(12, true), (13, false)] {
         let (mut world, channel) = three(seed);
         let two = group_of(&mut world, ALICE, &["bob"]);
-        let alice = sender(&mut world, ALICE);
+        let alice = me(&mut world, ALICE);
         let last = read(&world, BOB, channel);
         withhold(&mut world, channel, last);
         said(&mut world, CAROL, channel, "withheld");
@@ -315,7 +312,7 @@ fn people_compare_what_their_devices_read() {
     assert_eq!(compare(&mut world, ALICE, BOB, channel), same);
     assert_eq!(compare(&mut world, BOB, ALICE, channel), same);
     let old = world.client(ALICE).checkpoint(channel).unwrap().encode();
-    let alice = sender(&mut world, ALICE);
+    let alice = me(&mut world, ALICE);
     let at = fork(&mut world, channel);
     assert_eq!(compare(&mut world, BOB, ALICE, channel), Comparison::Differs { seq: at });
     assert_eq!(forks(&world, BOB, channel), [(at, Some(alice))]);
@@ -389,7 +386,7 @@ fn a_forged_checkpoint_is_told_as_that_and_never_as_a_fork() {
 #[test]
 fn a_checkpoint_of_somebody_who_is_out_counts_for_nothing() {
     let (mut world, channel) = three(24);
-    let carol = sender(&mut world, CAROL).account;
+    let carol = me(&mut world, CAROL).account;
     let last = world.client(CAROL).checkpoint(channel).unwrap().encode();
     world.done(ALICE, |client, now| client.remove(now, channel, carol));
     world.settle();
@@ -403,13 +400,30 @@ fn commits_in_a_log_do_not_disturb_checkpoints() {
     let two = group_of(&mut world, ALICE, &["bob"]);
     for round in 0..3 {
         world.done(CAROL, |client, now| client.update(now, channel));
-        said(&mut world, ALICE, two, "hello");
-        said(&mut world, BOB, two, "hello");
-        world.settle();
-        world.pass(CHECKPOINT_TIME * (round + 1));
+        let before = read(&world, ALICE, two);
+        for device in [ALICE, BOB] {
+            said(&mut world, device, two, "hello");
+            world.settle();
+        }
+        assert_eq!(read(&world, ALICE, two), before + 4, "each carries a checkpoint: {round}");
+        world.pass(CHECKPOINT_TIME);
         world.settle();
     }
     for device in [ALICE, BOB, CAROL] {
         assert!(!saw(&world, device, |event| forked(event) || suspected(event)));
     }
+    // A commit counts as any entry: shown to bob alone as of another time it is named, though nobody wrote since.
+    let alice = me(&mut world, ALICE);
+    let at = read(&world, BOB, channel) + 1;
+    show_bob(&mut world, channel, move |mut entries| {
+        entries.iter_mut().filter(|entry| entry.seq == at).for_each(|entry| entry.time.0 += 1);
+        entries
+    });
+    world.done(CAROL, |client, now| client.update(now, channel));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+    assert!(forks(&world, BOB, channel).is_empty());
+    said(&mut world, ALICE, two, "did you see?");
+    world.settle();
+    assert_eq!(forks(&world, BOB, channel), [(at, Some(alice))]);
 }

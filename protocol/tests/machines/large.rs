@@ -36,13 +36,7 @@ fn make_crowd() -> (Remains, ChannelId) {
     for name in ["alice", "bob", "carol"] {
         world.register(name);
     }
-    let suite = Suite::Hybrid;
-    let made = world.done(ALICE, |client, now| client.create_group(now, "planted name", suite));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
-    for name in ["bob", "carol"] {
-        world.done(ALICE, |client, now| client.invite(now, channel, name));
-    }
-    world.settle();
+    let channel = group_in(&mut world, Suite::Hybrid, ALICE, &["bob", "carol"]);
     for device in [ALICE, BOB, CAROL] {
         world.crash(device);
     }
@@ -355,9 +349,7 @@ fn every_joiner_gets_a_welcome_with_its_own_secret_alone() {
         }
         vec![frame]
     }));
-    let suite = Suite::Classical;
-    let made = world.done(ALICE, |client, now| client.create_group(now, "planted name", suite));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    let channel = found(&mut world, ALICE, Suite::Classical);
     let invited: Vec<_> = names[1..]
         .iter()
         .map(|name| world.command(ALICE, |client, now| client.invite(now, channel, name)))
@@ -404,10 +396,7 @@ fn regression_21_fifty_commits_and_the_messages_between_them_are_read_in_one_go(
     world.settle();
     agree(&world, channel, &[ALICE, BOB, CAROL]);
     assert_eq!(world.bodies(CAROL), bodies);
-    let trouble = |event: &Event| {
-        matches!(event, Event::Unreadable { .. } | Event::Gap { .. } | Event::ForkDetected { .. })
-    };
-    assert!(!saw(&world, CAROL, trouble));
+    undisturbed(&world, &[ALICE, BOB, CAROL]);
     said(&mut world, CAROL, channel, "caught up");
     world.settle();
     assert_eq!(world.bodies(ALICE).last().map(String::as_str), Some("caught up"));

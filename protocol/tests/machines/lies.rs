@@ -5,36 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::event::{Event, Failed, Outcome};
-use qpc_protocol::error::{ErrorCode, PeerFault};
-use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId};
-use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{
-    Body, Entries, Entry, EntryKind, Failure, Frame, Part, Push, Reply, Request,
-};
-use qpc_sim::world::{Rules, World};
+use qpc_protocol::client::event::Event;
+use qpc_protocol::id::MessageId;
+use qpc_protocol::wire::message::{Body, Entries, Entry, EntryKind, Frame, Part, Push, Reply};
 
 fn push(entries: Entries) -> Frame {
     Frame { call: 0, body: Body::Push(Push::Entries(entries)) }
-}
-
-/// Once the server is honest again, everybody talks and commits as before.
-fn honest_again(world: &mut World, channel: ChannelId) {
-    world.liar = None;
-    for device in [ALICE, BOB, CAROL] {
-        world.cut(device);
-    }
-    world.settle();
-    for device in [ALICE, BOB, CAROL] {
-        said(world, device, channel, "honest");
-        world.done(device, |client, now| client.update(now, channel));
-    }
-    world.settle();
-    agree(world, channel, &[ALICE, BOB, CAROL]);
-    for device in [ALICE, BOB, CAROL] {
-        let honest = world.bodies(device).iter().filter(|body| *body == "honest").count();
-        assert_eq!(honest, 2, "device {device}");
-    }
 }
 
 // ---- entries ----------------------------------------------------------------------------------
@@ -42,8 +18,8 @@ fn honest_again(world: &mut World, channel: ChannelId) {
 #[test]
 fn another_sender_than_the_one_who_signed_is_told_and_the_signature_counts() {
     let (mut world, channel) = three(1);
-    let alice = world.client(ALICE).whoami().unwrap().1;
-    let carol = world.client(CAROL).whoami().unwrap().1;
+    let alice = me(&mut world, ALICE);
+    let carol = me(&mut world, CAROL);
     lie_entries(&mut world, BOB, move |entries| {
         entries.iter_mut().filter(|e| e.sender == alice).for_each(|e| e.sender = carol);
     });
@@ -62,22 +38,8 @@ fn another_sender_than_the_one_who_signed_is_told_and_the_signature_counts() {
 #[test]
 fn an_entry_left_out_and_the_rest_counted_on_is_found_out_by_the_next_message() {
     let (mut world, channel) = three(2);
-    let carol = world.client(CAROL).whoami().unwrap().1;
-    let mut gone = 0;
-    lie(&mut world, BOB, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            let before = entries.entries.len();
-            entries.entries.retain(|e| e.sender != carol);
-            gone += (before - entries.entries.len()) as u64;
-            entries.entries.iter_mut().for_each(|e| e.seq -= gone);
-            if entries.entries.is_empty() {
-                return vec![];
-            }
-        }
-        vec![frame]
-    });
+    let carol = me(&mut world, CAROL);
+    leave_out(&mut world, BOB, channel, move |entry| entry.sender == carol);
     said(&mut world, CAROL, channel, "hidden");
     world.settle();
     said(&mut world, ALICE, channel, "seen");
@@ -90,7 +52,7 @@ fn an_entry_left_out_and_the_rest_counted_on_is_found_out_by_the_next_message() 
 #[test]
 fn an_entry_left_out_makes_the_device_ask_again_and_then_leave() {
     let (mut world, channel) = three(3);
-    let carol = world.client(CAROL).whoami().unwrap().1;
+    let carol = me(&mut world, CAROL);
     lie_entries(&mut world, BOB, move |entries| entries.retain(|e| e.sender != carol));
     said(&mut world, CAROL, channel, "hidden");
     said(&mut world, ALICE, channel, "after");
@@ -124,7 +86,7 @@ fn entries_repeated_or_out_of_order_change_nothing() {
     world.settle();
     assert_eq!(world.bodies(BOB), texts);
     assert!(!saw(&world, BOB, |e| forked(e) || suspected(e)));
-    assert!(!saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    assert!(!saw(&world, BOB, unreadable));
 }
 
 #[test]
@@ -174,7 +136,7 @@ fn another_payload_is_unreadable_and_what_follows_is_read() {
     said(&mut world, ALICE, channel, "read");
     world.settle();
     assert_eq!(world.bodies(BOB), ["read"]);
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    assert!(saw(&world, BOB, unreadable));
     assert!(saw(&world, BOB, forked));
     honest_again(&mut world, channel);
 }
@@ -203,7 +165,7 @@ fn a_message_replayed_under_a_new_seq_is_read_once() {
     said(&mut world, ALICE, channel, "once");
     world.settle();
     assert_eq!(world.bodies(BOB), ["once"]);
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    assert!(saw(&world, BOB, unreadable));
     // Who wrote after the replay saw another log.
     said(&mut world, CAROL, channel, "again");
     said(&mut world, ALICE, channel, "too");
@@ -244,7 +206,7 @@ fn a_commit_that_the_server_made_up_is_refused_by_the_members() {
     world.done(ALICE, |client, now| client.update(now, channel));
     world.settle();
     assert!(seen.borrow().is_some());
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    assert!(saw(&world, BOB, unreadable));
     agree(&world, channel, &[ALICE, BOB, CAROL]);
     said(&mut world, ALICE, channel, "still here");
     world.settle();
@@ -252,30 +214,52 @@ fn a_commit_that_the_server_made_up_is_refused_by_the_members() {
     assert!(saw(&world, BOB, forked));
 }
 
+/// The way back to an epoch whose keys an attacker may have.
+#[test]
+fn a_commit_of_an_epoch_that_is_over_is_refused_when_it_is_shown_again() {
+    let (mut world, channel) = three(11);
+    let (mut old, mut extra): (Option<Entry>, u64) = (None, 0);
+    lie_entries_of(&mut world, BOB, channel, move |entries| {
+        let mut shown = Vec::new();
+        for mut entry in entries.drain(..) {
+            entry.seq += extra;
+            let seq = entry.seq + 1;
+            let again = old.clone().filter(|_| extra == 0 && entry.kind == EntryKind::Commit);
+            if entry.kind == EntryKind::Commit && old.is_none() {
+                old = Some(entry.clone());
+            }
+            shown.push(entry);
+            if let Some(old) = again {
+                extra = 1;
+                shown.push(Entry { seq, message: MessageId([9; 16]), ..old });
+            }
+        }
+        *entries = shown;
+    });
+    for _ in 0..2 {
+        world.done(ALICE, |client, now| client.update(now, channel));
+    }
+    world.settle();
+    assert!(saw(&world, BOB, unreadable));
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+    for text in ["still here", "and here"] {
+        said(&mut world, ALICE, channel, text);
+        world.settle();
+    }
+    assert_eq!(world.bodies(BOB), ["still here", "and here"]);
+    assert!(saw(&world, BOB, forked));
+}
+
 #[test]
 fn a_device_that_misses_a_commit_says_so_and_troubles_nobody_else() {
     let (mut world, channel) = three(9);
-    let mut gone = 0;
-    lie(&mut world, BOB, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            let before = entries.entries.len();
-            entries.entries.retain(|e| e.kind != EntryKind::Commit);
-            gone += (before - entries.entries.len()) as u64;
-            entries.entries.iter_mut().for_each(|e| e.seq -= gone);
-            if entries.entries.is_empty() {
-                return vec![];
-            }
-        }
-        vec![frame]
-    });
+    leave_out(&mut world, BOB, channel, |entry| entry.kind == EntryKind::Commit);
     for number in 0..3 {
         world.done(ALICE, |client, now| client.update(now, channel));
         said(&mut world, ALICE, channel, &format!("{number}"));
     }
     world.pass(Duration::from_secs(5));
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
+    assert!(saw(&world, BOB, unreadable));
     assert!(world.bodies(BOB).is_empty());
     // The others do not care.
     agree(&world, channel, &[ALICE, CAROL]);
@@ -311,319 +295,10 @@ fn huge_numbers_break_nothing() {
         world.crash(BOB);
         world.start(BOB);
         world.settle();
-        honest_after_restart(&mut world, channel);
-    }
-}
-
-fn honest_after_restart(world: &mut World, channel: ChannelId) {
-    said(world, ALICE, channel, "honest");
-    world.settle();
-    assert_eq!(world.bodies(BOB).last().map(String::as_str), Some("honest"));
-    assert_eq!(world.bodies(CAROL).last().map(String::as_str), Some("honest"));
-}
-
-// ---- replies ----------------------------------------------------------------------------------
-
-#[test]
-fn a_delivery_proof_that_does_not_verify_is_not_believed() {
-    let spoils: [fn(&mut qpc_protocol::wire::message::Accepted); 4] = [
-        |accepted| accepted.proof[0] ^= 1,
-        |accepted| accepted.seq += 1,
-        |accepted| accepted.chain = Digest([0; 32]),
-        |accepted| accepted.time.0 += 1,
-    ];
-    for (number, spoil) in spoils.into_iter().enumerate() {
-        let (mut world, channel) = three(20 + number as u64);
-        lie_reply(&mut world, BOB, move |reply| {
-            if let Reply::Accepted(accepted) = reply {
-                spoil(accepted);
-            }
-        });
-        let ticket = say(&mut world, BOB, channel, "believe me");
-        world.pass(Duration::from_secs(20));
-        assert!(saw(&world, BOB, suspected));
-        assert!(!saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == ticket)));
-        world.liar = None;
-        assert!(matches!(world.outcome(BOB, ticket), Outcome::Sent(_)));
+        said(&mut world, ALICE, channel, "honest");
         world.settle();
-        assert_eq!(world.bodies(ALICE), ["believe me"]);
-        honest_again(&mut world, channel);
-    }
-}
-
-#[test]
-fn a_message_that_the_server_promised_and_does_not_show_is_a_fork() {
-    let (mut world, channel) = three(25);
-    let bob = world.client(BOB).whoami().unwrap().1;
-    let mut gone = 0;
-    lie(&mut world, BOB, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            let before = entries.entries.len();
-            entries.entries.retain(|e| e.sender != bob);
-            gone += (before - entries.entries.len()) as u64;
-            entries.entries.iter_mut().for_each(|e| e.seq -= gone);
-            if entries.entries.is_empty() {
-                return vec![];
-            }
-        }
-        vec![frame]
-    });
-    said(&mut world, BOB, channel, "promised");
-    world.run();
-    assert!(!saw(&world, BOB, forked));
-    said(&mut world, ALICE, channel, "in its place");
-    world.settle();
-    assert!(saw(&world, BOB, forked));
-}
-
-#[test]
-fn a_reply_of_another_kind_ends_the_connection_and_the_question() {
-    let (mut world, channel) = three(26);
-    let mut lies = 1;
-    lie_reply(&mut world, BOB, move |reply| {
-        if matches!(reply, Reply::Devices(_)) && lies > 0 {
-            lies -= 1;
-            *reply = Reply::Done;
-        }
-    });
-    let failed = fails(&mut world, BOB, |client, now| client.devices(now));
-    assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
-    let fault =
-        |event: &Event| matches!(event, Event::ServerFault { fault: PeerFault::Unexpected(_), .. });
-    assert!(saw(&world, BOB, fault));
-    honest_again(&mut world, channel);
-}
-
-#[test]
-fn frames_that_a_server_does_not_send_end_the_connection() {
-    let bodies = [
-        Body::Request(Request::Hello),
-        Body::Reply(Reply::Done),
-        Body::Failure(Failure::from(ErrorCode::Busy)),
-        Body::Open(qpc_protocol::io::LinkRole::All),
-    ];
-    for (number, body) in bodies.into_iter().enumerate() {
-        let (mut world, channel) = three(30 + number as u64);
-        let mut once = Some(Frame { call: 77_777, body });
-        lie(&mut world, BOB, false, move |frame| once.take().into_iter().chain([frame]).collect());
-        said(&mut world, ALICE, channel, "hello");
-        world.pass(Duration::from_secs(5));
-        assert!(saw(&world, BOB, |e| matches!(e, Event::ServerFault { .. })));
-        honest_again(&mut world, channel);
-    }
-}
-
-#[test]
-fn a_server_that_contradicts_itself_about_epochs_is_not_asked_without_end() {
-    for (number, code) in
-        [ErrorCode::StaleEpoch, ErrorCode::FutureEpoch, ErrorCode::EpochConflict, ErrorCode::Busy]
-            .into_iter()
-            .enumerate()
-    {
-        for epoch in [0, u64::MAX] {
-            let (mut world, channel) = three(40 + number as u64);
-            let asked = Rc::new(RefCell::new(0_u32));
-            let count = asked.clone();
-            let mine = Rc::new(RefCell::new(Vec::new()));
-            world.liar = Some(Box::new(move |device, up, frame| {
-                let writes =
-                    matches!(frame.body, Body::Request(Request::Submit(_) | Request::Commit(_)));
-                if device == BOB && up && writes {
-                    *count.borrow_mut() += 1;
-                    mine.borrow_mut().push(frame.call);
-                }
-                if device == BOB && !up && mine.borrow().contains(&frame.call) {
-                    let failure = Failure { epoch, ..code.into() };
-                    return vec![Frame { call: frame.call, body: Body::Failure(failure) }];
-                }
-                vec![frame]
-            }));
-            say(&mut world, BOB, channel, "again and again");
-            let ticket = world.command(BOB, |client, now| client.update(now, channel));
-            world.pass(Duration::from_secs(20));
-            assert!(*asked.borrow() < 500, "{code:?} {epoch}: {}", asked.borrow());
-            world.liar = None;
-            world.cut(BOB);
-            assert!(matches!(world.outcome(BOB, ticket), Outcome::Epoch(_)), "{code:?} {epoch}");
-            world.settle();
-            agree(&world, channel, &[ALICE, BOB, CAROL]);
+        for device in [BOB, CAROL] {
+            assert_eq!(world.bodies(device).last().map(String::as_str), Some("honest"));
         }
     }
-}
-
-#[test]
-fn a_refusal_that_is_a_lie_holds_for_its_connection_only() {
-    let (mut world, channel) = three(50);
-    for code in [ErrorCode::NotMember, ErrorCode::ChannelUnknown, ErrorCode::CursorInvalid] {
-        let calls = Rc::new(RefCell::new(Vec::new()));
-        world.liar = Some(Box::new(move |device, up, frame| {
-            if device != BOB {
-                return vec![frame];
-            }
-            if up && matches!(frame.body, Body::Request(Request::Subscribe { .. })) {
-                calls.borrow_mut().push(frame.call);
-            }
-            if !up && calls.borrow().contains(&frame.call) {
-                return vec![Frame { call: frame.call, body: Body::Failure(code.into()) }];
-            }
-            vec![frame]
-        }));
-        world.devices[BOB].log.clear();
-        world.cut(BOB);
-        world.pass(Duration::from_secs(5));
-        assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })), "{code:?}");
-        world.liar = None;
-        world.cut(BOB);
-        world.settle();
-        said(&mut world, ALICE, channel, code.name());
-        world.settle();
-        assert_eq!(world.bodies(BOB).last().map(String::as_str), Some(code.name()));
-    }
-    honest_again(&mut world, channel);
-}
-
-#[test]
-fn entries_said_to_be_gone_are_told_as_a_gap_and_asked_for_again() {
-    let (mut world, channel) = three(51);
-    lie(&mut world, BOB, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            entries.entries.clear();
-            entries.first = entries.head + 1;
-        }
-        vec![frame]
-    });
-    said(&mut world, ALICE, channel, "gone?");
-    world.pass(Duration::from_secs(1));
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Gap { .. })));
-    world.liar = None;
-    world.cut(BOB);
-    world.settle();
-    assert_eq!(world.bodies(BOB), ["gone?"]);
-    honest_again(&mut world, channel);
-}
-
-#[test]
-fn a_head_that_is_behind_what_was_read_is_told() {
-    let (mut world, channel) = three(52);
-    said(&mut world, ALICE, channel, "one");
-    world.settle();
-    lie_reply(&mut world, BOB, |reply| {
-        if let Reply::Subscribed { head } = reply {
-            *head = 0;
-        }
-    });
-    world.cut(BOB);
-    world.settle();
-    assert!(saw(&world, BOB, suspected));
-    honest_again(&mut world, channel);
-}
-
-// ---- welcomes ---------------------------------------------------------------------------------
-
-#[test]
-fn a_wrong_tree_does_not_lose_a_welcome() {
-    let mut world = World::new(Rules::new(60));
-    for name in ["alice", "bob", "carol"] {
-        world.register(name);
-    }
-    lie_reply(&mut world, BOB, |reply| {
-        if let Reply::Blob { chunk, .. } = reply {
-            let mut other = chunk.to_vec();
-            other[3] ^= 1;
-            *chunk = other.into();
-        }
-    });
-    let made = world.done(ALICE, |c, now| c.create_group(now, "planted name", Suite::Classical));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
-    world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
-    world.until(|world| saw(world, BOB, suspected));
-    world.liar = None;
-    world.settle();
-    agree(&world, channel, &[ALICE, BOB]);
-}
-
-#[test]
-fn a_tree_that_is_never_right_is_given_up_with_a_word() {
-    let mut world = World::new(Rules::new(61));
-    for name in ["alice", "bob", "carol"] {
-        world.register(name);
-    }
-    lie_reply(&mut world, BOB, |reply| {
-        if let Reply::Blob { total, .. } = reply {
-            *total += 1;
-        }
-    });
-    group_of(&mut world, ALICE, &["bob"]);
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
-    assert!(world.groups(BOB).is_empty());
-    // The inbox is read on.
-    world.liar = None;
-    let second = group_of(&mut world, CAROL, &["bob"]);
-    agree(&world, second, &[CAROL, BOB]);
-}
-
-#[test]
-fn a_full_disk_of_the_server_costs_no_welcome() {
-    let mut world = World::new(Rules::new(62));
-    for name in ["alice", "bob"] {
-        world.register(name);
-    }
-    let calls = Rc::new(RefCell::new(Vec::new()));
-    let mut refusals = 2;
-    world.liar = Some(Box::new(move |device, up, frame| {
-        if device == BOB && up && matches!(frame.body, Body::Request(Request::BlobGet { .. })) {
-            calls.borrow_mut().push(frame.call);
-        }
-        if device == BOB && !up && calls.borrow().contains(&frame.call) && refusals > 0 {
-            refusals -= 1;
-            let body = Body::Failure(ErrorCode::Unavailable.into());
-            return vec![Frame { call: frame.call, body }];
-        }
-        vec![frame]
-    }));
-    let channel = group_of(&mut world, ALICE, &["bob"]);
-    agree(&world, channel, &[ALICE, BOB]);
-}
-
-#[test]
-fn a_strangers_group_does_not_take_the_place_of_ones_own() {
-    // The server knows of a second channel, mallory's, and shows bob its welcome as one to the channel he is in.
-    let (mut world, channel) = three(63);
-    let mallory = world.register("mallory");
-    let theirs = group_of(&mut world, mallory, &[]);
-    lie_entries(&mut world, BOB, move |entries| {
-        for entry in entries.iter_mut() {
-            if let Some(origin) = &mut entry.origin
-                && origin.channel == theirs
-            {
-                origin.channel = channel;
-                entry.epoch = 99;
-            }
-        }
-    });
-    world.done(mallory, |client, now| client.invite(now, theirs, "bob"));
-    world.pass(Duration::from_secs(5));
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Unreadable { .. })));
-    agree(&world, channel, &[ALICE, BOB, CAROL]);
-    honest_again(&mut world, channel);
-}
-
-#[test]
-fn who_added_a_device_is_what_its_welcome_says() {
-    let mut world = World::new(Rules::new(64));
-    for name in ["alice", "bob"] {
-        world.register(name);
-    }
-    let alice = world.client(ALICE).whoami().unwrap().1;
-    lie_entries(&mut world, BOB, |entries| {
-        for entry in entries.iter_mut().filter(|e| e.kind == EntryKind::Welcome) {
-            entry.sender.device = DeviceId([8; 16]);
-        }
-    });
-    group_of(&mut world, ALICE, &["bob"]);
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Joined { by, .. } if *by == alice)));
 }

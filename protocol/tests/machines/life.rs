@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::Role;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::mls::suite::Suite;
@@ -13,7 +12,7 @@ use qpc_sim::world::{Rules, World};
 fn a_device_removed_and_added_again_while_away_is_in_and_reads_on() {
     for away in [true, false] {
         let (mut world, channel) = three(1);
-        let account = world.client(BOB).whoami().unwrap().1.account;
+        let account = account(&mut world, BOB);
         if away {
             world.crash(BOB);
         }
@@ -54,8 +53,7 @@ fn who_leaves_alone_takes_the_group_along_and_no_ticket_stays_open() {
 fn what_was_said_before_leaving_goes_out_before() {
     let (mut world, channel) = three(3);
     for device in [BOB, CAROL] {
-        let account = world.client(device).whoami().unwrap().1.account;
-        world.done(ALICE, |client, now| client.set_role(now, channel, account, Role::Admin));
+        make_admin(&mut world, ALICE, channel, device);
     }
     world.settle();
     for device in [ALICE, BOB] {
@@ -134,8 +132,7 @@ fn a_disk_of_the_server_that_is_full_at_every_moment_is_got_over() {
     for name in ["alice", "bob"] {
         world.register(name);
     }
-    let made = world.done(ALICE, |c, now| c.create_group(now, "planted name", Suite::Classical));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
+    let channel = found(&mut world, ALICE, Suite::Classical);
     let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
     let word = say(&mut world, ALICE, channel, "at last");
     for round in 0..12 {

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "not the core")]
 
+mod answers;
+mod backups;
 mod contention;
 mod conversation;
 mod devices;
@@ -19,5 +21,6 @@ mod rejoin;
 mod reset;
 mod secrets;
 mod storm;
+mod stranger;
 mod talk;
 mod trust;

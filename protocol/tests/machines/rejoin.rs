@@ -1,8 +1,8 @@
-//! Falling out of a group and coming back: a restored backup, a long absence, damaged records, crashes and races on the
-//! way, and what a liar or a thief gets out of it.
+//! Falling out of a group and coming back: a long absence, damaged records, crashes and races on the way, and what a
+//! liar or a thief gets out of it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,258 +13,24 @@ use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, EntryKind, Frame, Push, Reply, Request};
+use qpc_protocol::wire::message::{Body, EntryKind, Frame, Reply, Request};
 use qpc_sim::world::{Rules, World};
-
-type Disk = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// A device's disk as it was once is put in its place again.
-fn put_back(world: &mut World, device: usize, copy: Disk) {
-    if world.devices[device].client.is_some() {
-        world.crash(device);
-    }
-    world.devices[device].disk = copy;
-    world.start(device);
-}
-
-/// Spoils every record of a device's groups but blocks and the heads of trees: `g/`, channel, generation, kind.
-fn damage(world: &mut World, device: usize) {
-    let of_tree = |key: &[u8]| key[22] == b'B' || key[22..].starts_with(b"Ht");
-    let disk = world.devices[device].disk.iter_mut();
-    let of_groups = disk.filter(|(key, _)| key.starts_with(b"g/") && !of_tree(key));
-    of_groups.for_each(|(_, value)| value.truncate(1));
-}
-
-fn rejoins(world: &World, device: usize) -> Vec<Why> {
-    let of = |event: &Event| match event {
-        Event::Rejoined { why, .. } => Some(*why),
-        _ => None,
-    };
-    world.devices[device].log.iter().filter_map(of).collect()
-}
-
-fn restored(event: &Event) -> bool {
-    matches!(event, Event::Restored { .. })
-}
-
-fn trouble(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::Unreadable { .. }
-            | Event::Failed(..)
-            | Event::ForkDetected { .. }
-            | Event::ForkSuspected { .. }
-            | Event::ServerFault { .. }
-            | Event::Gap { .. }
-            | Event::FellOut { .. }
-            | Event::Restored { .. }
-    )
-}
-
-/// Nobody but the device itself has seen more than epochs.
-fn undisturbed(world: &World, devices: &[usize]) {
-    for device in devices {
-        let seen: Vec<_> = world.devices[*device].log.iter().filter(|e| trouble(e)).collect();
-        assert!(seen.is_empty(), "device {device}: {seen:?}");
-        let changes = world.devices[*device].log.iter();
-        let odd = changes.filter(|event| match event {
-            Event::Changed(change) => !change.removed.is_empty(),
-            _ => false,
-        });
-        assert_eq!(odd.count(), 0);
-    }
-}
 
 /// Everybody says something, everybody else reads it, and all are in one epoch.
 fn all_talk(world: &mut World, channel: ChannelId, round: &str) {
-    for device in [ALICE, BOB, CAROL] {
-        said(world, device, channel, &format!("{round} {device}"));
-    }
-    world.settle();
-    for device in [ALICE, BOB, CAROL] {
-        let bodies = world.bodies(device);
-        for other in [ALICE, BOB, CAROL].into_iter().filter(|other| *other != device) {
-            let text = format!("{round} {other}");
-            let read = bodies.iter().filter(|body| **body == text).count();
-            assert_eq!(read, 1, "device {device}: {text}");
-        }
-    }
-    agree(world, channel, &[ALICE, BOB, CAROL]);
+    all_say(world, channel, &[ALICE, BOB, CAROL], round);
 }
 
-/// What a device asks the server to write, in order: `true` for a commit from outside.
-fn writes(world: &mut World, of: usize) -> Rc<RefCell<Vec<bool>>> {
-    let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
-    let keep = seen.clone();
-    world.liar = Some(Box::new(move |device, up, frame| {
-        if device == of && up {
-            match &frame.body {
-                Body::Request(Request::Submit(_)) => keep.borrow_mut().push(false),
-                Body::Request(Request::Commit(bundle)) => {
-                    keep.borrow_mut().push(is_outside(bundle))
-                }
-                _ => {}
-            }
-        }
-        vec![frame]
-    }));
-    seen
-}
-
-/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
-fn is_outside(bundle: &qpc_protocol::wire::message::CommitBundle) -> bool {
-    match &bundle.commit {
-        qpc_protocol::wire::message::Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
-        qpc_protocol::wire::message::Part::Blob { .. } => false,
+/// Nobody but the device itself has seen more than epochs.
+pub(crate) fn undisturbed(world: &World, devices: &[usize]) {
+    crate::talk::undisturbed(world, devices);
+    for device in devices {
+        let put_out = |event: &Event| match event {
+            Event::Changed(change) => !change.removed.is_empty(),
+            _ => false,
+        };
+        assert!(!saw(world, *device, put_out), "device {device}");
     }
-}
-
-// ---- a restored backup ------------------------------------------------------------------------
-
-/// However much the copied device did after the copy, and whether or not the log still shows it: nothing is encrypted
-/// before a commit from outside, then all talk.
-#[test]
-fn a_restored_backup_comes_back_before_it_encrypts_anything() {
-    for (seed, kept, committed) in
-        [(1, true, false), (2, true, true), (3, false, false), (4, false, true)]
-    {
-        let (mut world, channel) = three(seed);
-        said(&mut world, ALICE, channel, "before");
-        world.settle();
-        let copy = world.devices[BOB].disk.clone();
-        // While somebody has not read them the log holds the entries.
-        if kept {
-            world.crash(CAROL);
-        }
-        said(&mut world, BOB, channel, "one");
-        said(&mut world, ALICE, channel, "two");
-        if committed {
-            world.done(BOB, |client, now| client.update(now, channel));
-            said(&mut world, BOB, channel, "three");
-        }
-        world.cut(BOB);
-        world.settle();
-        let epoch = world.group(ALICE, channel).epoch;
-        world.devices[BOB].log.clear();
-        let writes = writes(&mut world, BOB);
-        put_back(&mut world, BOB, copy);
-        let waiting = say(&mut world, BOB, channel, "four");
-        let update = world.command(BOB, |client, now| client.update(now, channel));
-        assert!(matches!(world.outcome(BOB, waiting), Outcome::Sent(_)));
-        assert_eq!(world.outcome(BOB, update), Outcome::Epoch(epoch + 2));
-        assert_eq!(writes.borrow().first(), Some(&true), "seed {seed}");
-        assert_eq!(writes.borrow().iter().filter(|outside| **outside).count(), 1);
-        if kept {
-            world.start(CAROL);
-        }
-        world.settle();
-        assert!(saw(&world, BOB, restored), "seed {seed}");
-        assert_eq!(rejoins(&world, BOB).len(), 1);
-        let read = world.bodies(BOB).contains(&"two".to_owned());
-        assert_eq!(read, kept, "seed {seed}: what is still there is read again");
-        all_talk(&mut world, channel, "after");
-        undisturbed(&world, &[ALICE, CAROL]);
-        assert_eq!(world.group(ALICE, channel).epoch, epoch + 2);
-    }
-}
-
-/// libxmtp #2706: a recovery flag that nobody ever cleared.
-#[test]
-fn regression_20_the_recovery_flag_is_cleared_after_recovery() {
-    let (mut world, channel) = three(5);
-    let second = group_of(&mut world, ALICE, &["bob"]);
-    let copy = world.devices[BOB].disk.clone();
-    for text in ["one", "two", "three"] {
-        said(&mut world, BOB, channel, text);
-        world.cut(BOB);
-        world.settle();
-    }
-    put_back(&mut world, BOB, copy);
-    world.settle();
-    // In every group, whether or not anything was written there.
-    assert_eq!(rejoins(&world, BOB).len(), 2);
-    agree(&world, second, &[ALICE, BOB]);
-    for _ in 0..2 {
-        world.crash(BOB);
-        world.devices[BOB].log.clear();
-        world.start(BOB);
-        said(&mut world, BOB, channel, "after");
-        said(&mut world, BOB, second, "after");
-        world.settle();
-        assert!(!saw(&world, BOB, trouble));
-        assert!(rejoins(&world, BOB).is_empty());
-    }
-    // A group joined by a key package that was there before the backup is doubted once; later ones are not.
-    let third = group_of(&mut world, CAROL, &["bob"]);
-    world.settle();
-    assert_eq!(rejoins(&world, BOB).len(), 1);
-    agree(&world, third, &[CAROL, BOB]);
-    undisturbed(&world, &[ALICE, CAROL]);
-}
-
-/// What the backup holds unsent goes out once, whether or not it had gone out since.
-#[test]
-fn what_was_sealed_and_wanted_before_the_backup_comes_true_once() {
-    for sent in [true, false] {
-        let (mut world, channel) = three(6);
-        world.register("dave");
-        let mut lost = 2;
-        world.liar = Some(Box::new(move |device, up, frame| {
-            let submit = matches!(frame.body, Body::Request(Request::Submit(_)));
-            if device == BOB && up && submit && lost > 0 {
-                lost -= 1;
-                return vec![];
-            }
-            vec![frame]
-        }));
-        let ticket = say(&mut world, BOB, channel, "sealed");
-        world.run();
-        let copy = world.devices[BOB].disk.clone();
-        world.crash(BOB);
-        world.liar = None;
-        if sent {
-            world.start(BOB);
-            world.settle();
-            assert_eq!(world.bodies(ALICE), ["sealed"]);
-        }
-        // As if it had been used a long while after.
-        world.devices[BOB].disk = copy.clone();
-        world.start(BOB);
-        world.settle();
-        let invite = world.command(ALICE, |client, now| client.invite(now, channel, "dave"));
-        world.outcome(ALICE, invite);
-        put_back(&mut world, BOB, copy);
-        world.command(BOB, |client, now| client.rejoin(now, channel));
-        world.settle();
-        for other in [ALICE, CAROL] {
-            assert_eq!(world.bodies(other), ["sealed"], "sent {sent}");
-        }
-        assert!(saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == ticket)));
-        undisturbed(&world, &[ALICE, CAROL]);
-    }
-}
-
-/// A server that says that a device was further than it is makes it come back, once, and nothing else.
-#[test]
-fn a_state_version_of_the_future_costs_an_epoch() {
-    let (mut world, channel) = three(7);
-    let before = world.group(ALICE, channel).epoch;
-    lie_reply(&mut world, BOB, |reply| {
-        if let Reply::Session { state_version, .. } = reply {
-            *state_version = u64::MAX;
-        }
-    });
-    for _ in 0..4 {
-        world.cut(BOB);
-        world.pass(Duration::from_secs(20));
-    }
-    world.liar = None;
-    world.crash(BOB);
-    world.start(BOB);
-    world.settle();
-    all_talk(&mut world, channel, "honest");
-    assert_eq!(world.group(ALICE, channel).epoch, before + 1);
-    undisturbed(&world, &[ALICE, CAROL]);
 }
 
 // ---- away too long, and damage ----------------------------------------------------------------
@@ -308,10 +74,10 @@ fn damaged_records_are_replaced() {
     let late = say(&mut world, BOB, channel, "late");
     world.pass(REJOIN_TIME / 2);
     assert_eq!(rejoins(&world, BOB).len(), 1);
-    assert!(!saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == late)));
+    assert!(!is_done(&world, BOB, late));
     world.pass(REJOIN_TIME / 2 + Duration::from_secs(60));
     assert_eq!(rejoins(&world, BOB).len(), 2);
-    assert!(saw(&world, BOB, |e| matches!(e, Event::Done(done, _) if *done == late)));
+    assert!(is_done(&world, BOB, late));
     all_talk(&mut world, channel, "again");
 }
 
@@ -494,11 +260,7 @@ fn a_server_that_offers_another_state_of_the_group_is_refused() {
     for name in ["alice", "bob", "carol"] {
         world.register(name);
     }
-    let made = world.done(ALICE, |c, now| c.create_group(now, "planted name", Suite::Hybrid));
-    let Outcome::Group(channel) = made else { panic!("{made:?}") };
-    for name in ["bob", "carol"] {
-        world.done(ALICE, |client, now| client.invite(now, channel, name));
-    }
+    let channel = group_in(&mut world, Suite::Hybrid, ALICE, &["bob", "carol"]);
     let other = group_of(&mut world, ALICE, &["bob", "carol"]);
     // What the server once had of both.
     let seen: Rc<RefCell<Vec<Reply>>> = Rc::default();
@@ -594,21 +356,7 @@ fn another_tree_than_was_named_is_asked_for_again() {
 #[test]
 fn a_device_that_misses_a_commit_comes_back_once_the_server_is_honest() {
     let (mut world, channel) = three(42);
-    let mut gone = 0;
-    lie(&mut world, BOB, false, move |mut frame| {
-        if let Body::Push(Push::Entries(entries)) = &mut frame.body
-            && entries.channel == channel
-        {
-            let before = entries.entries.len();
-            entries.entries.retain(|e| e.kind != EntryKind::Commit);
-            gone += (before - entries.entries.len()) as u64;
-            entries.entries.iter_mut().for_each(|e| e.seq -= gone);
-            if entries.entries.is_empty() {
-                return vec![];
-            }
-        }
-        vec![frame]
-    });
+    leave_out(&mut world, BOB, channel, |entry| entry.kind == EntryKind::Commit);
     world.done(ALICE, |client, now| client.update(now, channel));
     said(&mut world, ALICE, channel, "out of bob's reach");
     world.pass(Duration::from_secs(1));

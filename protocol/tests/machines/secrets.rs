@@ -48,8 +48,9 @@ fn show(world: &mut World) {
     world.said.as_mut().unwrap().push_str(&said);
 }
 
+/// Tokens in logs (RUSTSEC-2022-0062).
 #[test]
-fn what_machines_say_holds_no_secret() {
+fn regression_27_what_machines_say_holds_no_secret() {
     for suite in [Suite::Classical, Suite::Hybrid] {
         let mut world = World::new(Rules::new(1));
         world.said = Some(String::new());

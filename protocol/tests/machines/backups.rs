@@ -1,0 +1,196 @@
+//! A device whose disk was put back to an earlier state: it encrypts nothing before it has come back by new keys, and what
+//! it had done or wanted comes true once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::rejoin::undisturbed;
+use crate::talk::*;
+use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::wire::message::{Body, CommitBundle, Part, Reply, Request};
+use qpc_sim::world::World;
+
+/// What a device asks the server to write, in order: `true` for a commit from outside.
+fn writes(world: &mut World, of: usize) -> Rc<RefCell<Vec<bool>>> {
+    let seen: Rc<RefCell<Vec<bool>>> = Rc::default();
+    let keep = seen.clone();
+    world.liar = Some(Box::new(move |device, up, frame| {
+        if device == of && up {
+            match &frame.body {
+                Body::Request(Request::Submit(_)) => keep.borrow_mut().push(false),
+                Body::Request(Request::Commit(bundle)) => {
+                    keep.borrow_mut().push(is_outside(bundle))
+                }
+                _ => {}
+            }
+        }
+        vec![frame]
+    }));
+    seen
+}
+
+/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
+fn is_outside(bundle: &CommitBundle) -> bool {
+    match &bundle.commit {
+        Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
+        Part::Blob { .. } => false,
+    }
+}
+
+/// However much the copied device did after the copy, and whether or not the log still shows it: nothing is encrypted
+/// before a commit from outside, then all talk.
+#[test]
+fn a_restored_backup_comes_back_before_it_encrypts_anything() {
+    for (seed, kept, committed) in
+        [(1, true, false), (2, true, true), (3, false, false), (4, false, true)]
+    {
+        let (mut world, channel) = three(seed);
+        said(&mut world, ALICE, channel, "before");
+        world.settle();
+        let copy = world.devices[BOB].disk.clone();
+        // While somebody has not read them the log holds the entries.
+        if kept {
+            world.crash(CAROL);
+        }
+        said(&mut world, BOB, channel, "one");
+        said(&mut world, ALICE, channel, "two");
+        if committed {
+            world.done(BOB, |client, now| client.update(now, channel));
+            said(&mut world, BOB, channel, "three");
+        }
+        world.cut(BOB);
+        world.settle();
+        let epoch = world.group(ALICE, channel).epoch;
+        world.devices[BOB].log.clear();
+        let writes = writes(&mut world, BOB);
+        put_back(&mut world, BOB, copy);
+        let waiting = say(&mut world, BOB, channel, "four");
+        let update = world.command(BOB, |client, now| client.update(now, channel));
+        assert!(matches!(world.outcome(BOB, waiting), Outcome::Sent(_)));
+        assert_eq!(world.outcome(BOB, update), Outcome::Epoch(epoch + 2));
+        assert_eq!(writes.borrow().first(), Some(&true), "seed {seed}");
+        assert_eq!(writes.borrow().iter().filter(|outside| **outside).count(), 1);
+        if kept {
+            world.start(CAROL);
+        }
+        world.settle();
+        assert!(saw(&world, BOB, restored), "seed {seed}");
+        assert_eq!(rejoins(&world, BOB).len(), 1);
+        let read = world.bodies(BOB).contains(&"two".to_owned());
+        assert_eq!(read, kept, "seed {seed}: what is still there is read again");
+        all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
+        undisturbed(&world, &[ALICE, CAROL]);
+        assert_eq!(world.group(ALICE, channel).epoch, epoch + 2);
+    }
+}
+
+/// libxmtp #2706: a recovery flag that nobody ever cleared.
+#[test]
+fn regression_20_the_recovery_flag_is_cleared_after_recovery() {
+    let (mut world, channel) = three(5);
+    let second = group_of(&mut world, ALICE, &["bob"]);
+    let copy = world.devices[BOB].disk.clone();
+    for text in ["one", "two", "three"] {
+        said(&mut world, BOB, channel, text);
+        world.cut(BOB);
+        world.settle();
+    }
+    put_back(&mut world, BOB, copy);
+    world.settle();
+    // In every group, whether or not anything was written there.
+    assert_eq!(rejoins(&world, BOB).len(), 2);
+    agree(&world, second, &[ALICE, BOB]);
+    for _ in 0..2 {
+        world.crash(BOB);
+        world.devices[BOB].log.clear();
+        world.start(BOB);
+        said(&mut world, BOB, channel, "after");
+        said(&mut world, BOB, second, "after");
+        world.settle();
+        assert!(!saw(&world, BOB, trouble));
+        assert!(rejoins(&world, BOB).is_empty());
+    }
+    // A group joined by a key package that was there before the backup is doubted once; later ones are not.
+    let third = group_of(&mut world, CAROL, &["bob"]);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB).len(), 1);
+    agree(&world, third, &[CAROL, BOB]);
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// What the backup holds unsent, and what it wants, comes true once, whether or not it had come true since.
+#[test]
+fn what_was_sealed_and_wanted_before_the_backup_comes_true_once() {
+    for came_true in [true, false] {
+        let (mut world, channel) = three(6);
+        make_admin(&mut world, ALICE, channel, BOB);
+        let dave = world.register("dave");
+        world.settle();
+        // Sealed and wanted, and nothing of it gets through.
+        let held = hold_back(&mut world, BOB, |request| {
+            matches!(request, Request::Submit(_) | Request::Commit(_))
+        });
+        let word = say(&mut world, BOB, channel, "sealed");
+        let invite = world.command(BOB, |client, now| client.invite(now, channel, "dave"));
+        world.pass(Duration::from_secs(1));
+        assert!(held.get() >= 2, "both were made: {}", held.get());
+        let copy = world.devices[BOB].disk.clone();
+        if came_true {
+            world.liar = None;
+        }
+        // It is used for a while after, heard or not.
+        for _ in 0..3 {
+            said(&mut world, ALICE, channel, "meanwhile");
+            world.pass(Duration::from_secs(60));
+            world.cut(BOB);
+            world.pass(Duration::from_secs(60));
+        }
+        if came_true {
+            world.settle();
+        }
+        assert_eq!(count(&world, ALICE, "sealed"), usize::from(came_true));
+        assert_eq!(world.group(ALICE, channel).members, if came_true { 4 } else { 3 });
+        let epoch = world.group(ALICE, channel).epoch;
+        world.liar = None;
+        let writes = writes(&mut world, BOB);
+        world.devices[BOB].log.clear();
+        put_back(&mut world, BOB, copy);
+        world.until(|world| !rejoins(world, BOB).is_empty());
+        world.settle();
+        assert!(is_done(&world, BOB, word) && is_done(&world, BOB, invite), "{came_true}");
+        assert_eq!(writes.borrow().first(), Some(&true), "nothing goes out before it is back");
+        for other in [ALICE, CAROL] {
+            assert_eq!(count(&world, other, "sealed"), 1, "came true: {came_true}");
+        }
+        agree(&world, channel, &[ALICE, BOB, CAROL, dave]);
+        // Coming back is an epoch, and so is dave's coming, if he was not there.
+        let expected = epoch + if came_true { 1 } else { 2 };
+        assert_eq!(world.group(ALICE, channel).epoch, expected, "{came_true}");
+        assert!(!saw(&world, dave, |event| matches!(event, Event::Evicted { .. })));
+        undisturbed(&world, &[ALICE, CAROL, dave]);
+    }
+}
+
+/// A server that says that a device was further than it is makes it come back, once, and nothing else.
+#[test]
+fn a_state_version_of_the_future_costs_an_epoch() {
+    let (mut world, channel) = three(7);
+    let before = world.group(ALICE, channel).epoch;
+    lie_reply(&mut world, BOB, |reply| {
+        if let Reply::Session { state_version, .. } = reply {
+            *state_version = u64::MAX;
+        }
+    });
+    for _ in 0..4 {
+        world.cut(BOB);
+        world.pass(Duration::from_secs(20));
+    }
+    world.liar = None;
+    world.crash(BOB);
+    world.start(BOB);
+    world.settle();
+    all_say(&mut world, channel, &[ALICE, BOB, CAROL], "honest");
+    assert_eq!(world.group(ALICE, channel).epoch, before + 1);
+    undisturbed(&world, &[ALICE, CAROL]);
+}
