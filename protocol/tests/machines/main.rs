@@ -19,6 +19,7 @@ mod life;
 mod lifecycle;
 mod rejoin;
 mod reset;
+mod restarts;
 mod secrets;
 mod storm;
 mod stranger;

@@ -96,8 +96,10 @@ fn secrets_survive_encoding_and_nothing_else_decodes() {
     assert_eq!(format!("{secrets:?}"), "ServerSecrets(…)");
 }
 
+/// An unknown user told apart by bytes or time (opaque-ke #164, #183): the same lengths and the same number of steps.
+/// What of time is left is measured by `benches/tests/timing.rs`.
 #[test]
-fn wrong_password_and_unknown_user_end_alike() {
+fn regression_25_wrong_password_and_unknown_user_end_alike() {
     let mut world = World::new();
     let mut alice = Device::new(&mut world, "alice");
     let mut known = Vec::new();
