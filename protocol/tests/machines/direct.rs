@@ -435,11 +435,13 @@ fn who_left_is_taken_in_again_by_the_other() {
 
 // ---- a server that helps a stranger ------------------------------------------------------------
 
-/// A stranger founds a channel of any id, with the server's help, and adds a device to it. Its account.
+/// A stranger founds a channel of any id, with the server's help, and adds a device to it; the admins are `both`
+/// accounts, or the stranger's alone.
 fn welcome_from_a_stranger(
     world: &mut World,
     victim: usize,
     id: impl FnOnce(AccountId) -> ChannelId,
+    both: bool,
 ) -> ChannelId {
     let (backend, wall) = (portable(), world.now.wall);
     let mut entropy = Entropy::from_seed([66; 32]);
@@ -452,7 +454,9 @@ fn welcome_from_a_stranger(
         EnvelopeSecrets::generate(&mut entropy).publish(backend, &key, sender, 1, wall);
     let channel = id(sender.account);
     let local = LocalDevice { key, record: record.clone() };
-    let admins = vec![sender.account];
+    let victims = world.client(victim).whoami().unwrap().1.account;
+    let mut admins = if both { vec![sender.account, victims] } else { vec![sender.account] };
+    admins.sort_unstable();
     let data =
         GroupData { version: 1, admins, open: false, metadata: qpc_protocol::id::Digest([0; 32]) };
     let new = NewGroup { id: GroupId::of(channel, 1), suite: Suite::Hybrid, data };
@@ -463,7 +467,6 @@ fn welcome_from_a_stranger(
     let (info, tree) = (&founding.group_info, &founding.tree);
     let mut state = PublicState::create(backend, new.id, &member, info, tree).unwrap();
 
-    let victims = world.client(victim).whoami().unwrap().1.account;
     let row = AccountRow {
         username: Username::prepare("stranger").unwrap(),
         account: sender.account,
@@ -516,7 +519,6 @@ fn welcome_from_a_stranger(
         group: state.take_ops(),
         adds: checked.adds,
         removes: Vec::new(),
-        updates: Vec::new(),
         at: wall,
         expires: wall.plus(Duration::from_secs(86_400)),
     };
@@ -536,7 +538,7 @@ fn a_welcome_to_the_channel_of_others_is_not_joined() {
     let channel = between(&mut world, ALICE, BOB);
     let carol = world.register("carol");
     // Not as a third in the channel of two.
-    welcome_from_a_stranger(&mut world, carol, |_| channel);
+    welcome_from_a_stranger(&mut world, carol, |_| channel, true);
     assert!(world.groups(carol).is_empty());
     assert!(!saw(&world, carol, |event| matches!(event, Event::Joined { .. })));
 }
@@ -546,7 +548,7 @@ fn a_welcome_to_the_channel_with_another_is_not_joined() {
     let mut world = two(Rules::new(13));
     let channel = between(&mut world, ALICE, BOB);
     // Bob is to take the stranger for alice.
-    welcome_from_a_stranger(&mut world, BOB, |_| channel);
+    welcome_from_a_stranger(&mut world, BOB, |_| channel, true);
     assert!(world.groups(BOB).is_empty());
     assert!(!saw(&world, BOB, |event| matches!(event, Event::Joined { .. })));
 }
@@ -555,8 +557,20 @@ fn a_welcome_to_the_channel_with_another_is_not_joined() {
 fn a_welcome_to_the_channel_with_its_sender_is_joined() {
     let mut world = two(Rules::new(14));
     let bobs = account(&mut world, BOB);
-    let channel =
-        welcome_from_a_stranger(&mut world, BOB, |theirs| ChannelId::direct(bobs, theirs));
+    let between = |theirs| ChannelId::direct(bobs, theirs);
+    let channel = welcome_from_a_stranger(&mut world, BOB, between, true);
     assert_eq!(world.group(BOB, channel).kind, ChannelKind::Direct);
     assert_eq!(world.group(BOB, channel).name, None, "nobody said what it is called");
+}
+
+#[test]
+fn a_welcome_to_a_direct_channel_that_one_of_the_two_rules_is_not_joined() {
+    let mut world = two(Rules::new(15));
+    let bobs = account(&mut world, BOB);
+    let between = |theirs| ChannelId::direct(bobs, theirs);
+    welcome_from_a_stranger(&mut world, BOB, between, false);
+    assert!(world.groups(BOB).is_empty());
+    let told =
+        |e: &Event| matches!(e, Event::Unreadable { why, .. } if why.contains("two accounts"));
+    assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }
