@@ -1,13 +1,16 @@
 //! A small language for tests of what goes wrong.
 
+use std::time::Duration;
+
 use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::Ticket;
+use qpc_protocol::limits::COMMIT_LOSSES;
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, Entry, Frame, Push, Reply};
+use qpc_protocol::wire::message::{Body, CommitBundle, Entry, Frame, Part, Push, Reply, Request};
 
 use qpc_sim::world::{Rules, World};
 
@@ -117,3 +120,38 @@ pub(crate) fn three(seed: u64) -> (World, ChannelId) {
 pub(crate) const ALICE: usize = 0;
 pub(crate) const BOB: usize = 1;
 pub(crate) const CAROL: usize = 2;
+
+/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
+pub(crate) fn is_outside(bundle: &CommitBundle) -> bool {
+    match &bundle.commit {
+        Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
+        Part::Blob { .. } => false,
+    }
+}
+
+/// A member's invitation loses until it is proposed, and then no member's commit gets through while the liar stays:
+/// the Adds wait in the group.
+pub(crate) fn queue_add(
+    world: &mut World,
+    channel: ChannelId,
+    by: usize,
+    other: usize,
+    name: &str,
+) -> Ticket {
+    let lose = |of: Option<usize>| {
+        move |device: usize, up: bool, frame: Frame| {
+            let commit = matches!(&frame.body, Body::Request(Request::Commit(bundle)) if !is_outside(bundle));
+            let lost = commit && up && of.is_none_or(|of| of == device);
+            if lost { vec![] } else { vec![frame] }
+        }
+    };
+    world.liar = Some(Box::new(lose(Some(by))));
+    let ticket = world.command(by, |client, now| client.invite(now, channel, name));
+    for _ in 0..COMMIT_LOSSES {
+        world.pass(Duration::from_secs(1));
+        world.done(other, |client, now| client.update(now, channel));
+    }
+    world.liar = Some(Box::new(lose(None)));
+    world.pass(Duration::from_secs(1));
+    ticket
+}
