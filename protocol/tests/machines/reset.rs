@@ -929,6 +929,7 @@ fn a_group_that_forged_secrets_have_broken_goes_on_after_a_reset() {
         // And bob is put out.
         let bob = me(&mut world, BOB).account;
         world.done(ALICE, |client, now| client.remove(now, channel, bob));
-        all_talk(&mut world, channel, &others, 2);
+        world.settle();
+        agree(&world, channel, &others);
     }
 }
