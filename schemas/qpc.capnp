@@ -410,7 +410,7 @@ struct GroupInfo {
   groupInfo @2 :Data;          # MLSMessage(GroupInfo), 1 to 5,177,344 bytes
   tree @3 :Data;               # SHA-256 of the blob with its ratchet tree, 32 bytes
   treeLen @4 :UInt64;          # the blob's length, 1 to 52,428,800; readers take up to 25,165,824
-  seq @5 :UInt64;              # of the commit that led into the epoch
+  seq @5 :UInt64;              # the log's head when this was read
   chain @6 :Data;              # the log's chain at that seq, 32 bytes
 }
 

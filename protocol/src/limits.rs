@@ -106,6 +106,9 @@ pub const CLAIMS_BY_CALLER: u32 = 6_000;
 pub const CLAIMS_BETWEEN: u32 = 12;
 /// Claims of one account's key packages by all others within [`CLAIM_WINDOW`].
 pub const CLAIMS_OF_TARGET: u32 = 120;
+/// Counters of claims, shared by accounts that happen to meet in one: so many that none is ever
+/// forgotten to make room, whoever claims how much of whomever; one counter for each 16-bit hash.
+pub const CLAIM_COUNTERS: usize = 1 << 16;
 /// Longest encoded key package in bytes (a hybrid one is about 3 KB).
 pub const KEY_PACKAGE_BYTES: usize = 16 * 1024;
 /// Life of a key package, signed inside it in extension 0xF0A1.
@@ -221,19 +224,23 @@ pub const UPDATE_SPREAD_MOST: Duration = Duration::from_secs(60 * 60);
 pub const STORE_OPS: usize = 16_384;
 /// Jobs under way; requests that need one behind them are refused as busy.
 pub const JOBS: usize = 1_024;
-/// Groups whose public state is kept in memory.
+/// Groups whose public state is kept in memory while nothing is done in them.
 pub const PUBLIC_GROUPS: usize = 1_024;
+/// Bytes of the records of all of them: the records of one group of [`MEMBERS`] may have some [`TREE_BYTES`].
+pub const PUBLIC_GROUP_BYTES: usize = 256 * 1024 * 1024;
 /// How long the others are asked to wait for a member whose changes of a group came too late
 /// [`COMMIT_LOSSES`] times in a row: above the round trip of the slowest link that people would use.
 pub const COMMIT_TURN: Duration = Duration::from_secs(2);
 /// Who let such a turn pass gets no other for this long: a sixth of the time at most is lost to one that is gone.
 pub const COMMIT_TURN_PAUSE: Duration = Duration::from_secs(10);
-/// Members of a group whose losses are counted.
+/// Accounts in a group whose losses are counted.
 pub const COMMIT_TURNS: usize = 64;
 /// A queued Add is insisted on while its key package has longer than this: a committer whose clock is ahead by
 /// [`CLOCK_SKEW`] leaves out what would be refused by one that is ahead of it by as much.
 pub const ADD_INSISTED: Duration = Duration::from_secs(2 * CLOCK_SKEW.as_secs());
 /// Bytes of blobs that a server has in memory for commits being checked, over all groups; more are refused as busy.
 pub const BUNDLE_BYTES: usize = 256 * 1024 * 1024;
-/// Commits and proposals waiting for one group.
+/// Commits, proposals, resets and reads of the GroupInfo that wait for one group, all of them by members.
 pub const GROUP_QUEUE: usize = 64;
+/// How many of them one account may have there: one for each of its devices.
+pub const GROUP_QUEUE_OF_ACCOUNT: usize = DEVICES_PER_ACCOUNT;

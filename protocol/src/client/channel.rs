@@ -56,6 +56,17 @@ pub(super) enum Subscription {
     Refused,
 }
 
+/// What is done about those whom others have queued to be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum QueuedAdds {
+    /// A commit takes them along.
+    Include,
+    /// No commit goes through with them: it is made without.
+    LeaveOut,
+    /// The server insists on them.
+    Insisted,
+}
+
 /// Tries to come back that a device which waits for its groups waits for too.
 const PATIENT: u32 = 5;
 
@@ -90,6 +101,8 @@ pub(super) struct Channel {
     pub download: Option<Download>,
     /// Nothing is encrypted or committed before this epoch.
     pub need_epoch: u64,
+    /// Of which epoch it is known whether a commit can take queued Adds along, and whether it cannot.
+    pub adds: (u64, QueuedAdds),
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
@@ -150,6 +163,7 @@ impl Channel {
             acked: 0,
             download: None,
             need_epoch: 0,
+            adds: (0, QueuedAdds::Include),
             hold_until: None,
             flush_at: None,
             retry_at: None,
@@ -169,6 +183,12 @@ impl Channel {
             rejoin_off: false,
             gap_told: false,
         }
+    }
+
+    /// What is done about queued Adds in the present epoch.
+    pub(super) fn queued_adds(&self) -> QueuedAdds {
+        let (epoch, adds) = self.adds;
+        if epoch == self.row.epoch { adds } else { QueuedAdds::Include }
     }
 
     /// The group, if it is in memory.

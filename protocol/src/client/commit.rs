@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use super::Client;
+use super::channel::{Channel, QueuedAdds};
 use super::direct::is_direct;
 use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
@@ -300,8 +301,26 @@ impl Client {
         !adds.is_empty()
     }
 
+    /// What is queued to be added may keep a commit from being made, or (`refused`) from being accepted: whether one without
+    /// is worth a try. One member's wish must not stop the group.
+    fn leave_adds_out(&mut self, id: ChannelId, refused: bool) -> bool {
+        let queued = self.with_group(id, |group, _| group.has_queued_adds());
+        let Some(channel) = self.channels.get_mut(&id) else { return false };
+        let worth = match channel.queued_adds() {
+            QueuedAdds::Include => queued != Some(false),
+            QueuedAdds::Insisted => refused,
+            QueuedAdds::LeaveOut => false,
+        };
+        if worth {
+            channel.adds = (channel.row.epoch, QueuedAdds::LeaveOut);
+        }
+        worth
+    }
+
     fn commit(&mut self, id: ChannelId, mut plan: Plan, intents: Vec<Ticket>) {
         plan.rotate = self.key_for(id);
+        plan.leave_adds_out =
+            self.channels.get(&id).map(Channel::queued_adds) == Some(QueuedAdds::LeaveOut);
         let Some(device) = self.device_in(id) else { return };
         let made = self.with_group(id, |group, cx| {
             let epoch = group.epoch();
@@ -309,6 +328,9 @@ impl Client {
         });
         let (epoch, bundle) = match made {
             Some(Ok(made)) => made,
+            Some(Err(_)) if self.leave_adds_out(id, false) => {
+                return self.commit(id, plan, intents);
+            }
             Some(Err(error)) => {
                 let why = format!("the commit cannot be made: {error}");
                 for ticket in intents {
@@ -430,12 +452,16 @@ impl Client {
                 self.lose(id, ticket);
                 self.drop_orphan(id);
                 if let Some(channel) = self.channels.get_mut(&id) {
+                    if channel.queued_adds() == QueuedAdds::LeaveOut {
+                        channel.adds.1 = QueuedAdds::Insisted;
+                    }
                     channel.unsubscribe();
                 }
             }
-            // A device that was to be added has another key by now, or its key package has ended: others are needed.
+            // A device that was to be added is revoked, has another key by now, or its key package has ended. If it is one
+            // that others want, they may be left out now; if it is one of ours, other key packages are needed.
             ErrorCode::RecordInvalid | ErrorCode::KeyPackageInvalid
-                if self.may_claim_again(ticket) =>
+                if self.leave_adds_out(id, true) || self.may_claim_again(ticket) =>
             {
                 self.lose(id, ticket);
                 self.drop_orphan(id);

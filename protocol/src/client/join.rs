@@ -141,6 +141,7 @@ impl Client {
             return Err(MlsError::Invalid("another epoch than the server named".into()));
         }
         let Some(by) = group.added_by() else { return Err(MlsError::Record) };
+        group.data().check_for(origin.channel)?;
         if is_direct(origin.channel) {
             let members = group.members();
             let accounts = members.iter().map(|member| member.record.account);

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::prelude::{
-    LeafNodeIndex, NewSignerBundle, OpenMlsProvider as _, Proposal, ProposalOrRefType,
+    KeyPackage, LeafNodeIndex, NewSignerBundle, OpenMlsProvider as _, Proposal, ProposalOrRefType,
     QueuedProposal, Sender as MlsSender,
 };
 
+use super::data::GroupData;
 use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
 use super::provider::{Crypto, Provider};
 use super::rules::{self, Before, invalid};
@@ -46,7 +47,7 @@ impl Group {
 
     /// Makes a commit; it stays pending. Proposals queued in the group are included, but for those that have become
     /// pointless: what the plan does already, what is expired, and the own wish to leave, which only another member can
-    /// commit. A plan of nothing replaces the keys of the own leaf.
+    /// commit. Who removes the last admin because it was revoked names another in the same commit. A plan of nothing replaces the keys of the own leaf.
     ///
     /// Errors: [`MlsError::NotMember`]; [`MlsError::Pending`] if there is a pending commit; [`MlsError::Record`],
     /// [`MlsError::Expired`], [`MlsError::Suite`] for a key package or device that does not hold;
@@ -70,7 +71,7 @@ impl Group {
         device: &LocalDevice,
         plan: &Plan,
     ) -> Result<Bundle, MlsError> {
-        let queued = self.select_queued(cx.wall)?;
+        let queued = self.select_queued(cx.wall, plan.leave_adds_out)?;
         let crypto = Crypto::verifier(cx.backend);
         let mut adds = Vec::new();
         for package in &plan.adds {
@@ -92,6 +93,7 @@ impl Group {
             && plan.data.is_none()
             && queued.references.is_empty();
         let evidence = rules::evidence(&revoked);
+        let heir = self.heir(&evidence, &adds, &removes, &queued)?;
         match evidence.is_empty() {
             true => self.overlay.delete_raw(EVIDENCE),
             false => self.overlay.put_raw(EVIDENCE, evidence.clone()),
@@ -106,7 +108,7 @@ impl Group {
             )
             .propose_adds(adds)
             .propose_removals(removes.into_iter().map(LeafNodeIndex::new));
-        if let Some(data) = &plan.data {
+        if let Some(data) = plan.data.as_ref().or(heir.as_ref()) {
             builder = builder
                 .propose_group_context_extensions(rules::context_extensions(data)?)
                 .map_err(refused)?;
@@ -273,10 +275,26 @@ impl Group {
         Ok(leaves.into_iter().collect())
     }
 
-    fn select_queued(&self, wall: UnixMillis) -> Result<Queued, MlsError> {
+    /// The group's data if a revocation takes its last admin away.
+    fn heir(
+        &self,
+        evidence: &[u8],
+        adds: &[KeyPackage],
+        removes: &[u32],
+        queued: &Queued,
+    ) -> Result<Option<GroupData>, MlsError> {
+        let of = |package: &KeyPackage| Ok(rules::record_in(package.leaf_node())?.account);
+        let adds = adds.iter().map(of).collect::<Result<Vec<_>, MlsError>>()?;
+        let added = queued.adds.iter().map(|device| device.account).chain(adds);
+        let removed = queued.removes.iter().chain(removes).copied().collect();
+        Ok(self.before().given(evidence)?.succession(&removed, added))
+    }
+
+    fn select_queued(&self, wall: UnixMillis, no_adds: bool) -> Result<Queued, MlsError> {
         let mut selected = Queued::default();
         for proposal in self.mls.pending_proposals() {
             let include = match (proposal.proposal(), proposal.sender()) {
+                (Proposal::Add(_), _) if no_adds => false,
                 (Proposal::Add(add), _) => {
                     let package = add.key_package();
                     rules::expiry(package)? > wall.plus(limits::CLOCK_SKEW)

@@ -1,7 +1,9 @@
 //! What all members of a group must agree on beside its tree: GroupContext extension 0xF0A2. The server can
 //! read it, so names and descriptions are not in here, only the hash of their sealed form.
 
-use crate::id::{AccountId, Digest};
+use super::MlsError;
+use crate::id::{AccountId, ChannelId, Digest};
+use crate::wire::message::ChannelKind;
 
 /// The content of extension 0xF0A2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,20 @@ impl GroupData {
             open: open == 1,
             metadata: Digest(*metadata),
         })
+    }
+
+    /// Whether these are roles that the group of a channel can have: of a direct one both accounts are admins, so that
+    /// neither depends on the other, and nobody else is. Error: [`MlsError::NotAllowed`].
+    pub fn check_for(&self, channel: ChannelId) -> Result<(), MlsError> {
+        let both = match self.admins.as_slice() {
+            [one, other] => !self.open && ChannelId::direct(*one, *other) == channel,
+            _ => false,
+        };
+        if both || channel.kind() != Some(ChannelKind::Direct) {
+            Ok(())
+        } else {
+            Err(MlsError::NotAllowed("the admins of a direct channel are its two accounts"))
+        }
     }
 
     /// Whether an account may change who is in the group.

@@ -7,6 +7,7 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::group::{GroupContext, GroupId as MlsGroupId, MlsGroup};
+use openmls::prelude::Proposal;
 use openmls_traits::storage::StorageProvider as _;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -52,7 +53,7 @@ pub struct Founding {
     pub tree: Vec<u8>,
 }
 
-/// What a commit is to change. Proposals queued in the group are always included too.
+/// What a commit is to change. Proposals queued in the group are included too.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// Key packages (MLSMessages), checked before, of devices to add.
@@ -67,6 +68,8 @@ pub struct Plan {
     pub update: bool,
     /// A new device record and key for the own leaf.
     pub rotate: Option<LocalDevice>,
+    /// Queued Adds are left out: with them there would be no commit.
+    pub leave_adds_out: bool,
 }
 
 /// A commit made and pending: merged when accepted, discarded when another one won.
@@ -273,6 +276,12 @@ impl Group {
     /// Whether proposals wait for a commit. Until then nothing can be sent: see [`Self::encrypt`].
     pub fn has_proposals(&self) -> bool {
         self.mls.has_pending_proposals()
+    }
+
+    /// Whether Adds are among them.
+    pub fn has_queued_adds(&self) -> bool {
+        let mut queued = self.mls.pending_proposals();
+        queued.any(|queued| matches!(queued.proposal(), Proposal::Add(_)))
     }
 
     pub(super) fn assemble(

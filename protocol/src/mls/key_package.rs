@@ -54,6 +54,18 @@ pub fn check(
 ) -> Result<CheckedKeyPackage, MlsError> {
     let valid = validate(&Crypto::verifier(backend), package)?;
     let suite = Suite::from_number(u16::from(valid.ciphersuite())).ok_or(MlsError::Suite)?;
+    let (record, expires) = check_present(backend, suite, &valid, wall)?;
+    let (hash, last_resort) = (Digest::of(&[package]), valid.last_resort());
+    Ok(CheckedKeyPackage { record, suite, expires, hash, last_resort })
+}
+
+/// What we demand beyond that: whose a valid key package is, and its end. Errors: as [`check`].
+pub(super) fn check_present(
+    backend: Backend,
+    suite: Suite,
+    valid: &KeyPackage,
+    wall: UnixMillis,
+) -> Result<(DeviceRecord, UnixMillis), MlsError> {
     let record = rules::check_leaf(backend, suite, valid.leaf_node())?;
     let last_resort = valid.last_resort();
     let extensions = 1 + usize::from(last_resort);
@@ -62,12 +74,12 @@ pub fn check(
     {
         return Err(invalid("key package with unknown extensions"));
     }
-    let expires = rules::expiry(&valid)?;
+    let expires = rules::expiry(valid)?;
     let latest = wall.plus(life(last_resort)).plus(limits::CLOCK_SKEW);
     if expires <= wall || expires > latest {
         return Err(MlsError::Expired);
     }
-    Ok(CheckedKeyPackage { record, suite, expires, hash: Digest::of(&[package]), last_resort })
+    Ok((record, expires))
 }
 
 /// What MLS itself demands of a key package (RFC 9420 §10.1), and that its keys can be encrypted to.

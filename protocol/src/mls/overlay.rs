@@ -6,6 +6,7 @@
 
 mod blocks;
 mod cut;
+mod erasing;
 mod members;
 mod storage;
 mod stored;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::store::batch::{Op, Records};
 use blocks::Blocks;
+use erasing::Erasing;
 pub(super) use stored::tree_in;
 
 /// A record that does not encode or decode.
@@ -45,6 +47,16 @@ enum Stored {
     Blocks(Blocks),
     /// Blocks that do not go together: whoever asks for it is told.
     Damaged,
+}
+
+impl Stored {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Whole(value) => value.len(),
+            Self::Blocks(blocks) => blocks.bytes(),
+            Self::Damaged => 0,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -147,6 +159,25 @@ impl Overlay {
             _ => None,
         });
         large.collect()
+    }
+
+    /// How many bytes all records have, keys included.
+    pub fn bytes(&self) -> usize {
+        let state = self.0.borrow();
+        let sizes = state.records.iter().map(|(key, stored)| key.len() + stored.bytes());
+        sizes.sum()
+    }
+
+    /// Memory that blocks have beyond what is in them. What was put together piece by piece has some, and has left
+    /// copies where it was before.
+    #[cfg(test)]
+    pub(super) fn slack(&self) -> usize {
+        let state = self.0.borrow();
+        let slack = state.records.values().map(|stored| match stored {
+            Stored::Blocks(blocks) => blocks.slack(),
+            _ => 0,
+        });
+        slack.sum()
     }
 
     /// Whether there are no records.
@@ -268,10 +299,10 @@ impl Kind {
     /// untagged enum, which only a self-describing format can give.
     fn encode<T: Serialize>(self, value: &T) -> Result<Value, RecordFault> {
         let bytes = match self {
-            Self::JoinConfig => serde_json::to_vec(value).ok(),
-            _ => postcard::to_extend(value, Vec::new()).ok(),
+            Self::JoinConfig => serde_json::to_vec(value).ok().map(Zeroizing::new),
+            _ => postcard::serialize_with_flavor(value, Erasing::default()).ok(),
         };
-        bytes.map(Zeroizing::new).ok_or(self.fault())
+        bytes.ok_or(self.fault())
     }
 
     fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, RecordFault> {

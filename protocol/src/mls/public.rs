@@ -5,6 +5,7 @@
 //! the members to check: membership and confirmation tags, and whether path secrets and welcomes open.
 
 pub(super) mod outside;
+mod queue;
 #[cfg(test)]
 mod tests;
 
@@ -12,12 +13,10 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::group::GroupId as MlsGroupId;
 use openmls::prelude::{
-    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
-    ProposalStore, ProtocolMessage, PublicGroup, QueuedProposal, RatchetTreeIn,
-    Sender as MlsSender, StagedCommit,
+    KeyPackageRef, LeafNodeIndex, MlsMessageBodyIn, ProcessedMessageContent, ProposalStore,
+    ProtocolMessage, PublicGroup, RatchetTreeIn, Sender as MlsSender, StagedCommit,
 };
 use tls_codec::Deserialize as _;
 
@@ -33,7 +32,6 @@ use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
 use crate::id::{ChannelId, GroupId, Sender};
-use crate::limits;
 use crate::server::op::Member;
 use crate::store::batch::{Op, Records};
 use crate::wire::message::{ChannelKind, EntryKind};
@@ -64,8 +62,6 @@ pub struct CheckedCommit {
     pub adds: Vec<Member>,
     /// Devices removed. One that is in `adds` too was removed and added anew: its removal comes first.
     pub removes: Vec<Sender>,
-    /// Devices whose device key changed.
-    pub updates: Vec<Member>,
     /// The welcome of each device added, with its own secret alone, in the order of `adds`.
     pub welcomes: Vec<Bytes>,
     /// The new ratchet tree, if there is a welcome.
@@ -74,7 +70,7 @@ pub struct CheckedCommit {
     /// it adds nobody.
     pub expires: Option<UnixMillis>,
     /// The latest end of a key package that was queued to be added and is not: until
-    /// [`limits::ADD_INSISTED`] before that, the commit is not to be accepted.
+    /// [`ADD_INSISTED`](crate::limits::ADD_INSISTED) before that, the commit is not to be accepted.
     pub left_out: Option<UnixMillis>,
 }
 
@@ -188,6 +184,11 @@ impl PublicState {
         })
     }
 
+    /// Whether the group's roles are those of its channel's kind. Error: [`MlsError::NotAllowed`].
+    pub fn check_roles(&self, channel: ChannelId) -> Result<(), MlsError> {
+        self.data.check_for(channel)
+    }
+
     /// Holds the group to the rules of its channel's kind. Not stored: to be said again after [`Self::restore`].
     pub fn confine(&mut self, channel: ChannelId) {
         self.direct = (channel.kind() == Some(ChannelKind::Direct)).then_some(channel);
@@ -208,46 +209,14 @@ impl PublicState {
         self.records.values().map(member_of).collect()
     }
 
+    /// The bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.overlay.bytes()
+    }
+
     /// The ratchet tree, encoded (RFC 9420 §12.4.3.3).
     pub fn tree(&self) -> Result<Vec<u8>, MlsError> {
         encode(&self.group.export_ratchet_tree())
-    }
-
-    /// Checks a proposal from `sender` and queues it: an Add, a Remove or a SelfRemove, by the leaf of that device,
-    /// within its role, of a device that no queued proposal names yet; at most [`limits::PROPOSALS`] in an epoch.
-    ///
-    /// Errors: as [`Self::commit`].
-    pub fn propose(&mut self, sender: Sender, payload: &[u8]) -> Result<(), MlsError> {
-        let message = self.message(sender, payload, EntryKind::Proposal)?;
-        let processed = self
-            .group
-            .process_message(&self.crypto, message)
-            .map_err(|error| MlsError::Invalid(error.to_string()))?;
-        let ProcessedMessageContent::ProposalMessage(proposal) = processed.into_content() else {
-            return Err(invalid("not a proposal of a member"));
-        };
-        self.before().judge_proposal(&proposal)?;
-        let queued = self.queued()?;
-        if queued.len() >= limits::PROPOSALS {
-            return Err(invalid("too many proposals in this epoch"));
-        }
-        let whom = self.subject(&proposal)?;
-        for other in &queued {
-            if self.subject(other)? == whom {
-                return Err(invalid("a proposal for this device is queued already"));
-            }
-        }
-        self.before().keeps_an_admin(queued.iter().chain([&*proposal]))?;
-        let adds = matches!(proposal.proposal(), Proposal::Add(_));
-        if adds == self.records.values().any(|record| record.sender() == whom) {
-            return Err(invalid("a proposal that changes nothing"));
-        }
-        self.change(|state| {
-            state
-                .group
-                .add_proposal(&state.overlay, *proposal)
-                .map_err(|error| MlsError::Internal(error.to_string()))
-        })
     }
 
     /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
@@ -387,28 +356,6 @@ impl PublicState {
         Ok(message.into())
     }
 
-    fn queued(&self) -> Result<Vec<QueuedProposal>, MlsError> {
-        let queued: Vec<(ProposalRef, QueuedProposal)> = self
-            .group
-            .queued_proposals(&self.overlay)
-            .map_err(|error| MlsError::Damaged(error.to_string()))?;
-        Ok(queued.into_iter().map(|(_, proposal)| proposal).collect())
-    }
-
-    /// Whom a proposal would add or remove.
-    fn subject(&self, proposal: &QueuedProposal) -> Result<Sender, MlsError> {
-        let leaf = match (proposal.proposal(), proposal.sender()) {
-            (Proposal::Add(add), _) => {
-                return Ok(rules::record_in(add.key_package().leaf_node())?.sender());
-            }
-            (Proposal::Remove(remove), _) => remove.removed(),
-            (Proposal::SelfRemove, MlsSender::Member(leaf)) => *leaf,
-            _ => return Err(invalid("a proposal of this kind is not made on its own")),
-        };
-        let record = self.records.get(&leaf.u32()).ok_or_else(|| invalid("no such leaf"))?;
-        Ok(record.sender())
-    }
-
     /// A welcome is for exactly those who are added: what each of them gets.
     fn check_welcome(
         &self,
@@ -475,8 +422,6 @@ impl PublicState {
             let new = new.map(|(leaf, _)| *leaf).collect();
             path.check_lengths(self.group.treesync(), committer, &new)?;
         }
-        let keys: BTreeMap<_, _> =
-            before.values().map(|record| (record.sender(), record.device_key)).collect();
         let removed = verdict.removed.iter().filter_map(|leaf| before.get(leaf));
         let adds = self.records.values().filter(|record| added.contains(&record.sender()));
         let adds: Vec<_> = adds.map(member_of).collect();
@@ -488,14 +433,10 @@ impl PublicState {
         // Who comes back by a commit of its own needs none.
         let welcomed = adds.iter().filter(|_| welcomed).map(of);
         let welcomes: Vec<_> = welcomed.collect::<Result<_, _>>()?;
-        let updated = verdict.updated.iter();
-        let updates =
-            updated.filter(|record| keys.get(&record.sender()) != Some(&record.device_key));
         Ok(CheckedCommit {
             epoch: self.epoch(),
             adds,
             removes: removed.map(DeviceRecord::sender).collect(),
-            updates: updates.map(member_of).collect(),
             tree: (!welcomes.is_empty()).then(|| self.tree()).transpose()?,
             welcomes,
             expires: verdict.added.iter().map(|added| added.expires).min(),

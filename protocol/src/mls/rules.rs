@@ -1,164 +1,31 @@
 //! What may be in a group and who may change it: one set of rules, by which the server judges a
 //! commit before it accepts it and every member judges it again.
 
+mod leaf;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::{
-    Capabilities, Ciphersuite, CredentialType, Extension, ExtensionType, Extensions, GroupContext,
-    KeyPackage, LeafNode, LeafNodeIndex, Proposal, ProposalType, QueuedProposal,
-    RequiredCapabilitiesExtension, Sender as MlsSender, StagedCommit, UnknownExtension,
+    LeafNode, LeafNodeIndex, Proposal, QueuedProposal, Sender as MlsSender, StagedCommit,
 };
 
-use openmls::treesync::LeafNodeSource;
-
+use super::MlsError;
 use super::data::GroupData;
-use super::public::outside::Reader;
 use super::suite::Suite;
-use super::{MlsError, encode};
 use crate::crypto::Backend;
-use crate::crypto::hpke::{self, Kem};
 use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::env::UnixMillis;
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::limits;
-
-/// Key package extension with the signed end of its life: milliseconds since 1970, 8 bytes, big endian.
-pub(super) const EXPIRY_EXTENSION: u16 = 0xF0A1;
-
-const EXTENSIONS: [ExtensionType; 3] = [
-    ExtensionType::Unknown(EXPIRY_EXTENSION),
-    ExtensionType::Unknown(GroupData::EXTENSION),
-    ExtensionType::LastResort,
-];
-const PROPOSALS: [ProposalType; 1] = [ProposalType::SelfRemove];
-const CREDENTIALS: [CredentialType; 1] = [CredentialType::Basic];
-
-pub(super) fn invalid(why: &str) -> MlsError {
-    MlsError::Invalid(why.to_owned())
-}
-
-impl Suite {
-    /// OpenMLS's name of it.
-    pub fn ciphersuite(self) -> Ciphersuite {
-        match self {
-            Self::Classical => Ciphersuite::MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519,
-            Self::Hybrid => Ciphersuite::MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519,
-        }
-    }
-
-    pub(super) fn kem(self) -> Kem {
-        match self {
-            Self::Classical => Kem::X25519,
-            Self::Hybrid => Kem::XWing,
-        }
-    }
-}
-
-/// The capabilities of every leaf of ours, from the first day on, so that groups can grow later.
-pub(super) fn capabilities() -> Capabilities {
-    Capabilities::builder()
-        .ciphersuites(Suite::ALL.map(Suite::ciphersuite).to_vec())
-        .extensions(EXTENSIONS.to_vec())
-        .proposals(PROPOSALS.to_vec())
-        .credentials(CREDENTIALS.to_vec())
-        .build()
-}
-
-/// What every group requires of its leaves, from its first epoch on.
-pub(super) fn required_capabilities() -> RequiredCapabilitiesExtension {
-    RequiredCapabilitiesExtension::new(&EXTENSIONS, &PROPOSALS, &CREDENTIALS)
-}
-
-/// The extensions of a GroupContext.
-pub(super) fn context_extensions(data: &GroupData) -> Result<Extensions<GroupContext>, MlsError> {
-    Extensions::from_vec(vec![
-        Extension::RequiredCapabilities(required_capabilities()),
-        Extension::Unknown(GroupData::EXTENSION, UnknownExtension(data.encode())),
-    ])
-    .map_err(|error| MlsError::Internal(error.to_string()))
-}
-
-/// The group data of a GroupContext that holds: the required capabilities as they have to be, the data sound,
-/// nothing else.
-pub(super) fn check_context(extensions: &Extensions<GroupContext>) -> Result<GroupData, MlsError> {
-    let required = extensions.required_capabilities();
-    if required != Some(&required_capabilities()) || extensions.iter().count() != 2 {
-        return Err(invalid("group context extensions are not as they have to be"));
-    }
-    extensions
-        .unknown(GroupData::EXTENSION)
-        .and_then(|data| GroupData::decode(&data.0))
-        .ok_or_else(|| invalid("no sound group data"))
-}
-
-/// The device record in a leaf's credential, not verified.
-pub(super) fn record_in(leaf: &LeafNode) -> Result<DeviceRecord, MlsError> {
-    let credential = leaf.credential();
-    if credential.credential_type() != CredentialType::Basic {
-        return Err(MlsError::Record);
-    }
-    DeviceRecord::decode(credential.serialized_content()).ok_or(MlsError::Record)
-}
-
-/// Checks a key that others are to encrypt to. One that nobody can encrypt to would fail every later commit whose path
-/// leads to it: the group would stand still. OpenMLS does not look (RFC 9420 §7.2 leaves it to the KEM).
-pub(super) fn check_key(suite: Suite, key: &[u8]) -> Result<(), MlsError> {
-    hpke::check_public_key(suite.kem(), key)
-        .map_err(|_| invalid("a public key that nobody can encrypt to"))
-}
-
-/// The same for the key that comes first in an encoded leaf, parent or EncryptionKey.
-pub(super) fn check_first_key(
-    suite: Suite,
-    node: &impl tls_codec::Serialize,
-) -> Result<(), MlsError> {
-    check_key(suite, Reader::new(&encode(node)?).vector().unwrap_or_default())
-}
-
-/// Checks a leaf: its record signed by the account key and naming the leaf's own key, its capabilities all that
-/// ours are, its encryption key one that can be encrypted to. What MLS itself demands of a leaf is OpenMLS's to check.
-pub(super) fn check_leaf(
-    backend: Backend,
-    suite: Suite,
-    leaf: &LeafNode,
-) -> Result<DeviceRecord, MlsError> {
-    let record = record_in(leaf)?;
-    if leaf.signature_key().as_slice() != record.device_key {
-        return Err(MlsError::Record);
-    }
-    record.verify(backend).map_err(|_| MlsError::Record)?;
-    let (has, ours) = (leaf.capabilities(), capabilities());
-    let able = ours.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
-        && EXTENSIONS.iter().all(|extension| has.extensions().contains(extension))
-        && PROPOSALS.iter().all(|proposal| has.proposals().contains(proposal))
-        && CREDENTIALS.iter().all(|credential| has.credentials().contains(credential));
-    if !able {
-        return Err(MlsError::Capabilities);
-    }
-    // RFC 9420 §7.2: only leaves from key packages have a lifetime. Ours is unlimited, so that no clock decides
-    // whether a commit holds; the true end is in the key package's extension.
-    if let LeafNodeSource::KeyPackage(lifetime) = leaf.leaf_node_source()
-        && (lifetime.not_before() != 0 || lifetime.not_after() != u64::MAX)
-    {
-        return Err(invalid("leaf with a limited lifetime"));
-    }
-    check_first_key(suite, leaf.encryption_key())?;
-    Ok(record)
-}
-
-/// Checks the key package of an Add: its leaf, its init key, that it has an end.
-fn check_package(backend: Backend, suite: Suite, package: &KeyPackage) -> Result<Added, MlsError> {
-    let record = check_leaf(backend, suite, package.leaf_node())?;
-    check_key(suite, package.hpke_init_key().as_slice())?;
-    Ok(Added { record, expires: expiry(package)? })
-}
-
-/// The signed end of a key package's life.
-pub(super) fn expiry(package: &KeyPackage) -> Result<UnixMillis, MlsError> {
-    let extension = package.extensions().unknown(EXPIRY_EXTENSION).ok_or(MlsError::Expired)?;
-    let end = extension.0.as_slice().try_into().map_err(|_| MlsError::Expired)?;
-    Ok(UnixMillis(u64::from_be_bytes(end)))
-}
+use leaf::check_package;
+#[cfg(test)]
+pub(super) use leaf::required_capabilities;
+pub(super) use leaf::{
+    EXPIRY_EXTENSION, capabilities, check_context, check_first_key, check_key, check_leaf,
+    context_extensions, expiry, invalid, record_in,
+};
 
 /// An epoch before a commit, and what the commit brings along.
 #[derive(Clone, Debug)]
@@ -277,6 +144,7 @@ impl Before<'_> {
             updated: Vec::new(),
             data: None,
         };
+        let mut changed_by = None;
         if self.records.get(&own.u32()) != Some(&verdict.committer) {
             verdict.updated.push(verdict.committer.clone());
         }
@@ -284,8 +152,15 @@ impl Before<'_> {
             match proposal.proposal() {
                 Proposal::ExternalInit(_) if external => {}
                 Proposal::Remove(remove) if external && remove.removed() == own => {}
+                Proposal::GroupContextExtensions(change) => {
+                    verdict.data = Some(check_context(change.extensions())?);
+                    changed_by = Some(self.proposer(proposal)?.1.account);
+                }
                 _ => self.apply(own, proposal, &mut verdict)?,
             }
+        }
+        if let (Some(data), Some(by)) = (&verdict.data, changed_by) {
+            self.check_data(data, by, &verdict)?;
         }
         self.check_result(&verdict)?;
         self.check_revoked(&verdict)?;
@@ -309,8 +184,8 @@ impl Before<'_> {
 
     /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
     /// leave may still commit others' wishes, one that others want removed may not commit at all. Whether an Add may
-    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`]. One from outside can take none
-    /// along (RFC 9420 §12.2): they are proposed again, as after any epoch.
+    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`]. A commit from outside refers to
+    /// no proposal (RFC 9420 §12.4.3.2): what it leaves out is proposed again, as after any epoch.
     pub(super) fn check_queued<'p>(
         &self,
         mut queued: impl Iterator<Item = &'p QueuedProposal>,
@@ -331,16 +206,20 @@ impl Before<'_> {
     }
 
     /// Whether somebody who may add and remove is left when a queued removal and those queued before it come true: a
-    /// commit has to include them all, so none may be queued that no commit could.
+    /// commit has to include them all, so none may be queued that no commit could. In an open group everyone may, and who
+    /// leaves by its own wish still commits the others'.
     pub(super) fn keeps_an_admin<'p>(
         &self,
         queued: impl Iterator<Item = &'p QueuedProposal>,
     ) -> Result<(), MlsError> {
-        let gone: BTreeSet<_> = queued.filter_map(removes).collect();
-        let stays = |(leaf, record): (&u32, &DeviceRecord)| {
-            self.data.is_admin(record.account) && !gone.contains(leaf)
+        let counts = |proposal: &&QueuedProposal| {
+            !(self.data.open && matches!(proposal.proposal(), Proposal::SelfRemove))
         };
-        if self.data.open || gone.is_empty() || self.records.iter().any(stays) {
+        let gone: BTreeSet<_> = queued.filter(counts).filter_map(removes).collect();
+        let stays = |(leaf, record): (&u32, &DeviceRecord)| {
+            self.data.may_change(record.account) && !gone.contains(leaf)
+        };
+        if gone.is_empty() || self.records.iter().any(stays) {
             Ok(())
         } else {
             Err(MlsError::NoAdmin)
@@ -394,22 +273,6 @@ impl Before<'_> {
                 let (leaf, _) = self.proposer(proposal)?;
                 verdict.removed.push(leaf.u32());
             }
-            Proposal::GroupContextExtensions(change) => {
-                let data = check_context(change.extensions())?;
-                let by = self.proposer(proposal)?.1.account;
-                if !self.data.is_admin(by) {
-                    return Err(invalid("group data changed by one who is no admin"));
-                }
-                if self.direct.is_some()
-                    && (&data.admins, data.open) != (&self.data.admins, self.data.open)
-                {
-                    return Err(MlsError::NotAllowed("a direct channel has no roles"));
-                }
-                if data.version <= self.data.version {
-                    return Err(invalid("group data changed without raising its version"));
-                }
-                verdict.data = Some(data);
-            }
             _ => return Err(invalid("a proposal of this kind is not allowed in a commit")),
         }
         // RFC 9420 §12.2: a commit does not remove its committer.
@@ -417,6 +280,53 @@ impl Before<'_> {
             return Err(invalid("a commit that removes its committer"));
         }
         Ok(())
+    }
+
+    /// Admins change the group's data. Who is none may name an heir, and nothing else.
+    fn check_data(
+        &self,
+        data: &GroupData,
+        by: AccountId,
+        verdict: &Verdict,
+    ) -> Result<(), MlsError> {
+        let removed = verdict.removed.iter().copied().collect();
+        let added = verdict.added.iter().map(|added| added.record.account);
+        if !self.data.is_admin(by) && self.succession(&removed, added).as_ref() != Some(data) {
+            return Err(invalid("group data changed by one who is no admin"));
+        }
+        if self.direct.is_some() && (&data.admins, data.open) != (&self.data.admins, self.data.open)
+        {
+            return Err(MlsError::NotAllowed("a direct channel has no roles"));
+        }
+        if data.version <= self.data.version {
+            return Err(invalid("group data changed without raising its version"));
+        }
+        Ok(())
+    }
+
+    /// The group's data once revocations have taken the last device of an admin: the account of the lowest leaf that
+    /// stays becomes one too. `None` while an admin is left, and where no revocation is the reason: nobody else is
+    /// removed who is the last (docs/adr/0011).
+    pub(super) fn succession(
+        &self,
+        removed: &BTreeSet<u32>,
+        mut added: impl Iterator<Item = AccountId>,
+    ) -> Option<GroupData> {
+        let is_admin = |account| self.data.is_admin(account);
+        let gone = removed.iter().filter_map(|leaf| self.records.get(leaf));
+        let mut revoked = gone.filter(|record| self.revoked.contains(&record.sender()));
+        let stay = self.records.iter().filter(|(leaf, _)| !removed.contains(leaf));
+        let mut stay = stay.map(|(_, record)| record.account);
+        let heir = stay.next()?;
+        let led = self.data.open || is_admin(heir) || stay.any(is_admin) || added.any(is_admin);
+        if led || !revoked.any(|record| is_admin(record.account)) {
+            return None;
+        }
+        let mut data = self.data.clone();
+        data.version = data.version.checked_add(1)?;
+        data.admins.push(heir);
+        data.admins.sort_unstable();
+        Some(data)
     }
 
     /// The record of a leaf that replaces one of the same device: the same record, or a later one.
@@ -499,11 +409,15 @@ pub(super) fn removes(proposal: &QueuedProposal) -> Option<u32> {
     }
 }
 
-/// The latest end of the key packages of those who are queued to be added and are not.
+/// The latest end of the key packages of those who are queued to be added and are not; `None` for a commit from outside,
+/// which can include nobody.
 pub(super) fn adds_left_out<'p>(
     queued: impl Iterator<Item = &'p QueuedProposal>,
     verdict: &Verdict,
 ) -> Option<UnixMillis> {
+    if verdict.external {
+        return None;
+    }
     let left_out = |proposal: &QueuedProposal| {
         let Proposal::Add(add) = proposal.proposal() else { return None };
         let whom = record_in(add.key_package().leaf_node()).ok()?.sender();

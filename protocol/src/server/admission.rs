@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use zeroize::Zeroizing;
+
 use super::connection::Call;
 use super::{Config, Server};
 use crate::auth::budget::{Admitted, Budgets, Limited, LoginBudgets, LoginRates, Rate};
@@ -16,14 +18,16 @@ use crate::wire::message::{Failure, Username};
 pub(super) struct Admission {
     logins: LoginBudgets,
     lookups: Budgets<AccountId>,
-    /// Key packages claimed, by who claims, of whom, and both.
+    /// Key packages claimed, by who claims, of whom, and both. Whom, nobody has looked up yet, and a caller may name very
+    /// many: they share so many counters that each has its place, by a hash that nobody else can tell.
     claims_by: Budgets<AccountId>,
-    claims_of: Budgets<AccountId>,
-    claims_between: Budgets<(AccountId, AccountId)>,
+    claims_of: Budgets<u16>,
+    claims_between: Budgets<u16>,
+    claim_key: Zeroizing<[u8; 32]>,
 }
 
 impl Admission {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, claim_key: Zeroizing<[u8; 32]>) -> Self {
         let claim = |most| Rate { most, window: limits::CLAIM_WINDOW };
         let lookups = Rate { most: limits::LOOKUPS_PER_MINUTE, window: Duration::from_secs(60) };
         Self {
@@ -33,8 +37,9 @@ impl Admission {
                 in_all: limits::LOGINS_IN_ALL,
             }),
             claims_by: Budgets::new(claim(limits::CLAIMS_BY_CALLER), config.connections),
-            claims_of: Budgets::new(claim(limits::CLAIMS_OF_TARGET), config.connections),
-            claims_between: Budgets::new(claim(limits::CLAIMS_BETWEEN), config.connections),
+            claims_of: Budgets::new(claim(limits::CLAIMS_OF_TARGET), limits::CLAIM_COUNTERS),
+            claims_between: Budgets::new(claim(limits::CLAIMS_BETWEEN), limits::CLAIM_COUNTERS),
+            claim_key,
             // No more accounts than connections can be looking things up at once.
             lookups: Budgets::new(lookups, config.connections),
         }
@@ -86,11 +91,16 @@ impl Server {
     /// Admits a claim of an account's key packages, or answers the call with when to try again. An account's own are
     /// its own to use up.
     pub(super) fn admit_claim(&mut self, call: Call, by: AccountId, of: AccountId) -> bool {
+        let counter = |who: &[&[u8]]| {
+            let hash = self.config.backend.hmac_sha256(&*self.admission.claim_key, who);
+            u16::from_be_bytes([hash[0], hash[1]])
+        };
+        let (target, pair) = (counter(&[b"of", &of.0]), counter(&[b"between", &by.0, &of.0]));
         let (now, budgets) = (self.now.mono, &mut self.admission);
         let mut wait = budgets.claims_by.wait(&by, now);
         if by != of {
-            wait = wait.max(budgets.claims_of.wait(&of, now));
-            wait = wait.max(budgets.claims_between.wait(&(by, of), now));
+            wait = wait.max(budgets.claims_of.wait(&target, now));
+            wait = wait.max(budgets.claims_between.wait(&pair, now));
         }
         if !wait.is_zero() {
             self.limited(call, wait);
@@ -99,8 +109,8 @@ impl Server {
         // Each was asked: none refuses.
         let _ = budgets.claims_by.spend(&by, now);
         if by != of {
-            let _ = budgets.claims_of.spend(&of, now);
-            let _ = budgets.claims_between.spend(&(by, of), now);
+            let _ = budgets.claims_of.spend(&target, now);
+            let _ = budgets.claims_between.spend(&pair, now);
         }
         true
     }

@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use super::Server;
 use super::connection::{Call, Peer};
-use super::groups::{Stage, Work, WorkKind};
+use super::groups::refusal_of;
 use super::job::ServerJob;
+use super::line::{Work, WorkKind};
 use super::stored::{Step, Task};
 use super::submit::{Submitted, submission_hash};
 use crate::env::UnixMillis;
@@ -84,17 +85,6 @@ impl Resetting {
     }
 }
 
-/// The refusal of a group that does not hold.
-fn refusal_of(error: &MlsError) -> ErrorCode {
-    match error {
-        MlsError::Suite => ErrorCode::SuiteNotAllowed,
-        MlsError::Record => ErrorCode::RecordInvalid,
-        MlsError::NotAllowed(_) => ErrorCode::NotAllowed,
-        MlsError::Damaged(_) => ErrorCode::Unavailable,
-        _ => ErrorCode::CommitInvalid,
-    }
-}
-
 impl Server {
     pub(super) fn channel_create(
         &mut self,
@@ -143,7 +133,8 @@ impl Server {
         result: Result<Box<PublicState>, MlsError>,
     ) {
         let channel = creation.channel;
-        let mut state = match result {
+        let roles = |state: Box<PublicState>| state.check_roles(channel).map(|()| state);
+        let mut state = match result.and_then(roles) {
             Ok(state) => state,
             Err(error) => {
                 let code = refusal_of(&error);
@@ -259,11 +250,5 @@ impl Server {
             WorkKind::Reset(reset) => Some(reset),
             _ => None,
         }
-    }
-
-    /// The store has looked at a reset: it is new, and its founder was there.
-    pub(super) fn reset_probed(&mut self, channel: ChannelId) {
-        self.stage(channel, Stage::Load);
-        self.store(Step::Group(channel), StoreOp::LoadGroup { channel });
     }
 }

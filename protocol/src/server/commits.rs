@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Server;
 use super::connection::Call;
-use super::groups::{Work, WorkKind};
 use super::job::ServerJob;
+use super::line::{Work, WorkKind};
 use super::submit::{Submitted, outside_holds, submission_hash};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
@@ -70,17 +70,21 @@ impl Server {
     }
 
     pub(super) fn write_commit(&mut self, channel: ChannelId, checked: CheckedCommit) {
-        let Some((state, work, loaded)) = self.checked_state(channel) else { return };
+        let Some((state, work, fetched)) = self.checked_state(channel) else { return };
         let WorkKind::Commit(bundle) = &work.kind else { return };
-        let (sender, bundle, commit) = (work.sender, bundle.clone(), logged(bundle, loaded));
+        let (sender, bundle, commit) = (work.sender, bundle.clone(), logged(bundle, fetched));
         let group = state.take_ops();
         let at = self.now.wall;
         if checked.expires.is_some_and(|end| at >= end) {
             let detail = "a key package has expired";
+            self.waive_adds(channel);
             return self.refuse_checked(channel, ErrorCode::KeyPackageInvalid, detail);
         }
         let insisted = |end: UnixMillis| end.minus(limits::ADD_INSISTED) > at;
-        if checked.left_out.is_some_and(insisted) {
+        let insists = self.groups.slot(channel).is_some_and(|slot| {
+            slot.insists(bundle.generation, bundle.epoch) && checked.left_out.is_some_and(insisted)
+        });
+        if insists {
             return self.refuse_checked(channel, ErrorCode::ProposalLeftOut, "");
         }
         let CommitBundle { generation, epoch, message, .. } = bundle;
@@ -97,7 +101,7 @@ impl Server {
         };
         let hash = commit_hash(&bundle);
         let submitted = Submitted { channel, payload: bundle.commit.hash(), entry };
-        let CheckedCommit { adds, removes, updates, welcomes, tree, .. } = checked;
+        let CheckedCommit { adds, removes, welcomes, tree, .. } = checked;
         // Who is removed and added anew reads on.
         let stays = |sender: &Sender| adds.iter().any(|add| add.sender == *sender);
         let removed = removes.iter().filter(|sender| !stays(sender)).copied().collect();
@@ -115,7 +119,6 @@ impl Server {
             adds,
             welcomes,
             removes,
-            updates,
             at,
             expires: at.plus(self.config.retention),
         });
@@ -139,19 +142,19 @@ impl Work {
 }
 
 /// What of a bundle was read from blobs, in the order of [`CommitBundle::blobs`].
-pub(super) type Loaded = Vec<Bytes>;
+pub(super) type Fetched = Vec<Bytes>;
 
-/// The job that checks a bundle, once all the blobs that it names are loaded.
+/// The job that checks a bundle, once all the blobs that it names are fetched.
 pub(super) fn commit_job(
     state: Box<PublicState>,
     sender: Sender,
     bundle: &CommitBundle,
-    loaded: &Loaded,
+    fetched: &Fetched,
 ) -> ServerJob {
-    let mut loaded = loaded.iter();
+    let mut fetched = fetched.iter();
     let mut bytes = |part: &Part| match part {
         Part::Inline(bytes) => bytes.clone(),
-        Part::Blob { .. } => loaded.next().cloned().unwrap_or_default(),
+        Part::Blob { .. } => fetched.next().cloned().unwrap_or_default(),
     };
     ServerJob::Commit {
         state,
@@ -163,8 +166,8 @@ pub(super) fn commit_job(
 }
 
 /// The commit as it stands in the log: one that needs no blob stands there itself, so that no reader has to ask again.
-fn logged(bundle: &CommitBundle, loaded: &Loaded) -> Part {
-    match (&bundle.commit, loaded.first()) {
+fn logged(bundle: &CommitBundle, fetched: &Fetched) -> Part {
+    match (&bundle.commit, fetched.first()) {
         (Part::Blob { .. }, Some(bytes)) if bytes.len() <= limits::INLINE_BYTES => {
             Part::Inline(bytes.clone())
         }

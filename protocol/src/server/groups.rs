@@ -1,20 +1,14 @@
-//! What the server follows of each group: its public state, kept for those in use, and a line of the work that
-//! depends on it. One piece of work of a group is under way at a time, so that each check sees what the one
-//! before it led to.
-//!
-//! A piece of work begins with a probe of the store: was it accepted before, is its sender a member, what is
-//! the epoch? Only then is anything expensive done. The store decides again when the result is written, so a
-//! probe that grew old can mislead nobody but itself.
+//! What the server follows of each group: its public state, kept for those in use, by which the work in the group's
+//! [line](super::line) is checked.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
 use super::Server;
-use super::channels::Resetting;
-use super::commits::{Loaded, commit_job};
-use super::connection::Call;
+use super::commits::{Fetched, commit_job};
 use super::job::ServerJob;
+use super::line::{Work, WorkKind};
 use super::stored::{Step, Task};
 use super::turns::Turns;
 use crate::error::{ErrorCode, StoreFault};
@@ -23,15 +17,17 @@ use crate::limits;
 use crate::mls::MlsError;
 use crate::mls::public::{CheckedCommit, PublicState};
 use crate::server::audit::AuditKind;
-use crate::server::op::{StoreOp, StoreReply};
-use crate::wire::message::{CommitBundle, Reply, Submit};
+use crate::server::op::{Member, StoreOp, StoreReply};
 
 /// The groups in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Groups {
+    /// Most bytes of states at rest.
+    most: usize,
     slots: BTreeMap<ChannelId, Slot>,
-    /// Slots without work, the longest unused first.
-    idle: BTreeMap<u64, ChannelId>,
+    /// Slots without work, the longest unused first, and the bytes of their states.
+    idle: BTreeMap<u64, (ChannelId, usize)>,
+    idle_bytes: usize,
     used: u64,
     /// Room taken for blobs in all slots.
     room: usize,
@@ -45,8 +41,10 @@ pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) queue: VecDeque<Work>,
     turns: Turns,
+    /// The generation and epoch in which a commit may leave out who is queued to be added: see [`Slot::insists`].
+    waived: Option<(u32, u64)>,
     /// Of the commit at the head: what was read of the blobs that it names, and the room that is taken for them.
-    loaded: Loaded,
+    fetched: Fetched,
     room: usize,
     /// The key in `Groups::idle`.
     idle: Option<u64>,
@@ -63,95 +61,62 @@ pub(super) enum Stage {
     Blobs,
     /// Reading the state, checking with it, or encoding it, in a job.
     Job,
+    /// Whether its account has the device that a proposal would add.
+    Directory(Member),
     Write(Box<super::submit::Submitted>, Vec<Sender>),
     /// This many chunks of the tree are still to be stored.
     Tree(usize),
 }
 
-/// A piece of work on a group.
-#[derive(Debug)]
-pub(super) struct Work {
-    pub(super) call: Call,
-    pub(super) sender: Sender,
-    pub(super) kind: WorkKind,
-}
-
-#[derive(Debug)]
-pub(super) enum WorkKind {
-    Commit(CommitBundle),
-    Propose(Submit),
-    /// The next generation of the channel.
-    Reset(Box<Resetting>),
-    /// A member wants the GroupInfo and the tree that goes with it; the answer grows as it is found.
-    GroupInfo(Option<Box<Reply>>),
-}
-
 /// What a check came to.
 pub(super) enum Check {
-    Propose(Result<(), MlsError>),
+    /// With the device that it would add.
+    Propose(Result<Option<Member>, MlsError>),
     Commit(Result<CheckedCommit, MlsError>),
     Tree(Result<Vec<u8>, MlsError>),
 }
 
-impl Work {
-    fn generation(&self) -> u32 {
-        match &self.kind {
-            WorkKind::Commit(bundle) => bundle.generation,
-            WorkKind::Propose(submit) => submit.generation,
-            WorkKind::GroupInfo(Some(reply)) => match &**reply {
-                Reply::GroupInfo { generation, .. } => *generation,
-                _ => 0,
-            },
-            WorkKind::GroupInfo(None) | WorkKind::Reset(_) => 0,
-        }
-    }
-
-    fn epoch(&self) -> u64 {
-        match &self.kind {
-            WorkKind::Commit(bundle) => bundle.epoch,
-            WorkKind::Propose(submit) => submit.epoch,
-            WorkKind::GroupInfo(Some(reply)) => match &**reply {
-                Reply::GroupInfo { epoch, .. } => *epoch,
-                _ => 0,
-            },
-            WorkKind::GroupInfo(None) | WorkKind::Reset(_) => 0,
-        }
-    }
-
-    fn audit_kind(&self) -> Option<AuditKind> {
-        match self.kind {
-            WorkKind::Commit(_) => Some(AuditKind::Commit),
-            WorkKind::Propose(_) => Some(AuditKind::Submit),
-            WorkKind::Reset(_) => Some(AuditKind::ChannelCreate),
-            WorkKind::GroupInfo(_) => None,
-        }
-    }
-
-    /// The refusal of work from another epoch than the group's.
-    fn epoch_code(&self, present: u64) -> ErrorCode {
-        match self.kind {
-            _ if self.epoch() > present => ErrorCode::FutureEpoch,
-            WorkKind::Commit(_) => ErrorCode::EpochConflict,
-            WorkKind::Propose(_) => ErrorCode::StaleEpoch,
-            WorkKind::Reset(_) | WorkKind::GroupInfo(_) => ErrorCode::Unavailable,
-        }
+impl Slot {
+    /// Whether a commit of an epoch has to include whom queued proposals would add. A device may have been revoked, or its
+    /// key package have ended, since it was queued: once a commit was refused for that, the next may do without. Else
+    /// there would be none.
+    pub(super) fn insists(&self, generation: u32, epoch: u64) -> bool {
+        self.waived != Some((generation, epoch))
     }
 }
 
 impl Groups {
+    pub(super) fn new(most: usize) -> Self {
+        let (slots, idle) = (BTreeMap::new(), BTreeMap::new());
+        Self { most, slots, idle, idle_bytes: 0, used: 0, room: 0 }
+    }
+
     fn rest(&mut self, channel: ChannelId) {
         let Some(slot) = self.slots.get_mut(&channel) else { return };
-        if slot.state.is_none() {
-            self.slots.remove(&channel);
-            return;
-        }
         self.used += 1;
         slot.idle = Some(self.used);
-        self.idle.insert(self.used, channel);
-        while self.idle.len() > limits::PUBLIC_GROUPS {
-            let Some((_, oldest)) = self.idle.pop_first() else { return };
+        // Without its state a group still has turns to remember.
+        let bytes = slot.state.as_ref().map_or(0, |state| state.bytes());
+        self.idle.insert(self.used, (channel, bytes));
+        self.idle_bytes += bytes;
+        while self.idle.len() > limits::PUBLIC_GROUPS || self.idle_bytes > self.most {
+            let Some((_, (oldest, bytes))) = self.idle.pop_first() else { return };
+            self.idle_bytes -= bytes;
             self.slots.remove(&oldest);
         }
+    }
+
+    /// Ends the present piece of work; whether there is another.
+    pub(super) fn clear(&mut self, channel: ChannelId) -> bool {
+        let Some(slot) = self.slots.get_mut(&channel) else { return false };
+        slot.stage = Stage::Rest;
+        slot.fetched.clear();
+        self.room -= core::mem::take(&mut slot.room);
+        let more = !slot.queue.is_empty();
+        if !more {
+            self.rest(channel);
+        }
+        more
     }
 
     pub(super) fn slot(&mut self, channel: ChannelId) -> Option<&mut Slot> {
@@ -176,19 +141,21 @@ impl Groups {
         self.slots.get(&channel)?.queue.front()
     }
 
-    fn wake(&mut self, channel: ChannelId) -> &mut Slot {
+    /// The slot of a group that there is work for.
+    pub(super) fn wake(&mut self, channel: ChannelId) -> &mut Slot {
         let slot = self.slots.entry(channel).or_insert_with(|| Slot {
             state: None,
             generation: 0,
             stage: Stage::Rest,
             queue: VecDeque::new(),
             turns: Turns::default(),
-            loaded: Loaded::new(),
+            waived: None,
+            fetched: Fetched::new(),
             room: 0,
             idle: None,
         });
-        if let Some(key) = slot.idle.take() {
-            self.idle.remove(&key);
+        if let Some((_, bytes)) = slot.idle.take().and_then(|key| self.idle.remove(&key)) {
+            self.idle_bytes -= bytes;
         }
         slot
     }
@@ -208,39 +175,29 @@ impl Groups {
     pub(super) fn resting(&self) -> usize {
         self.idle.len()
     }
+
+    /// How many bytes they have.
+    #[cfg(test)]
+    pub(super) fn resting_bytes(&self) -> usize {
+        self.idle_bytes
+    }
+}
+
+/// The refusal of a group, a commit or a proposal that does not hold.
+pub(super) fn refusal_of(error: &MlsError) -> ErrorCode {
+    match error {
+        MlsError::Suite => ErrorCode::SuiteNotAllowed,
+        MlsError::Record => ErrorCode::RecordInvalid,
+        MlsError::Expired => ErrorCode::KeyPackageInvalid,
+        MlsError::NotMember => ErrorCode::NotMember,
+        MlsError::NotAllowed(_) | MlsError::NoAdmin => ErrorCode::NotAllowed,
+        MlsError::LeftOut => ErrorCode::ProposalLeftOut,
+        MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
+        _ => ErrorCode::CommitInvalid,
+    }
 }
 
 impl Server {
-    /// Puts work in the line of its group.
-    pub(super) fn enqueue(&mut self, channel: ChannelId, work: Work) {
-        let slot = self.groups.wake(channel);
-        if slot.queue.len() >= limits::GROUP_QUEUE {
-            self.audit(
-                AuditKind::Limit,
-                Some(work.call.conn),
-                Some(channel),
-                Some(ErrorCode::Busy),
-            );
-            return self.fail(work.call, ErrorCode::Busy);
-        }
-        slot.queue.push_back(work);
-        if slot.queue.len() == 1 {
-            self.begin_work(channel);
-        }
-    }
-
-    fn begin_work(&mut self, channel: ChannelId) {
-        let Some(work) = self.head(channel) else { return };
-        let op = match &work.kind {
-            WorkKind::Commit(bundle) => StoreOp::Append(self.commit_probe(work.sender, bundle)),
-            WorkKind::Propose(submit) => StoreOp::Append(self.proposal_probe(work.sender, submit)),
-            WorkKind::Reset(reset) => self.reset_probe(reset),
-            WorkKind::GroupInfo(_) => StoreOp::LoadGroupInfo { channel, reader: work.sender },
-        };
-        self.stage(channel, Stage::Probe);
-        self.store(Step::Group(channel), op);
-    }
-
     fn head(&self, channel: ChannelId) -> Option<&Work> {
         self.groups.head(channel)
     }
@@ -249,42 +206,6 @@ impl Server {
         if let Some(slot) = self.groups.slots.get_mut(&channel) {
             slot.stage = stage;
         }
-    }
-
-    /// Ends the work at the head of a line, and begins the next.
-    pub(super) fn end_work(&mut self, channel: ChannelId) {
-        let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        slot.stage = Stage::Rest;
-        slot.queue.pop_front();
-        slot.loaded.clear();
-        self.groups.room -= core::mem::take(&mut slot.room);
-        if slot.queue.is_empty() {
-            self.groups.rest(channel);
-        } else {
-            self.begin_work(channel);
-        }
-    }
-
-    /// Refuses the work at the head of a line.
-    pub(super) fn refuse_work(
-        &mut self,
-        channel: ChannelId,
-        code: ErrorCode,
-        epoch: u64,
-        detail: &str,
-    ) {
-        if let Some(work) = self.head(channel) {
-            let call = work.call;
-            if let Some(kind) = work.audit_kind() {
-                self.audit(kind, Some(call.conn), Some(channel), Some(code));
-            }
-            if detail.is_empty() {
-                self.fail_at(call, code, epoch);
-            } else {
-                self.fail_with(call, code, detail);
-            }
-        }
-        self.end_work(channel);
     }
 
     /// What is known of a group may not be what the store has.
@@ -302,15 +223,16 @@ impl Server {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         let stage = core::mem::take(&mut slot.stage);
         let Ok(reply) = result else {
-            if matches!(stage, Stage::Write(..)) {
+            if matches!(stage, Stage::Directory(_) | Stage::Write(..)) {
                 slot.state = None;
             }
             return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
         };
         match stage {
-            Stage::Probe => self.group_probed(channel, reply),
+            Stage::Probe => self.head_probed(channel, reply),
             Stage::Load => self.group_loaded(channel, reply),
             Stage::Blobs => self.blob_loaded(channel, reply),
+            Stage::Directory(member) => self.directory_read(channel, &member, &reply),
             Stage::Write(submitted, removed) => {
                 self.group_written(channel, &submitted, &removed, reply);
             }
@@ -319,53 +241,23 @@ impl Server {
         }
     }
 
-    fn group_probed(&mut self, channel: ChannelId, reply: StoreReply) {
+    /// The work at the head of a line is new, from a member, and the group in that epoch.
+    pub(super) fn work_is_due(&mut self, channel: ChannelId, present: u64) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
-        let Some(work) = slot.queue.front_mut() else { return };
-        let present = match reply {
-            // Accepted before: the first answer again, whatever has happened since.
-            StoreReply::Appended { seq, chain, time, .. } => {
-                let call = work.call;
-                if let Some((message, payload)) = work.named() {
-                    self.accept(call, channel, message, payload, seq, chain, time);
-                }
-                return self.end_work(channel);
-            }
-            StoreReply::Refused { code: ErrorCode::GenerationMismatch, .. }
-                if matches!(work.kind, WorkKind::Reset(_)) =>
-            {
-                return self.reset_probed(channel);
-            }
-            // Nothing is refused for its epoch before it is known to be new, from a member, and of this generation.
-            StoreReply::Refused { code: ErrorCode::FutureEpoch, epoch } => epoch,
-            StoreReply::Refused { code, epoch } => {
-                return self.refuse_work(channel, code, epoch, "");
-            }
-            StoreReply::GroupInfo { generation, epoch, group_info, seq, chain } => {
-                let tree = crate::id::Digest([0; 32]);
-                let reply = Reply::GroupInfo {
-                    generation,
-                    epoch,
-                    group_info,
-                    tree,
-                    tree_len: 0,
-                    seq,
-                    chain,
-                };
-                work.kind = WorkKind::GroupInfo(Some(Box::new(reply)));
-                epoch
-            }
-            _ => return self.refuse_work(channel, ErrorCode::Unavailable, 0, ""),
-        };
+        let Some(work) = slot.queue.front() else { return };
+        if matches!(work.kind, WorkKind::Reset(_)) {
+            return self.load_state(channel);
+        }
         let changes = work.audit_kind().is_some();
         if work.epoch() != present {
             let code = work.epoch_code(present);
-            if changes {
-                slot.turns.lost(work.sender, self.now.mono);
+            // Who is ahead has lost nothing.
+            if changes && work.epoch() < present {
+                slot.turns.lost(work.sender.account, self.now.mono);
             }
             return self.refuse_work(channel, code, present, "");
         }
-        if changes && !slot.turns.may(work.sender, self.now.mono) {
+        if changes && !slot.turns.may(work.sender.account, self.now.mono) {
             return self.refuse_work(channel, ErrorCode::Busy, 0, "");
         }
         let generation = work.generation();
@@ -377,6 +269,10 @@ impl Server {
             return self.check_work(channel);
         }
         self.forget_state(channel);
+        self.load_state(channel);
+    }
+
+    fn load_state(&mut self, channel: ChannelId) {
         self.stage(channel, Stage::Load);
         self.store(Step::Group(channel), StoreOp::LoadGroup { channel });
     }
@@ -384,7 +280,7 @@ impl Server {
     fn group_loaded(&mut self, channel: ChannelId, reply: StoreReply) {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         let Some(work) = slot.queue.front() else { return };
-        let StoreReply::Group { generation, epoch, records, .. } = reply else {
+        let StoreReply::Group { generation, epoch, records } = reply else {
             return self.refuse_work(channel, ErrorCode::Unavailable, 0, "");
         };
         if matches!(work.kind, WorkKind::Reset(_)) {
@@ -431,7 +327,7 @@ impl Server {
         let Some(WorkKind::Commit(bundle)) = slot.queue.front().map(|work| &work.kind) else {
             return false;
         };
-        let Some((hash, len)) = bundle.blobs().nth(slot.loaded.len()) else { return false };
+        let Some((hash, len)) = bundle.blobs().nth(slot.fetched.len()) else { return false };
         // A commit's parts are at most `COMMIT_BYTES` long.
         let room = usize::try_from(len).unwrap_or(usize::MAX);
         if self.groups.room.saturating_add(room) > limits::BUNDLE_BYTES {
@@ -453,10 +349,10 @@ impl Server {
         let Some(WorkKind::Commit(bundle)) = slot.queue.front().map(|work| &work.kind) else {
             return;
         };
-        let said = bundle.blobs().nth(slot.loaded.len()).map(|(_, len)| len);
+        let said = bundle.blobs().nth(slot.fetched.len()).map(|(_, len)| len);
         match reply {
             StoreReply::Blob { total, chunk } if Some(total) == said => {
-                slot.loaded.push(chunk);
+                slot.fetched.push(chunk);
                 self.check_work(channel);
             }
             StoreReply::Blob { .. } => self.refuse_work(channel, ErrorCode::BlobMismatch, 0, ""),
@@ -475,9 +371,10 @@ impl Server {
         state.confine(channel);
         let sender = work.sender;
         let job = match &work.kind {
-            WorkKind::Commit(bundle) => commit_job(state, sender, bundle, &slot.loaded),
+            WorkKind::Commit(bundle) => commit_job(state, sender, bundle, &slot.fetched),
             WorkKind::Propose(submit) => {
-                ServerJob::Propose { state, sender, payload: submit.payload.clone() }
+                let (payload, wall) = (submit.payload.clone(), self.now.wall);
+                ServerJob::Propose { state, sender, payload, wall }
             }
             WorkKind::GroupInfo(_) => ServerJob::Tree { state },
             // Judged from the store's records alone.
@@ -495,7 +392,8 @@ impl Server {
         let Some(slot) = self.groups.slots.get_mut(&channel) else { return };
         slot.state = Some(state);
         let error = match check {
-            Check::Propose(Ok(())) => return self.write_proposal(channel),
+            Check::Propose(Ok(None)) => return self.write_proposal(channel),
+            Check::Propose(Ok(Some(member))) => return self.read_directory(channel, member),
             Check::Commit(Ok(checked)) => return self.write_commit(channel, checked),
             Check::Tree(Ok(tree)) => return self.store_tree(channel, Bytes::from(tree)),
             Check::Propose(Err(error)) | Check::Commit(Err(error)) | Check::Tree(Err(error)) => {
@@ -503,18 +401,32 @@ impl Server {
             }
         };
         let proposal = self.head(channel).is_some_and(|w| matches!(w.kind, WorkKind::Propose(_)));
-        let code = match error {
-            MlsError::Suite => ErrorCode::SuiteNotAllowed,
-            MlsError::Record => ErrorCode::RecordInvalid,
-            MlsError::NotMember => ErrorCode::NotMember,
-            MlsError::NotAllowed(_) => ErrorCode::NotAllowed,
-            MlsError::NoAdmin => ErrorCode::NotAllowed,
-            MlsError::LeftOut => ErrorCode::ProposalLeftOut,
-            MlsError::Damaged(_) | MlsError::Internal(_) => ErrorCode::Unavailable,
-            _ if proposal => ErrorCode::BadRequest,
-            _ => ErrorCode::CommitInvalid,
+        let code = match refusal_of(&error) {
+            ErrorCode::CommitInvalid if proposal => ErrorCode::BadRequest,
+            code => code,
         };
         self.refuse_work(channel, code, 0, &error.to_string());
+    }
+
+    /// A proposal would add a device: nobody could commit it if the account does not have it.
+    fn read_directory(&mut self, channel: ChannelId, member: Member) {
+        let account = member.sender.account;
+        self.stage(channel, Stage::Directory(member));
+        self.store(Step::Group(channel), StoreOp::ListDevices { account });
+    }
+
+    fn directory_read(&mut self, channel: ChannelId, member: &Member, reply: &StoreReply) {
+        let StoreReply::Devices(devices) = reply else { return self.group_lost(channel) };
+        let has = devices.iter().any(|device| {
+            let record = &device.record;
+            let same = (record.sender(), record.device_key) == (member.sender, member.device_key);
+            same && device.revocation.is_none()
+        });
+        if has {
+            return self.write_proposal(channel);
+        }
+        let detail = "the account has no such device";
+        self.refuse_checked(channel, ErrorCode::RecordInvalid, detail);
     }
 
     /// A job came back with the result of another.
@@ -527,9 +439,9 @@ impl Server {
     pub(super) fn checked_state(
         &mut self,
         channel: ChannelId,
-    ) -> Option<(&mut PublicState, &Work, &Loaded)> {
+    ) -> Option<(&mut PublicState, &Work, &Fetched)> {
         let slot = self.groups.slots.get_mut(&channel)?;
-        Some((slot.state.as_deref_mut()?, slot.queue.front()?, &slot.loaded))
+        Some((slot.state.as_deref_mut()?, slot.queue.front()?, &slot.fetched))
     }
 
     /// Writes what was checked.
@@ -550,6 +462,15 @@ impl Server {
         self.refuse_work(channel, code, 0, detail);
     }
 
+    /// A commit was refused for whom it adds: the next one of its epoch may do without those who are queued.
+    pub(super) fn waive_adds(&mut self, channel: ChannelId) {
+        if let Some(slot) = self.groups.slots.get_mut(&channel)
+            && let Some(work) = slot.queue.front()
+        {
+            slot.waived = Some((work.generation(), work.epoch()));
+        }
+    }
+
     fn group_written(
         &mut self,
         channel: ChannelId,
@@ -564,6 +485,9 @@ impl Server {
                 StoreReply::Refused { code, epoch } => (code, epoch),
                 _ => (ErrorCode::Unavailable, 0),
             };
+            if code == ErrorCode::RecordInvalid {
+                self.waive_adds(channel);
+            }
             return self.refuse_work(channel, code, epoch, "");
         };
         if duplicate {
@@ -576,7 +500,7 @@ impl Server {
         self.accept(call, channel, message, submitted.payload, seq, chain, time);
         if !duplicate {
             if let Some(slot) = self.groups.slots.get_mut(&channel) {
-                slot.turns.won(submitted.entry.sender);
+                slot.turns.won(submitted.entry.sender.account);
             }
             self.end_readers(channel, removed, seq);
             let entry = crate::wire::message::Entry { seq, time, ..submitted.entry.clone() };

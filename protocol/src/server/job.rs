@@ -58,7 +58,7 @@ pub enum ServerJob {
     /// Reads a group's public state.
     Restore { backend: Backend, records: Records },
     /// Checks a proposal.
-    Propose { state: Box<PublicState>, sender: Sender, payload: Bytes },
+    Propose { state: Box<PublicState>, sender: Sender, payload: Bytes, wall: UnixMillis },
     /// Checks a commit bundle.
     Commit {
         state: Box<PublicState>,
@@ -84,7 +84,7 @@ pub enum ServerJobOutput {
     /// With who was in the group before.
     Reset(Result<(Vec<Sender>, Box<PublicState>), MlsError>),
     Restore(Result<Box<PublicState>, MlsError>),
-    Propose(Box<PublicState>, Result<(), MlsError>),
+    Propose(Box<PublicState>, Result<Option<Member>, MlsError>),
     Commit(Box<PublicState>, Result<CheckedCommit, MlsError>),
     Tree(Box<PublicState>, Result<Vec<u8>, MlsError>),
 }
@@ -191,8 +191,8 @@ impl ServerJob {
             Self::Restore { backend, records } => {
                 Out::Restore(PublicState::restore(backend, records).map(Box::new))
             }
-            Self::Propose { mut state, sender, payload } => {
-                let result = state.propose(sender, &payload);
+            Self::Propose { mut state, sender, payload, wall } => {
+                let result = state.propose(sender, &payload, wall);
                 Out::Propose(state, result)
             }
             Self::Commit { mut state, sender, commit, welcome, group_info } => {

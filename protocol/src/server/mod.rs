@@ -20,6 +20,7 @@ mod groups;
 mod inbound;
 pub mod job;
 mod keys;
+mod line;
 mod longpoll;
 pub mod memory;
 pub mod op;
@@ -74,6 +75,8 @@ pub struct Config {
     pub connections: usize,
     /// Bytes of frames not yet complete, over all connections: above, the connection that has most is closed.
     pub gathered_bytes: usize,
+    /// Bytes of the records of groups whose public state is kept in memory while nothing is done in them.
+    pub public_group_bytes: usize,
     /// Life of log entries.
     pub retention: Duration,
     /// Life of an access token.
@@ -97,6 +100,7 @@ impl Config {
             suites: Suite::ALL.to_vec(),
             connections: limits::CONNECTIONS,
             gathered_bytes: limits::GATHERED_BYTES,
+            public_group_bytes: limits::PUBLIC_GROUP_BYTES,
             retention: limits::ENTRY_TIME,
             access_token_time: limits::ACCESS_TOKEN_TIME,
             refresh_token_time: limits::REFRESH_TOKEN_TIME,
@@ -164,8 +168,12 @@ impl Server {
             proof_key: config.backend.ed25519_signer(&proof_key),
             id: ServerId(config.backend.ed25519_public(&proof_key)),
             refresh_key: config.backend.hmac_sha256(&*token_key, &[b"qpc-refresh-successor-v1"]),
+            groups: Groups::new(config.public_group_bytes),
+            admission: Admission::new(
+                &config,
+                config.backend.hmac_sha256(&*token_key, &[b"qpc-claim-counters-v1"]),
+            ),
             token_key: TokenKey::new(config.backend, token_key),
-            admission: Admission::new(&config),
             config,
             entropy,
             now,
@@ -189,7 +197,6 @@ impl Server {
             watches: BTreeMap::new(),
             gathered: 0,
             recent_bytes: 0,
-            groups: Groups::default(),
             draining: false,
             healthy: true,
         }

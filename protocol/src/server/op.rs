@@ -140,8 +140,7 @@ pub enum StoreOp {
     /// seq, the new members' cursors too, one `Welcome` entry appended to the inbox of each added device (the first of
     /// `adds` gets the first of `welcomes`, and so on; its `tree` is zeros if there is no tree). Removals come first: a
     /// device in both lists, or one that had left before, begins anew and reads nothing from before; but one whose
-    /// `left_seq` is that of the last [`Reset`] reads on where it was. `updates` changes nothing here: who has
-    /// which device key, the group's public state says. → `Appended`.
+    /// `left_seq` is that of the last [`Reset`] reads on where it was. → `Appended`.
     Commit(Commit),
     /// Entries after `after` that the reader may read: those with `joined_seq` < seq ≤ `left_seq`, unexpired at
     /// `at`. Stops before exceeding `most` entries or `bytes` inline payload bytes, but returns at least one if there
@@ -280,8 +279,6 @@ pub struct Commit {
     pub welcomes: Vec<Bytes>,
     /// Devices removed.
     pub removes: Vec<Sender>,
-    /// Devices whose leaf changed, with the device key they now have.
-    pub updates: Vec<Member>,
     /// The server's time.
     pub at: UnixMillis,
     /// When the entries, the tree, and the memory of the submission may go.
@@ -399,8 +396,6 @@ pub enum StoreReply {
         generation: u32,
         /// The epoch.
         epoch: u64,
-        /// The kind of channel.
-        kind: ChannelKind,
         /// The public state, in key order.
         records: Vec<(Vec<u8>, Vec<u8>)>,
     },

@@ -9,6 +9,7 @@ use super::connection::{Call, Peer};
 use super::groups::Check;
 use super::inbound::RETRY_MS;
 use super::job::ServerJobOutput;
+use super::line::Work;
 use super::push::FetchKey;
 use super::sessions::{LoginDone, PendingLogin, Proof, Resuming};
 use super::submit::Submitted;
@@ -53,7 +54,9 @@ pub(super) enum Step {
     ChannelInfo(Call),
     ChannelList(Call),
     Submit(Call, Box<Submitted>),
-    /// The work at the head of a group's queue.
+    /// Work that is to get into a group's line.
+    Line(ChannelId, Box<Work>),
+    /// The work at the head of a group's line.
     Group(ChannelId),
     Fetch(Call, ChannelId),
     Poll(Call),
@@ -74,7 +77,7 @@ pub(super) enum Task {
     LoginFinish(Call, Box<PendingLogin>, Proof),
     KeyPackageUpload(Call, Peer, bool),
     ChannelCreate(Call, Box<Creation>),
-    /// The work at the head of a group's queue.
+    /// The work at the head of a group's line.
     Group(ChannelId),
 }
 
@@ -110,7 +113,11 @@ impl Step {
             | Self::Ack(call)
             | Self::BlobPut(call)
             | Self::BlobGet(call) => call,
-            Self::KeyPackageLow(..) | Self::Group(_) | Self::Push(_) | Self::Sweep => return None,
+            Self::KeyPackageLow(..)
+            | Self::Line(..)
+            | Self::Group(_)
+            | Self::Push(_)
+            | Self::Sweep => return None,
         })
     }
 }
@@ -120,6 +127,7 @@ impl Server {
     pub(super) fn stored(&mut self, step: Step, result: Result<StoreReply, StoreFault>) {
         match (step, result) {
             (Step::Group(channel), result) => self.group_stored(channel, result),
+            (Step::Line(channel, work), result) => self.line_probed(channel, *work, result),
             (Step::Push(key), Err(_)) => self.push_failed(key),
             (Step::Sweep, Err(_)) => self.swept(0),
             (Step::Subscribe(call, key), Err(_)) => {
@@ -185,7 +193,7 @@ impl Server {
             | Step::Ack(call)
             | Step::BlobPut(call)
             | Step::BlobGet(call) => self.plain(call, reply),
-            Step::Group(_) => {}
+            Step::Group(_) | Step::Line(..) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Server;
 use super::connection::Call;
-use super::groups::{Work, WorkKind};
+use super::line::{Work, WorkKind};
 use super::stored::Step;
 use crate::delivery::proof::proof_statement;
 use crate::env::UnixMillis;

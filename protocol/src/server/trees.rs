@@ -4,7 +4,8 @@ use bytes::Bytes;
 
 use super::Server;
 use super::connection::Call;
-use super::groups::{Stage, Work, WorkKind};
+use super::groups::Stage;
+use super::line::{Work, WorkKind};
 use super::stored::Step;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, Sender};

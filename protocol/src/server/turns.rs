@@ -1,48 +1,49 @@
 //! Whose turn it is to change a group. Whoever is first wins, and a member on a slow link never is while others go on:
-//! after some losses in a row, everybody else is asked to wait a moment for it.
+//! after some losses in a row, everybody else is asked to wait a moment for it. Accounts take turns, however many
+//! devices they have.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use crate::id::Sender;
+use crate::id::AccountId;
 use crate::limits::{COMMIT_LOSSES, COMMIT_TURN, COMMIT_TURN_PAUSE, COMMIT_TURNS};
 
 /// The turns of one group. Nothing of it is durable: a restart costs a slow member a few losses more.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// Changes in a row that came too late.
-    losses: BTreeMap<Sender, u32>,
+    losses: BTreeMap<AccountId, u32>,
     /// Whom the others wait for, and until when.
-    turn: Option<(Sender, Duration)>,
+    turn: Option<(AccountId, Duration)>,
     /// Who let its turn pass gets no other before that time.
-    passed: BTreeMap<Sender, Duration>,
+    passed: BTreeMap<AccountId, Duration>,
 }
 
 impl Turns {
     /// Whether a member may change the group now.
-    pub(super) fn may(&mut self, sender: Sender, now: Duration) -> bool {
+    pub(super) fn may(&mut self, account: AccountId, now: Duration) -> bool {
         self.end_late(now);
-        self.turn.is_none_or(|(holder, _)| holder == sender)
+        self.turn.is_none_or(|(holder, _)| holder == account)
     }
 
     /// A change came too late.
-    pub(super) fn lost(&mut self, sender: Sender, now: Duration) {
+    pub(super) fn lost(&mut self, account: AccountId, now: Duration) {
         self.end_late(now);
-        if self.losses.len() >= COMMIT_TURNS && !self.losses.contains_key(&sender) {
+        if self.losses.len() >= COMMIT_TURNS && !self.losses.contains_key(&account) {
             return;
         }
-        let losses = self.losses.entry(sender).or_default();
+        let losses = self.losses.entry(account).or_default();
         *losses += 1;
-        if *losses >= COMMIT_LOSSES && self.turn.is_none() && !self.passed.contains_key(&sender) {
-            self.losses.remove(&sender);
-            self.turn = Some((sender, now + COMMIT_TURN));
+        if *losses >= COMMIT_LOSSES && self.turn.is_none() && !self.passed.contains_key(&account) {
+            self.losses.remove(&account);
+            self.turn = Some((account, now + COMMIT_TURN));
         }
     }
 
     /// A change was accepted.
-    pub(super) fn won(&mut self, sender: Sender) {
-        self.losses.remove(&sender);
-        if self.turn.is_some_and(|(holder, _)| holder == sender) {
+    pub(super) fn won(&mut self, account: AccountId) {
+        self.losses.remove(&account);
+        if self.turn.is_some_and(|(holder, _)| holder == account) {
             self.turn = None;
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::rejoin::undisturbed;
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome};
-use qpc_protocol::wire::message::{Body, CommitBundle, Part, Reply, Request};
+use qpc_protocol::wire::message::{Body, Reply, Request};
 use qpc_sim::world::World;
 
 /// What a device asks the server to write, in order: `true` for a commit from outside.
@@ -28,14 +28,6 @@ fn writes(world: &mut World, of: usize) -> Rc<RefCell<Vec<bool>>> {
         vec![frame]
     }));
     seen
-}
-
-/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
-fn is_outside(bundle: &CommitBundle) -> bool {
-    match &bundle.commit {
-        Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
-        Part::Blob { .. } => false,
-    }
 }
 
 /// However much the copied device did after the copy, and whether or not the log still shows it: nothing is encrypted

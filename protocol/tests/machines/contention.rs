@@ -91,7 +91,9 @@ impl Crowd {
 }
 
 /// A round ends when all fast members are through, and the next one begins at once: nobody waits for the slow one.
-fn rounds(seed: u64, rounds: usize) {
+///
+/// Returns the most rounds that the slow one has waited.
+fn rounds(seed: u64, rounds: usize) -> usize {
     let mut crowd = Crowd::new(seed);
     let before = crowd.world.group(0, crowd.channel).epoch;
     let mut slow = (crowd.wish(SLOW), 0);
@@ -126,7 +128,6 @@ fn rounds(seed: u64, rounds: usize) {
     }
     crowd.world.settle();
     assert!(crowd.is_done(SLOW, slow.0));
-    assert!(longest <= 5, "the slow member waited for {longest} rounds");
     assert!(came_true >= rounds / 5, "{came_true}");
     let Crowd { world, channel, invited, fetched, inside, .. } = crowd;
     let devices: Vec<_> =
@@ -156,16 +157,19 @@ fn rounds(seed: u64, rounds: usize) {
         });
         assert!(bad.is_none(), "{bad:?}");
     }
+    longest
 }
 
 #[test]
 fn a_slow_member_gets_its_change_in_while_seven_others_never_pause() {
-    rounds(1, 12);
+    assert!(rounds(1, 12) <= 5);
 }
 
-/// The same for longer; takes a minute or so.
+/// The same for longer, by several seeds; takes minutes.
 #[test]
-#[ignore = "long, and not held yet: the slow one once waits for 7 rounds"]
+#[ignore = "takes minutes"]
 fn a_hundred_rounds() {
-    rounds(2, 100);
+    let longest = (1..=8).map(|seed| (seed, rounds(seed, 100))).inspect(|of| eprintln!("{of:?}"));
+    let late: Vec<_> = longest.filter(|(_, longest)| *longest > 5).collect();
+    assert_eq!(late, [], "seed, and rounds that the slow member waited");
 }

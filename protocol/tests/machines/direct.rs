@@ -395,14 +395,17 @@ fn who_left_is_taken_in_again_by_the_other() {
 
 // ---- a server that helps a stranger ------------------------------------------------------------
 
-/// A stranger founds a channel of any id, with the server's help, and adds a device to it.
+/// A stranger founds a channel of any id, with the server's help, and adds a device to it; the admins are `both`
+/// accounts, or the stranger's alone.
 fn welcome_from_a_stranger(
     world: &mut World,
     victim: usize,
     id: impl FnOnce(AccountId) -> ChannelId,
+    both: bool,
 ) -> ChannelId {
     let with = account(world, victim);
     let mut stranger = Stranger::new(world);
+    stranger.alone = !both;
     let channel = id(stranger.sender.account);
     stranger.begin(world, channel, with, 1, Suite::Hybrid);
     world.cut(victim);
@@ -419,7 +422,7 @@ fn a_welcome_to_the_channel_of_others_is_not_joined() {
     let channel = between(&mut world, ALICE, BOB);
     let carol = world.register("carol");
     // Not as a third in the channel of two.
-    welcome_from_a_stranger(&mut world, carol, |_| channel);
+    welcome_from_a_stranger(&mut world, carol, |_| channel, true);
     assert!(world.groups(carol).is_empty());
     assert!(!saw(&world, carol, |event| matches!(event, Event::Joined { .. })));
 }
@@ -429,7 +432,7 @@ fn a_welcome_to_the_channel_with_another_is_not_joined() {
     let mut world = two(Rules::new(13));
     let channel = between(&mut world, ALICE, BOB);
     // Bob is to take the stranger for alice.
-    welcome_from_a_stranger(&mut world, BOB, |_| channel);
+    welcome_from_a_stranger(&mut world, BOB, |_| channel, true);
     assert!(world.groups(BOB).is_empty());
     assert!(!saw(&world, BOB, |event| matches!(event, Event::Joined { .. })));
 }
@@ -438,8 +441,20 @@ fn a_welcome_to_the_channel_with_another_is_not_joined() {
 fn a_welcome_to_the_channel_with_its_sender_is_joined() {
     let mut world = two(Rules::new(14));
     let bobs = account(&mut world, BOB);
-    let channel =
-        welcome_from_a_stranger(&mut world, BOB, |theirs| ChannelId::direct(bobs, theirs));
+    let between = |theirs| ChannelId::direct(bobs, theirs);
+    let channel = welcome_from_a_stranger(&mut world, BOB, between, true);
     assert_eq!(world.group(BOB, channel).kind, ChannelKind::Direct);
     assert_eq!(world.group(BOB, channel).name, None, "nobody said what it is called");
+}
+
+#[test]
+fn a_welcome_to_a_direct_channel_that_one_of_the_two_rules_is_not_joined() {
+    let mut world = two(Rules::new(15));
+    let bobs = account(&mut world, BOB);
+    let between = |theirs| ChannelId::direct(bobs, theirs);
+    welcome_from_a_stranger(&mut world, BOB, between, false);
+    assert!(world.groups(BOB).is_empty());
+    let told =
+        |e: &Event| matches!(e, Event::Unreadable { why, .. } if why.contains("two accounts"));
+    assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }

@@ -534,3 +534,56 @@ fn old_keys_are_forgotten_and_only_so_many_kept() {
     assert_eq!(rekeyed(&world, BOB, ALICE), 9);
     agree(&world, channel, &[ALICE, BOB, CAROL]);
 }
+
+// ---- what must not stop a group ----------------------------------------------------------------
+
+/// A device that was revoked after it was proposed to be added: no commit goes through with it, and nobody can say
+/// anything while it waits.
+#[test]
+fn a_queued_add_that_nobody_can_commit_does_not_stop_the_group() {
+    let (mut world, channel) = three(60);
+    let dave = world.register("dave");
+    let laptop = world.login("dave");
+    let invite = queue_add(&mut world, channel, ALICE, BOB, "dave");
+    let gone = world.client(dave).whoami().unwrap().1.device;
+    world.done(laptop, |client, now| client.revoke(now, gone));
+    world.crash(dave);
+    let word = say(&mut world, CAROL, channel, "not stopped");
+    world.pass(Duration::from_secs(1));
+    assert!(!saw(&world, CAROL, |e| matches!(e, Event::Done(done, _) if *done == word)));
+    world.liar = None;
+    for device in [ALICE, BOB, CAROL] {
+        world.cut(device);
+    }
+    assert!(matches!(world.outcome(CAROL, word), Outcome::Sent(_)));
+    assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB, CAROL, laptop]);
+    assert_eq!(world.group(ALICE, channel).members, 4);
+}
+
+/// Its account has no other device in the group. Whoever removes it names the next admin.
+#[test]
+fn a_group_whose_only_admin_is_revoked_is_led_by_another() {
+    let (mut world, channel) = three(61);
+    let dave = world.register("dave");
+    let phone = world.client(ALICE).whoami().unwrap().1.device;
+    world.crash(ALICE);
+    let laptop = world.login("alice");
+    world.done(laptop, |client, now| client.revoke(now, phone));
+    world.until(|world| world.group(BOB, channel).members == 2);
+    world.settle();
+    let leaders = |world: &mut World, as_seen_by: usize| {
+        let members = world.done(as_seen_by, |client, now| client.members(now, channel));
+        let Outcome::Members(members) = members else { panic!("{members:?}") };
+        let admins = members.iter().filter(|member| member.admin);
+        admins.map(|member| member.sender.account).collect::<Vec<_>>()
+    };
+    let (bob, carol) = (account(&mut world, BOB), account(&mut world, CAROL));
+    assert_eq!(leaders(&mut world, CAROL), [bob]);
+    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
+    make_admin(&mut world, BOB, channel, CAROL);
+    world.settle();
+    agree(&world, channel, &[BOB, CAROL, dave]);
+    assert_eq!(leaders(&mut world, dave), [bob, carol]);
+}

@@ -11,6 +11,7 @@ mod conversation;
 mod devices;
 mod direct;
 mod equivocation;
+mod forged;
 mod garbage;
 mod hostile;
 mod large;

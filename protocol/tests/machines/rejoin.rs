@@ -488,3 +488,22 @@ fn a_device_in_many_groups_asks_for_a_few_at_once_and_comes_back_to_all() {
         undisturbed(&world, &[ALICE]);
     }
 }
+
+/// Who comes back can take nobody along, and is not kept out by what is queued. The wish is proposed again.
+#[test]
+fn a_device_comes_back_while_somebody_is_queued_to_be_added() {
+    let (mut world, channel) = three(40);
+    let dave = world.register("dave");
+    let invite = queue_add(&mut world, channel, ALICE, BOB, "dave");
+    let before = world.group(CAROL, channel).epoch;
+    let ticket = world.command(CAROL, |client, now| client.rejoin(now, channel));
+    assert_eq!(world.outcome(CAROL, ticket), Outcome::Epoch(before + 1));
+    world.liar = None;
+    for device in [ALICE, BOB, CAROL] {
+        world.cut(device);
+    }
+    assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB, CAROL, dave]);
+    all_talk(&mut world, channel, "after");
+}

@@ -18,7 +18,12 @@ fn begin(world: &mut World, device: usize, channel: ChannelId) -> Ticket {
     world.command(device, |client, now| client.reset(now, channel, None))
 }
 
-fn reset(world: &mut World, device: usize, channel: ChannelId, suite: Option<Suite>) -> u32 {
+pub(crate) fn reset(
+    world: &mut World,
+    device: usize,
+    channel: ChannelId,
+    suite: Option<Suite>,
+) -> u32 {
     match world.done(device, |client, now| client.reset(now, channel, suite)) {
         Outcome::Reset { generation, .. } => generation,
         other => panic!("{other:?}"),
@@ -35,7 +40,7 @@ fn resets(world: &World, device: usize) -> Vec<(u32, Sender)> {
 }
 
 /// All are in that generation, say something, and read what the others say once.
-fn all_talk(world: &mut World, channel: ChannelId, all: &[usize], generation: u32) {
+pub(crate) fn all_talk(world: &mut World, channel: ChannelId, all: &[usize], generation: u32) {
     world.settle();
     for device in all {
         assert_eq!(world.group(*device, channel).generation, generation, "device {device}");

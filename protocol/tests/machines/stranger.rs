@@ -21,6 +21,8 @@ pub(crate) struct Stranger {
     local: LocalDevice,
     pub(crate) sender: Sender,
     entropy: Entropy,
+    /// It alone is to rule what it begins.
+    pub(crate) alone: bool,
 }
 
 impl Stranger {
@@ -51,7 +53,7 @@ impl Stranger {
         };
         let replies = world.store.apply(&[StoreOp::CreateAccount(row), put]);
         assert!(matches!(replies.as_slice(), [StoreReply::Done, StoreReply::Told { .. }]));
-        Self { local: LocalDevice { key, record }, sender, entropy }
+        Self { local: LocalDevice { key, record }, sender, entropy, alone: false }
     }
 
     /// Begins a generation of a direct channel, whatever its id, and adds an account's devices to it.
@@ -64,7 +66,8 @@ impl Stranger {
         suite: Suite,
     ) {
         let (backend, wall, sender) = (portable(), world.now.wall, self.sender);
-        let mut admins = vec![sender.account, with];
+        let both = vec![sender.account, with];
+        let mut admins = if self.alone { vec![sender.account] } else { both };
         admins.sort_unstable();
         let data = GroupData { version: 1, admins, open: false, metadata: Digest([0; 32]) };
         let new = NewGroup { id: GroupId::of(channel, generation), suite, data };
@@ -125,7 +128,6 @@ impl Stranger {
             group: state.take_ops(),
             adds: checked.adds,
             removes: Vec::new(),
-            updates: Vec::new(),
             at: wall,
             expires,
         };

@@ -11,8 +11,9 @@ use qpc_protocol::env::Now;
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Sender};
 use qpc_protocol::io::Ticket;
+use qpc_protocol::limits::COMMIT_LOSSES;
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, Entry, Frame, Push, Reply, Request};
+use qpc_protocol::wire::message::{Body, CommitBundle, Entry, Frame, Part, Push, Reply, Request};
 
 use qpc_sim::world::{Rules, World};
 
@@ -387,4 +388,41 @@ pub(crate) fn put_back(world: &mut World, device: usize, copy: Disk) {
     }
     world.devices[device].disk = copy;
     world.start(device);
+}
+
+// ---- commits -----------------------------------------------------------------------------------
+
+/// RFC 9420 §6: version, wire format, group id (one byte of length, 32 bytes), epoch, kind of sender.
+pub(crate) fn is_outside(bundle: &CommitBundle) -> bool {
+    match &bundle.commit {
+        Part::Inline(commit) => commit[2 + 2 + 33 + 8] == 4,
+        Part::Blob { .. } => false,
+    }
+}
+
+/// A member's invitation loses until it is proposed, and then no member's commit gets through while the liar stays:
+/// the Adds wait in the group.
+pub(crate) fn queue_add(
+    world: &mut World,
+    channel: ChannelId,
+    by: usize,
+    other: usize,
+    name: &str,
+) -> Ticket {
+    let lose = |of: Option<usize>| {
+        move |device: usize, up: bool, frame: Frame| {
+            let commit = matches!(&frame.body, Body::Request(Request::Commit(bundle)) if !is_outside(bundle));
+            let lost = commit && up && of.is_none_or(|of| of == device);
+            if lost { vec![] } else { vec![frame] }
+        }
+    };
+    world.liar = Some(Box::new(lose(Some(by))));
+    let ticket = world.command(by, |client, now| client.invite(now, channel, name));
+    for _ in 0..COMMIT_LOSSES {
+        world.pass(Duration::from_secs(1));
+        world.done(other, |client, now| client.update(now, channel));
+    }
+    world.liar = Some(Box::new(lose(None)));
+    world.pass(Duration::from_secs(1));
+    ticket
 }

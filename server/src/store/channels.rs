@@ -182,12 +182,7 @@ impl SqliteStore {
             [channel.no],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
-        Ok(StoreReply::Group {
-            generation: channel.generation,
-            epoch: channel.epoch,
-            kind: channel.kind,
-            records,
-        })
+        Ok(StoreReply::Group { generation: channel.generation, epoch: channel.epoch, records })
     }
 
     pub(super) fn load_group_info(&mut self, id: ChannelId, reader: Sender) -> Answer {

@@ -111,13 +111,26 @@ enum Shape {
 impl Blocks {
     /// The record in one piece.
     pub(super) fn join(&self) -> Zeroizing<Vec<u8>> {
-        let len = self.parts.iter().map(|part| part.literal.len() + part.list.bytes().len()).sum();
-        let mut out = Zeroizing::new(Vec::with_capacity(len));
+        let mut out = Zeroizing::new(Vec::with_capacity(self.bytes()));
         for part in &self.parts {
             out.extend_from_slice(&part.literal);
             out.extend_from_slice(part.list.bytes());
         }
         out
+    }
+
+    /// How long it is in one piece.
+    pub(super) fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.literal.len() + part.list.bytes().len()).sum()
+    }
+
+    /// See [`Overlay::slack`](super::Overlay::slack).
+    #[cfg(test)]
+    pub(super) fn slack(&self) -> usize {
+        let literals = self.literals();
+        let literals = literals.values().chain(self.parts.iter().map(|part| &part.literal));
+        let bytes = literals.chain(self.plain().map(|(_, cut)| &cut.bytes));
+        bytes.map(|bytes| bytes.capacity() - bytes.len()).sum()
     }
 
     pub(super) fn leans(&self) -> bool {
@@ -157,7 +170,12 @@ impl Blocks {
     }
 
     fn literals(&self) -> BTreeMap<u32, Zeroizing<Vec<u8>>> {
-        let mut literals: BTreeMap<_, Zeroizing<Vec<u8>>> = BTreeMap::new();
+        let mut lens: BTreeMap<_, usize> = BTreeMap::new();
+        for part in &self.parts {
+            *lens.entry(part.scope).or_default() += part.literal.len();
+        }
+        let room = |(scope, len)| (scope, Zeroizing::new(Vec::with_capacity(len)));
+        let mut literals: BTreeMap<_, Zeroizing<Vec<u8>>> = lens.into_iter().map(room).collect();
         for part in &self.parts {
             literals.entry(part.scope).or_default().extend_from_slice(&part.literal);
         }
@@ -212,7 +230,7 @@ impl Blocks {
     /// missing, left over, or of another time.
     pub(super) fn read(
         head: Vec<u8>,
-        stored: &mut BTreeMap<Name, Vec<u8>>,
+        stored: &mut BTreeMap<Name, Zeroizing<Vec<u8>>>,
         tree: impl FnOnce() -> Tree,
     ) -> Option<Self> {
         let decoded: Head = record::decode(b"head", &head).ok()?;
@@ -226,7 +244,7 @@ impl Blocks {
         for scope in scopes {
             let mut block = stored.range((scope, 0, 0)..=(scope, u32::MAX, u32::MAX)).next();
             while let Some((&name, _)) = block {
-                let value = Zeroizing::new(stored.remove(&name)?);
+                let value = stored.remove(&name)?;
                 sum = sum.plus(Sum::of(name, &value));
                 reader.blocks.insert(name, value);
                 block = stored.range((scope, 0, 0)..=(scope, u32::MAX, u32::MAX)).next();
@@ -390,17 +408,21 @@ impl Reader {
         match *shape {
             Shape::None => Some(List::None),
             Shape::Plain { per, len } if (1..=PLACES).contains(&per) && len <= PLACES => {
-                let mut cut = Cut { per, len, ..Cut::default() };
-                for at in 0..len.div_ceil(per) {
-                    match self.blocks.get(&(scope, slot, at)) {
-                        Some(block) => cut.bytes.extend_from_slice(block),
-                        None => {
-                            let blank = usize::try_from(per.min(len - at * per)).ok()?;
-                            let end = cut.bytes.len() + blank;
-                            cut.bytes.resize(end, 0);
-                        }
-                    }
-                    cut.ends.push(cut.bytes.len());
+                let blank = |at| usize::try_from(per.min(len - at * per)).ok();
+                let blocks = (0..len.div_ceil(per)).map(|at| {
+                    let block = self.blocks.get(&(scope, slot, at));
+                    let len = block.map_or_else(|| blank(at), |block| Some(block.len()))?;
+                    Some((block, len))
+                });
+                let blocks = blocks.collect::<Option<Vec<_>>>()?;
+                // All at once: what outgrows its memory leaves a copy there.
+                let bytes = Vec::with_capacity(blocks.iter().map(|(_, len)| len).sum());
+                let mut cut = Cut { per, len, bytes: Zeroizing::new(bytes), ..Cut::default() };
+                for (block, len) in blocks {
+                    let end = cut.bytes.len() + len;
+                    cut.bytes.extend_from_slice(block.map_or(&[], |block| block.as_slice()));
+                    cut.bytes.resize(end, 0);
+                    cut.ends.push(end);
                 }
                 Some(List::Plain(cut))
             }

@@ -6,12 +6,12 @@
 
 use std::sync::Arc;
 
-use postcard::ser_flavors::Flavor;
 use postcard::{Error, Result};
 use serde::ser::{self, Serialize, Serializer as _};
 use zeroize::Zeroizing;
 
 use super::blocks::{Blocks, Cut, List, Part};
+use super::erasing::Erasing;
 use super::members::Members;
 
 /// Cuts `value`. Scopes that `old` has too keep their numbers; others are given the next.
@@ -19,7 +19,7 @@ pub(super) fn cut<T: Serialize>(value: &T, old: &Blocks, next: &mut u32) -> Resu
     let mut cutter = Cutter {
         old,
         next,
-        out: postcard::Serializer { output: Out::default() },
+        out: postcard::Serializer { output: Erasing::default() },
         parts: Vec::new(),
         scopes: Vec::new(),
         want: None,
@@ -62,7 +62,7 @@ const SCOPE: &str = "MessageSecrets";
 struct Cutter<'a> {
     old: &'a Blocks,
     next: &'a mut u32,
-    out: postcard::Serializer<Out>,
+    out: postcard::Serializer<Erasing>,
     parts: Vec<Part>,
     /// The innermost last.
     scopes: Vec<Scope>,
@@ -76,40 +76,6 @@ struct Scope {
     /// Given at the end of its first part: what stands there tells which it is.
     number: Option<u32>,
     slots: u32,
-}
-
-/// Grows into new memory only after the old was erased.
-#[derive(Default)]
-struct Out(Zeroizing<Vec<u8>>);
-
-impl Flavor for Out {
-    type Output = ();
-
-    #[inline]
-    fn try_extend(&mut self, data: &[u8]) -> Result<()> {
-        let needed = self.0.len() + data.len();
-        if needed > self.0.capacity() {
-            let mut larger =
-                Zeroizing::new(Vec::with_capacity(needed.next_power_of_two().max(256)));
-            larger.extend_from_slice(&self.0);
-            self.0 = larger;
-        }
-        self.0.extend_from_slice(data);
-        Ok(())
-    }
-
-    #[inline]
-    fn try_push(&mut self, data: u8) -> Result<()> {
-        if self.0.len() == self.0.capacity() {
-            return self.try_extend(&[data]);
-        }
-        self.0.push(data);
-        Ok(())
-    }
-
-    fn finalize(self) -> Result<()> {
-        Ok(())
-    }
 }
 
 impl Cutter<'_> {

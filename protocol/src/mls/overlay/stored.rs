@@ -20,10 +20,11 @@ const SECRETS: u8 = Kind::MessageSecrets as u8;
 pub(in crate::mls) fn tree_in(stored: Records) -> Option<TreeSync> {
     let (mut blocks, mut head, mut whole) = (BTreeMap::new(), None, None);
     for (key, value) in stored {
+        let value = Zeroizing::new(value);
         match (key.as_slice(), block_name(&key)) {
             (_, Some(name)) => drop(blocks.insert(name, value)),
-            ([HEAD, TREE, ..], _) => head = Some(value),
-            ([TREE, ..], _) => whole = Some(Zeroizing::new(value)),
+            ([HEAD, TREE, ..], _) => head = Some(value.to_vec()),
+            ([TREE, ..], _) => whole = Some(value),
             _ => {}
         }
     }
@@ -39,7 +40,7 @@ impl State {
         let mut sound = true;
         for (key, value) in stored {
             match (key.first(), block_name(&key)) {
-                (_, Some(name)) => drop(blocks.insert(name, value)),
+                (_, Some(name)) => drop(blocks.insert(name, Zeroizing::new(value))),
                 (Some(&BLOCK), None) => sound = false,
                 (Some(&HEAD), _) => heads.push((key[1..].to_vec(), value)),
                 _ => drop(state.records.insert(key, Stored::Whole(Zeroizing::new(value)))),

@@ -256,3 +256,18 @@ fn what_a_message_used_up_is_in_no_record() {
         assert_eq!(held(&devices[1].disk.records()), 0);
     }
 }
+
+/// Secrets among it: memory that they were moved out of is not erased.
+#[test]
+fn what_is_read_from_blocks_is_never_moved() {
+    for suite in Suite::ALL {
+        let mut devices: Vec<_> = (1..=9).map(Device::new).collect();
+        World::new(suite, &mut devices);
+        for device in &mut devices {
+            send(device);
+            let stored = Overlay::new(device.disk.records());
+            assert!(stored.joined().len() >= 2, "tree and message secrets at least");
+            assert_eq!(stored.slack(), 0);
+        }
+    }
+}

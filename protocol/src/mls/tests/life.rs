@@ -2,7 +2,7 @@
 
 use openmls::prelude::LeafNodeIndex;
 
-use super::world::{Device, World, adding, removing};
+use super::world::{Device, START, World, adding, removing};
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, LocalDevice, Plan, Received};
@@ -142,7 +142,7 @@ fn a_member_leaves_and_another_one_commits_it() {
         let wish = devices[1].run(leave).unwrap();
         // Until the log has shown it, it is as if nothing had been said.
         assert!(!devices[1].group().has_proposals());
-        world.server.propose(leaver, &wish).unwrap();
+        world.server.propose(leaver, &wish, START).unwrap();
         devices[1].receive(&wish).unwrap();
         assert!(matches!(devices[1].run(leave), Err(MlsError::Pending(_))));
         for index in [0, 2] {
@@ -172,7 +172,7 @@ fn who_wants_to_leave_may_commit_the_wishes_of_others() {
     for index in [1, 2] {
         let wish =
             devices[index].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
-        world.server.propose(devices[index].sender(), &wish).unwrap();
+        world.server.propose(devices[index].sender(), &wish, START).unwrap();
         for device in &mut devices {
             device.receive(&wish).unwrap();
         }
@@ -302,7 +302,7 @@ fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
     let target = devices[1].sender();
     let early = devices[0].commit(&removing(&[target])).unwrap();
     let wish = devices[2].run(|group, cx, local| group.propose(cx, local, Wish::Leave)).unwrap();
-    world.server.propose(devices[2].sender(), &wish).unwrap();
+    world.server.propose(devices[2].sender(), &wish, START).unwrap();
     for device in &mut devices {
         device.receive(&wish).unwrap();
     }
@@ -338,7 +338,7 @@ fn a_device_to_be_removed_by_others_does_not_commit() {
         let (wish, _) = group.mls.propose_remove_member(&provider, &signer, leaf).unwrap();
         wish.to_bytes().unwrap()
     };
-    world.server.propose(devices[0].sender(), &wish).unwrap();
+    world.server.propose(devices[0].sender(), &wish, START).unwrap();
     for index in [1, 2] {
         let received = devices[index].receive(&wish).unwrap();
         let Received::Proposal { sender, leaves } = received else { panic!("no proposal") };
@@ -376,7 +376,7 @@ fn what_is_proposed_by_reference_is_committed_by_anybody_and_comes_true() {
         let remove =
             devices[0].run(|group, cx, local| group.propose(cx, local, Wish::Remove(target)));
         for wish in [add.unwrap(), remove.unwrap()] {
-            world.server.propose(devices[0].sender(), &wish).unwrap();
+            world.server.propose(devices[0].sender(), &wish, START).unwrap();
             for device in &mut devices[..3] {
                 assert!(matches!(device.receive(&wish), Ok(Received::Proposal { .. })));
             }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::world::{Device, World, adding, removing};
+use super::world::{Device, START, World, adding, removing};
 use crate::mls::MlsError;
 use crate::mls::commit::Wish;
 use crate::mls::group::{Bundle, Plan};
@@ -120,7 +120,7 @@ impl Run {
                 return;
             }
         };
-        self.world.server.propose(self.devices[leaver].sender(), &wish).unwrap();
+        self.world.server.propose(self.devices[leaver].sender(), &wish, START).unwrap();
         for member in self.members.clone() {
             self.devices[member].receive(&wish).unwrap();
         }

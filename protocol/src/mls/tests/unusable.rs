@@ -181,7 +181,7 @@ fn key_packages_are_refused_wherever_they_appear() {
             let signer = alice.local.signer(portable());
             let proposed = group.mls.propose_add_member(&provider, &signer, &parsed(&bad));
             let proposal = proposed.unwrap().0.to_bytes().unwrap();
-            let by_server = world.server.propose(alice.sender(), &proposal).unwrap_err();
+            let by_server = world.server.propose(alice.sender(), &proposal, START).unwrap_err();
             assert!(is_unusable(&by_server), "{by_server}");
             assert!(is_unusable(&devices[1].receive(&proposal).unwrap_err()));
         }

@@ -280,6 +280,24 @@ impl World {
         bundle
     }
 
+    /// The same, but that `gone` does not hear of it.
+    pub(super) fn turn_without(
+        &mut self,
+        devices: &mut [Device],
+        gone: usize,
+        by: usize,
+        plan: &Plan,
+    ) -> Bundle {
+        let bundle = devices[by].commit(plan).unwrap();
+        self.accept(&mut devices[by], &bundle).unwrap();
+        for (index, device) in devices.iter_mut().enumerate() {
+            if index != by && index != gone {
+                device.follow(&bundle.commit).unwrap();
+            }
+        }
+        bundle
+    }
+
     /// All are in the same epoch with the same authenticator, and the server sees the same members.
     pub(super) fn agree(&self, devices: &[&Device]) {
         let first = devices[0].group();

@@ -174,7 +174,6 @@ pub(super) fn commit(to: ChannelId, from: Sender, epoch: u64, n: u8) -> Commit {
         adds: Vec::new(),
         welcomes: Vec::new(),
         removes: Vec::new(),
-        updates: Vec::new(),
         at: NOW,
         expires: later(LIFE),
     }

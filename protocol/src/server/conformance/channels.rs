@@ -158,7 +158,7 @@ pub fn group_records_change_in_order(store: &mut dyn Backend) {
         at,
     });
     let records = |bed: &mut Bed<'_>| match bed.run(StoreOp::LoadGroup { channel: id }) {
-        StoreReply::Group { generation: 1, epoch, kind: ChannelKind::Group, records } => {
+        StoreReply::Group { generation: 1, epoch, records } => {
             let keys: Vec<_> = records.iter().map(|(key, _)| key.clone()).collect();
             assert!(keys.is_sorted());
             (epoch, records)

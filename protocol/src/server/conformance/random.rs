@@ -368,7 +368,6 @@ impl Decoder<'_> {
             welcomes: if self.flag() { welcomes(adds.len()) } else { Vec::new() },
             adds,
             removes: (0..self.below(4) / 3).map(|_| self.sender()).collect(),
-            updates: self.members(),
             at: self.now(),
             expires: self.end(),
         })

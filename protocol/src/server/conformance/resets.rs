@@ -70,7 +70,7 @@ pub fn resets_do_everything_at_once(store: &mut dyn Backend) {
         (two, reset_payload(b"group info of generation 2"))
     );
     match bed.run(StoreOp::LoadGroup { channel: group }) {
-        StoreReply::Group { generation: 2, epoch: 0, records, .. } => {
+        StoreReply::Group { generation: 2, epoch: 0, records } => {
             assert_eq!(records, [(b"new".to_vec(), b"value".to_vec())]);
         }
         other => panic!("{other:?}"),

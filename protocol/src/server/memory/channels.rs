@@ -196,7 +196,6 @@ impl MemoryStore {
         Ok(StoreReply::Group {
             generation: channel.generation,
             epoch: channel.epoch,
-            kind: channel.kind,
             records: channel.group.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         })
     }

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use super::channels::{CHANNEL, pair};
 use super::device::*;
 use super::harness::*;
-use crate::error::ErrorCode;
+use crate::error::{CloseCode, ErrorCode};
 use crate::id::{ChannelId, Digest, MessageId};
 use crate::io::LinkId;
-use crate::limits::{BUNDLE_BYTES, COMMIT_BYTES};
+use crate::limits::{BLOB_CHUNK, BUNDLE_BYTES, COMMIT_BYTES};
 use crate::mls::group::{Plan, Received};
 use crate::wire::message::{CommitBundle, Part, Reply, Request};
 
@@ -133,4 +133,41 @@ fn commits_that_name_more_than_there_is_room_for_wait() {
         let unknown = codes.iter().filter(|code| **code == ErrorCode::BlobUnknown).count();
         assert_eq!((unknown, busy), (fit, 1));
     }
+}
+
+#[test]
+fn blobs_are_put_in_chunks_and_read_back() {
+    let mut world = World::new();
+    let alice = Device::new(&mut world, "alice");
+    let bytes: Vec<u8> = (0..600_000u32).map(|at| at as u8).collect();
+    let (hash, total) = (Digest::of(&[&bytes]), bytes.len() as u64);
+    let put = |offset: usize, end: usize, hash, total| Request::BlobPut {
+        hash,
+        total,
+        offset: offset as u64,
+        chunk: Bytes::copy_from_slice(&bytes[offset..end]),
+    };
+    let step = BLOB_CHUNK;
+    let mut offset = 0;
+    while offset < bytes.len() {
+        let end = bytes.len().min(offset + step);
+        let reply = world.call(alice.link, put(offset, end, hash, total)).unwrap();
+        assert_eq!(reply, Reply::BlobPut { received: end as u64 });
+        offset = end;
+    }
+    let get = |offset| Request::BlobGet { hash, offset };
+    match world.call(alice.link, get(step as u64)).unwrap() {
+        Reply::Blob { total: length, chunk } => {
+            assert_eq!((length, &chunk[..]), (total, &bytes[step..2 * step]));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.fails(alice.link, get(total + 1)), ErrorCode::CursorInvalid);
+    let unknown = Request::BlobGet { hash: Digest([1; 32]), offset: 0 };
+    assert_eq!(world.fails(alice.link, unknown), ErrorCode::BlobUnknown);
+    let other = put(0, 100, Digest([2; 32]), 100);
+    assert_eq!(world.fails(alice.link, other), ErrorCode::BlobMismatch);
+    world.ask(alice.link, put(0, 100, hash, 99));
+    world.settle();
+    assert_eq!(world.close_code(alice.link), Some(CloseCode::MALFORMED));
 }

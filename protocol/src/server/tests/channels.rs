@@ -5,6 +5,7 @@ use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::limits;
+use crate::mls::data::GroupData;
 use crate::mls::group::{Plan, Received};
 use crate::server::audit::AuditKind;
 use crate::wire::message::{
@@ -244,7 +245,10 @@ fn a_channel_is_of_the_kind_that_its_id_says() {
     let kinds = [ChannelKind::Group, ChannelKind::Direct, ChannelKind::Inbox];
     for (at, id) in ids.into_iter().enumerate() {
         for (of, kind) in kinds.into_iter().enumerate() {
-            let request = alice.found_request(&world, id, kind);
+            let request = match (at, of) {
+                (1, 1) => alice.found_direct_request(&world, nobody),
+                _ => alice.found_request(&world, id, kind),
+            };
             let expected = match (at, of) {
                 (0, 0) => None,
                 // Nobody is there: all else about it is in order.
@@ -287,10 +291,37 @@ fn only_the_two_found_their_direct_channel() {
     // A group that is with somebody is none, either.
     let group = alice.found_request(&world, CHANNEL, ChannelKind::Group);
     assert_eq!(world.fails(alice.link, between(group, Some(bob.id()))), ErrorCode::BadRequest);
-    let due = alice.found_request(&world, theirs, ChannelKind::Direct);
-    let due = between(due, Some(bob.id()));
+    let due = alice.found_direct_request(&world, bob.id());
     assert_eq!(world.call(alice.link, due.clone()).unwrap(), Reply::Done);
     assert_eq!(world.call(alice.link, due).unwrap(), Reply::Done, "sent again");
+}
+
+/// Neither of the two is to depend on the other.
+#[test]
+fn the_admins_of_a_direct_channel_are_its_two_accounts() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let bob = Device::new(&mut world, "bob");
+    let carol = Device::new(&mut world, "carol");
+    let channel = ChannelId::direct(alice.id(), bob.id());
+    let (a, b, c) = (alice.id(), bob.id(), carol.id());
+    let cases: [(&[_], bool); 6] = [
+        (&[a], false),
+        (&[a, b], true),
+        (&[a], true),
+        (&[a, c], false),
+        (&[a, b, c], false),
+        (&[], true),
+    ];
+    for (admins, open) in cases {
+        let mut admins = admins.to_vec();
+        admins.sort_unstable();
+        let data = GroupData { version: 1, admins, open, metadata: Digest([0; 32]) };
+        let request = alice.founding(&world, channel, ChannelKind::Direct, data);
+        assert_eq!(world.fails(alice.link, between(request, Some(b))), ErrorCode::NotAllowed);
+    }
+    let due = alice.found_direct_request(&world, b);
+    assert_eq!(world.call(alice.link, due).unwrap(), Reply::Done);
 }
 
 #[test]
@@ -302,8 +333,7 @@ fn a_direct_channel_takes_its_two_accounts_only() {
     bob.upload(&mut world, 3);
     carol.upload(&mut world, 3);
     let channel = ChannelId::direct(alice.id(), bob.id());
-    let request = alice.found_request(&world, channel, ChannelKind::Direct);
-    let request = between(request, Some(bob.id()));
+    let request = alice.found_direct_request(&world, bob.id());
     assert_eq!(world.call(alice.link, request).unwrap(), Reply::Done);
     let adds = alice.claim(&mut world, carol.id()).iter().map(|p| p.to_vec()).collect();
     let wrong = alice.commit_request(&world, channel, &Plan { adds, ..Plan::default() });

@@ -19,6 +19,7 @@ use crate::mls::commit::Wish;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Bundle, Group, LocalDevice, NewGroup, Plan};
 use crate::mls::key_package::KeyPackages;
+use crate::mls::rejoin::Floor;
 use crate::mls::suite::Suite;
 use crate::wire::message::{
     Accepted, ChannelKind, CommitBundle, Entry, Failure, Part, Reply, Request, Submit, SubmitKind,
@@ -279,16 +280,31 @@ impl Device {
         channel: ChannelId,
         kind: ChannelKind,
     ) -> Request {
-        let new = NewGroup {
-            id: GroupId::of(channel, 1),
-            suite: Suite::Classical,
-            data: GroupData {
-                version: 1,
-                admins: vec![self.id()],
-                open: true,
-                metadata: Digest([0; 32]),
-            },
-        };
+        let admins = vec![self.id()];
+        let data = GroupData { version: 1, admins, open: true, metadata: Digest([0; 32]) };
+        self.founding(world, channel, kind, data)
+    }
+
+    /// The founding of the direct channel with an account.
+    pub(super) fn found_direct_request(&mut self, world: &World, with: AccountId) -> Request {
+        let channel = ChannelId::direct(self.id(), with);
+        let mut admins = vec![self.id(), with];
+        admins.sort_unstable();
+        let data = GroupData { version: 1, admins, open: false, metadata: Digest([0; 32]) };
+        super::channels::between(
+            self.founding(world, channel, ChannelKind::Direct, data),
+            Some(with),
+        )
+    }
+
+    pub(super) fn founding(
+        &mut self,
+        world: &World,
+        channel: ChannelId,
+        kind: ChannelKind,
+        data: GroupData,
+    ) -> Request {
+        let new = NewGroup { id: GroupId::of(channel, 1), suite: Suite::Classical, data };
         let wall = world.now.wall;
         let cx = Context { backend: backend(), entropy: &mut self.entropy, wall };
         let (group, founding) = Group::create(cx, &self.local, &new).unwrap();
@@ -330,6 +346,37 @@ impl Device {
             message: MessageId(self.entropy.array()),
             commit: Part::Inline(bundle.commit.into()),
             welcome: bundle.welcome.map(|welcome| Part::Inline(welcome.into())),
+            group_info: bundle.group_info.into(),
+        })
+    }
+
+    /// An external commit, from what the server has of the group; the device goes on from it.
+    pub(super) fn rejoin_request(&mut self, world: &mut World, channel: ChannelId) -> Request {
+        let request = Request::GroupInfoFetch { channel };
+        let Reply::GroupInfo { generation, epoch, group_info, tree, .. } =
+            world.call(self.link, request).unwrap()
+        else {
+            panic!("no GroupInfo")
+        };
+        let request = Request::BlobGet { hash: tree, offset: 0 };
+        let Reply::Blob { chunk, .. } = world.call(self.link, request).unwrap() else {
+            panic!("no tree")
+        };
+        let members = self.group.as_ref().unwrap().members();
+        let known = members.iter().map(|member| member.record.account).collect();
+        let id = GroupId::of(channel, generation);
+        let floor = Floor { id, suite: Suite::Classical, epoch, known: &known };
+        let wall = world.now.wall;
+        let cx = Context { backend: backend(), entropy: &mut self.entropy, wall };
+        let (group, bundle) = Group::rejoin(cx, &self.local, &group_info, &chunk, &floor).unwrap();
+        self.group = Some(group);
+        Request::Commit(CommitBundle {
+            channel,
+            generation,
+            epoch,
+            message: MessageId(self.entropy.array()),
+            commit: Part::Inline(bundle.commit.into()),
+            welcome: None,
             group_info: bundle.group_info.into(),
         })
     }
@@ -411,11 +458,20 @@ impl Device {
     }
 
     pub(super) fn leave_request(&mut self, world: &World, channel: ChannelId) -> Request {
+        self.propose_request(world, channel, Wish::Leave)
+    }
+
+    pub(super) fn propose_request(
+        &mut self,
+        world: &World,
+        channel: ChannelId,
+        wish: Wish<'_>,
+    ) -> Request {
         let wall = world.now.wall;
         let (group, entropy, local) = self.group();
         let epoch = group.epoch();
         let cx = Context { backend: backend(), entropy, wall };
-        let payload = group.propose(cx, local, Wish::Leave).unwrap().into();
+        let payload = group.propose(cx, local, wish).unwrap().into();
         Request::Submit(Submit {
             channel,
             generation: 1,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::channels::{CHANNEL, between, pair};
+use super::channels::{CHANNEL, pair};
 use super::device::*;
 use super::harness::*;
 use crate::error::{CloseCode, ErrorCode};
@@ -252,52 +252,6 @@ fn expired_things_are_swept_every_minute_and_sooner_if_there_are_more() {
 }
 
 #[test]
-fn one_groups_line_is_bounded() {
-    let mut world = World::new();
-    let (mut alice, _) = pair(&mut world);
-    let commit = alice.commit_request(&world, CHANNEL, &Plan::default());
-    world.disk = Disk::Waits;
-    let calls: Vec<_> =
-        (0..=limits::GROUP_QUEUE).map(|_| world.ask(alice.link, commit.clone())).collect();
-    world.settle();
-    assert_eq!(world.waiting.len(), 1, "one at a time");
-    let last = world.answer(alice.link, calls[limits::GROUP_QUEUE]).unwrap();
-    assert_eq!(code(last), ErrorCode::Busy);
-    world.disk = Disk::Works;
-    world.settle();
-    let first = world.answer(alice.link, calls[0]).unwrap();
-    assert!(first.is_ok());
-    for call in &calls[1..limits::GROUP_QUEUE] {
-        assert_eq!(world.answer(alice.link, *call).unwrap(), first);
-    }
-}
-
-#[test]
-fn so_many_groups_are_kept_and_the_others_read_again() {
-    let mut world = World::new();
-    let (mut alice, _) = pair(&mut world);
-    let request = alice.commit_request(&world, CHANNEL, &Plan::default());
-    let mut founder = Device::new(&mut world, "founder");
-    for number in 0..limits::PUBLIC_GROUPS as u32 + 3 {
-        let mut channel = [200; 16];
-        channel[..4].copy_from_slice(&number.to_be_bytes());
-        founder.found(&mut world, ChannelId::group(channel));
-    }
-    assert_eq!(world.server.groups.resting(), limits::PUBLIC_GROUPS);
-    let loads = |world: &World| {
-        world.executed.iter().filter(|op| matches!(op, StoreOp::LoadGroup { .. })).count()
-    };
-    let before = loads(&world);
-    accepted(world.call(alice.link, request));
-    assert_eq!(loads(&world), before + 1);
-    assert_eq!(world.server.groups.resting(), limits::PUBLIC_GROUPS);
-    alice.merge(&world);
-    let next = alice.commit_request(&world, CHANNEL, &Plan::default());
-    accepted(world.call(alice.link, next));
-    assert_eq!(loads(&world), before + 1);
-}
-
-#[test]
 fn a_founding_whose_answer_was_lost_can_be_sent_again() {
     let mut world = World::new();
     let mut alice = Device::new(&mut world, "alice");
@@ -317,10 +271,8 @@ fn regression_18_of_two_founders_of_one_channel_one_wins() {
     let mut alice = Device::new(&mut world, "alice");
     let mut bob = Device::new(&mut world, "bob");
     let channel = ChannelId::direct(alice.id(), bob.id());
-    let one = alice.found_request(&world, channel, ChannelKind::Direct);
-    let one = between(one, Some(bob.id()));
-    let other = bob.found_request(&world, channel, ChannelKind::Direct);
-    let other = between(other, Some(alice.id()));
+    let one = alice.found_direct_request(&world, bob.id());
+    let other = bob.found_direct_request(&world, alice.id());
     let (first, second) = (world.ask(alice.link, one), world.ask(bob.link, other));
     world.settle();
     assert_eq!(world.answer(alice.link, first).unwrap().unwrap(), Reply::Done);

@@ -1,11 +1,11 @@
 use core::time::Duration;
 
 use super::Turns;
-use crate::id::{AccountId, DeviceId, Sender};
+use crate::id::AccountId;
 use crate::limits::{COMMIT_LOSSES, COMMIT_TURN, COMMIT_TURN_PAUSE, COMMIT_TURNS};
 
-fn member(number: u8) -> Sender {
-    Sender { account: AccountId([number; 32]), device: DeviceId([number; 16]) }
+fn member(number: u8) -> AccountId {
+    AccountId([number; 32])
 }
 
 const START: Duration = Duration::from_secs(5);

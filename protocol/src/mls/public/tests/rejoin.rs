@@ -14,7 +14,7 @@ fn a_device_replaces_its_own_leaf() {
         server.refuses(&bob2, &sent, "another device");
         let checked = server.commit(back.sender(), &sent).unwrap();
         assert_eq!((checked.epoch, checked.adds, checked.removes), (2, vec![], vec![]));
-        assert_eq!((checked.updates, checked.tree), (vec![], None));
+        assert_eq!(checked.tree, None);
         for device in [&mut alice, &mut bob] {
             device.receive(&sent.commit);
         }
@@ -23,6 +23,24 @@ fn a_device_replaces_its_own_leaf() {
         let sent = back.update();
         server.commit(back.sender(), &sent).unwrap();
     }
+}
+
+/// It refers to no proposal: those who are queued to be added are proposed again.
+#[test]
+fn a_device_comes_back_while_somebody_is_queued_to_be_added() {
+    let World { mut server, mut alice, mut carol, added, .. } = World::new(Suite::Classical);
+    let package = Device::new(4, 1).key_package(Suite::Classical);
+    let proposal = alice.propose(openmls::prelude::Propose::Add(package));
+    server.propose(alice.sender(), &proposal).unwrap();
+    let mut other = Stored { records: server.records.clone() };
+    let mut back = Device::new(3, 1);
+    let sent = back.rejoin(&added.group_info, &server.state().tree().unwrap());
+    let checked = server.commit(back.sender(), &sent).unwrap();
+    assert_eq!((checked.epoch, checked.left_out), (2, None));
+    assert!(server.state().queued().unwrap().is_empty());
+    // A member who leaves it out is told until when that is not right.
+    let sent = carol.update();
+    assert_eq!(other.commit(carol.sender(), &sent).unwrap().left_out, Some(EXPIRES));
 }
 
 /// An external commit that would remove somebody else, and one whose path repeats a key of the tree

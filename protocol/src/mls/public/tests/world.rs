@@ -18,7 +18,9 @@ use crate::mls::{MlsError, rules};
 use crate::server::op::Member;
 use crate::store::batch::{Op, Records};
 
+/// When key packages end, and a moment before.
 pub(super) const EXPIRES: UnixMillis = UnixMillis(1_800_000_000_000);
+pub(super) const NOW: UnixMillis = UnixMillis(EXPIRES.0 - 60_000);
 
 pub(super) struct Key(pub(super) DeviceKey);
 
@@ -360,9 +362,13 @@ impl Stored {
         self.settle(state, result)
     }
 
-    pub(super) fn propose(&mut self, by: Sender, payload: &[u8]) -> Result<(), MlsError> {
+    pub(super) fn propose(
+        &mut self,
+        by: Sender,
+        payload: &[u8],
+    ) -> Result<Option<Member>, MlsError> {
         let mut state = self.state();
-        let result = state.propose(by, payload);
+        let result = state.propose(by, payload, NOW);
         self.settle(state, result)
     }
 
@@ -451,7 +457,7 @@ impl World {
         let checked = server.commit(alice.sender(), &added).unwrap();
         assert_eq!(checked.epoch, 1);
         assert_eq!(checked.adds, [bob.member(), bob2.member(), carol.member()]);
-        assert_eq!((checked.removes, checked.updates), (vec![], vec![]));
+        assert_eq!(checked.removes, vec![]);
         assert_eq!(checked.expires, Some(EXPIRES));
         alice.merge();
         let (welcome, tree) = (added.welcome.clone().unwrap(), checked.tree.unwrap());
