@@ -6,6 +6,7 @@
 use core::time::Duration;
 
 use super::Client;
+use super::channel::Slot;
 use super::directory::{self, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome};
 use super::metadata::last_admin;
@@ -91,6 +92,25 @@ impl Client {
             }
         }
         self.fail_members(id);
+    }
+
+    /// This device is out of a group: by whom the log says, if it could be read.
+    pub(super) fn evict(&mut self, id: ChannelId, by: Option<Sender>) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.row.member = false;
+        channel.row.leaving = false;
+        channel.row.authenticator.clear();
+        channel.row_dirty = true;
+        channel.ready = false;
+        channel.slot = Slot::None;
+        let prefix = directory::group_prefix(id, channel.row.generation);
+        self.gate.stage(Op::DeletePrefix(prefix));
+        self.abandon(id);
+        self.forget_leaf(id);
+        self.forget_fall(id);
+        self.stage_channel(id);
+        self.wake_inboxes();
+        self.event(Event::Evicted { channel: id, by });
     }
 
     pub(super) fn intents_of(&self, id: ChannelId) -> Vec<Ticket> {

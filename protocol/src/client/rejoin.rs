@@ -197,27 +197,12 @@ impl Client {
                 channel.rejoin_at = channel.rejoin_at.max(Some(at));
             }
         } else if failure.code == ErrorCode::NotMember && channel.fall.cut {
-            self.evicted_unseen(id);
+            // There is no log to show by whom.
+            self.evict(id, None);
         } else {
             // A log that can be read says itself whether this device was removed.
             self.give_rejoin_up(id, failure.code.text());
         }
-    }
-
-    /// Removed while it could not read: there is no log to show by whom.
-    fn evicted_unseen(&mut self, id: ChannelId) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.row.member = false;
-        channel.row.leaving = false;
-        channel.row.authenticator.clear();
-        channel.row_dirty = true;
-        channel.slot = Slot::None;
-        let prefix = directory::group_prefix(id, channel.row.generation);
-        self.gate.stage(Op::DeletePrefix(prefix));
-        self.forget_fall(id);
-        self.abandon(id);
-        self.stage_channel(id);
-        self.event(Event::Evicted { channel: id, by: None });
     }
 
     /// Makes the commit, once everything that it takes is here.
@@ -455,7 +440,7 @@ impl Client {
         }
         let cut = self.channels.get(&id).is_some_and(|channel| channel.fall.cut);
         if failure.code == ErrorCode::NotMember && cut {
-            return self.evicted_unseen(id);
+            return self.evict(id, None);
         }
         // Another commit was first, or a proposal has to go first: a newer GroupInfo tells.
         self.lose_rejoin(id);
@@ -515,6 +500,7 @@ impl Client {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.fall = Fall { last: channel.fall.last, ..Fall::default() };
             channel.rejoin_at = None;
+            channel.rejoins = 0;
         }
         self.store_fall(id);
     }

@@ -740,3 +740,29 @@ fn a_device_in_many_groups_asks_for_a_few_at_once_and_comes_back_to_all() {
         undisturbed(&world, &[ALICE]);
     }
 }
+
+// ---- what is kept and what is left behind -----------------------------------------------------
+
+/// The keys of a device's records that name a channel.
+fn records_of(world: &World, device: usize, channel: ChannelId) -> Vec<Vec<u8>> {
+    let keys = world.devices[device].disk.keys();
+    keys.filter(|key| key.windows(16).any(|part| part == channel.0)).cloned().collect()
+}
+
+#[test]
+fn who_was_removed_unseen_keeps_what_was_said_and_nothing_of_the_group() {
+    let (mut world, channel) = three(64);
+    let bob = world.client(BOB).whoami().unwrap().1.account;
+    said(&mut world, ALICE, channel, "unread");
+    world.settle();
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.start(BOB);
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { by: None, .. })));
+    world.settle();
+    let mut kept = records_of(&world, BOB, channel);
+    kept.retain(|key| ![&b"d/c/"[..], b"d/g/", b"m/"].iter().any(|of| key.starts_with(of)));
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
