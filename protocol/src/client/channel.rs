@@ -216,7 +216,7 @@ impl Channel {
         self.waiting.is_empty() && self.download.is_none() && self.retry_at.is_none()
     }
 
-    /// A new connection: everything about the old one is void.
+    /// A new connection: everything about the old one is void. Transfers are interrupted before.
     pub(super) fn disconnected(&mut self) {
         self.subscription = Subscription::None;
         self.head = None;
@@ -291,11 +291,10 @@ impl Channel {
         last.map_or(self.row.cursor.seq(), |last| last.seq)
     }
 
-    /// Forgets what arrived and was not read.
+    /// Forgets the entries that wait.
     pub(super) fn forget_waiting(&mut self) {
         self.waiting.clear();
         self.waiting_bytes = 0;
-        self.download = None;
     }
 
     /// Forgets the newest entries that wait, above that many bytes.

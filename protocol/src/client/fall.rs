@@ -68,9 +68,8 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.stuck = channel.is_blind();
         if channel.stuck {
-            channel.waiting.clear();
-            channel.waiting_bytes = 0;
             channel.unsubscribe();
+            self.forget_arrived(id);
             self.wake_inboxes();
         }
         self.dirty.insert(id);

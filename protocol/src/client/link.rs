@@ -154,10 +154,11 @@ impl Client {
         }
     }
 
-    /// The link of pushes, on a transport with many.
+    /// The link of pushes, on a transport with many; that of a session before on the same connection serves on.
     pub(super) fn open_pushes(&mut self) {
-        let many = self.net.conn.as_ref().and_then(|conn| conn.transport.as_ref());
-        if many.is_some_and(|transport| transport.links == Links::Many) {
+        let Some(conn) = &self.net.conn else { return };
+        let many = conn.transport.as_ref().is_some_and(|with| with.links == Links::Many);
+        if many && conn.links.values().all(|link| link.role != LinkRole::Pushes) {
             self.open(LinkRole::Pushes);
         }
     }
@@ -289,6 +290,16 @@ impl Client {
         self.gate.hold(Effect::Frame(link, Frame { call, body: Body::Request(request) }));
     }
 
+    /// A session is over although the connection stands: what was asked for it is void.
+    pub(super) fn void_calls(&mut self) {
+        self.inflight.clear();
+        let Some(conn) = &mut self.net.conn else { return };
+        let of_session = |what: &Call| !matches!(what, Call::Ask(..) | Call::KeepAlive);
+        for pending in conn.calls.values_mut().filter(|pending| of_session(&pending.what)) {
+            pending.what = Call::Void;
+        }
+    }
+
     fn on_frame(&mut self, link: LinkId, frame: Frame) -> Result<(), PeerFault> {
         let Some(role) = self.link(link).map(|link| link.role) else { return Ok(()) };
         let pushes = matches!(role, LinkRole::All | LinkRole::Pushes);
@@ -332,7 +343,7 @@ impl Client {
 
     fn on_reply(&mut self, what: Call, reply: Reply) -> Result<(), super::WrongReply> {
         match (what, reply) {
-            (Call::KeepAlive, Reply::Pong(_)) | (Call::Tell, Reply::Done) => {}
+            (Call::KeepAlive, Reply::Pong(_)) | (Call::Tell, Reply::Done) | (Call::Void, _) => {}
             (Call::Ask(ticket, ask), reply) => {
                 let answered = self.on_asked(ticket, ask, reply);
                 if answered.is_err() {
@@ -373,8 +384,8 @@ impl Client {
             (Call::Subscribe(channel), Reply::Subscribed { head }) => {
                 self.on_subscribed(channel, head);
             }
-            (Call::Blob(channel), Reply::Blob { total, chunk }) => {
-                self.on_chunk(channel, total, &chunk);
+            (Call::Blob(channel, hash), Reply::Blob { total, chunk }) => {
+                self.on_chunk(channel, hash, total, &chunk);
             }
             (Call::Upload(ticket), Reply::BlobPut { received }) => {
                 self.on_received(ticket, received);
@@ -393,7 +404,7 @@ impl Client {
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
             // The devices are asked for again with the next session.
-            Call::KeepAlive | Call::Tell | Call::Confirm(_) | Call::OwnDevices => {}
+            Call::KeepAlive | Call::Tell | Call::Void | Call::Confirm(_) | Call::OwnDevices => {}
             Call::Rotate => self.on_rotation_refused(failure),
             Call::PackageStatus | Call::PackageUpload => self.on_packages_refused(failure),
             Call::Ask(ticket, _) => self.event(Event::Failed(ticket, Failed::from(failure))),
@@ -414,7 +425,7 @@ impl Client {
                 self.on_commit_refused(ticket, failure);
             }
             Call::Subscribe(channel) => self.on_subscribe_refused(channel, failure),
-            Call::Blob(channel) => self.on_blob_refused(channel, failure),
+            Call::Blob(channel, hash) => self.on_blob_refused(channel, hash, failure),
             Call::Upload(ticket) => self.on_upload_refused(ticket, failure),
             Call::GroupInfo(channel) | Call::RejoinTree(channel) => {
                 self.on_group_info_refused(channel, failure);

@@ -331,6 +331,7 @@ impl Client {
         self.leave_generation(id);
         if let Some(at) = &at {
             self.forget_accepted(id, at.seq());
+            self.forget_arrived(id);
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = directory::group_prefix(id, channel.row.generation);
@@ -348,7 +349,6 @@ impl Client {
         channel.enter(Digest([0; 32]));
         if let Some(at) = at {
             channel.row.cursor = at;
-            channel.forget_waiting();
             channel.unsubscribe();
         }
         self.gate.stage(Op::DeletePrefix(before));

@@ -458,6 +458,8 @@ impl Client {
         }
         self.greet();
         self.tokens = None;
+        self.void_calls();
+        self.interrupt_transfers();
         for channel in self.channels.values_mut() {
             channel.disconnected();
         }
