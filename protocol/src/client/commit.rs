@@ -37,13 +37,16 @@ struct Present {
 }
 
 impl Client {
+    /// Whether a commit of this device is on its way in a channel.
+    fn has_commit(&self, id: ChannelId) -> bool {
+        let mut items = self.outbox.values();
+        items.any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }))
+    }
+
     /// Whether a commit or proposal may be made in a channel now.
     fn may_commit(&mut self, id: ChannelId) -> bool {
         let (fallen, mono) = (self.is_fallen(id), self.now.mono);
-        let pending = self
-            .outbox
-            .values()
-            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
+        let pending = self.has_commit(id);
         let Some(channel) = self.channels.get_mut(&id) else { return false };
         if channel.hold_until.is_some_and(|at| at > mono) {
             return false;
@@ -80,10 +83,7 @@ impl Client {
 
     /// A commit that the server refused for good while its group was not in memory is still pending there.
     pub(super) fn drop_orphan(&mut self, id: ChannelId) {
-        let ours = self
-            .outbox
-            .values()
-            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
+        let ours = self.has_commit(id);
         let discarded = self.with_group(id, |group, cx| match group.has_pending() && !ours {
             true => group.discard_pending(cx),
             false => Ok(()),

@@ -7,7 +7,7 @@ use super::event::{Event, Failed, Outcome, Sent};
 use super::net::Call;
 use super::{Client, session::Phase};
 use crate::error::{ErrorCode, RestoreError};
-use crate::id::ChannelId;
+use crate::id::{ChannelId, Digest, MessageId};
 use crate::io::Ticket;
 use crate::limits::CALLS_IN_FLIGHT;
 use crate::mls::MlsError;
@@ -192,14 +192,11 @@ impl Client {
     /// The server has it, now or since an earlier try. Its proof is checked before anybody is told.
     pub(super) fn on_accepted(&mut self, ticket: Ticket, accepted: Accepted) {
         self.inflight.remove(&ticket);
-        let Some(server) = self.server else { return };
         let Some(item) = self.outbox.get(&ticket) else { return };
         let Some(hash) = item.hash() else { return };
         let (id, message) = (item.channel, item.message);
-        let statement = accepted.statement(id, message, hash);
-        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
-            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
-            return self.drop_connection("the server's delivery proof does not verify".into());
+        if !self.proves(id, message, hash, &accepted) {
+            return;
         }
         let seen = self.channels.get(&id).map(|channel| {
             let cursor = &channel.row.cursor;
@@ -224,6 +221,25 @@ impl Client {
         }
         item.accepted = Some(accepted);
         self.finish_accepted(ticket, item, passed);
+    }
+
+    /// Whether the server's signed word on a submission holds. If not, nothing more is taken from this connection.
+    pub(super) fn proves(
+        &mut self,
+        id: ChannelId,
+        message: MessageId,
+        hash: Digest,
+        accepted: &Accepted,
+    ) -> bool {
+        let Some(server) = self.server else { return false };
+        let statement = accepted.statement(id, message, hash);
+        let holds =
+            self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_ok();
+        if !holds {
+            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
+            self.drop_connection("the server's delivery proof does not verify".into());
+        }
+        holds
     }
 
     /// A page of delivery proofs was read.

@@ -202,16 +202,13 @@ impl Client {
 
     /// The server has begun the generation. The log says so too, where it can be read: until then nothing more is asked.
     pub(super) fn on_reset_accepted(&mut self, ticket: Ticket, accepted: &Accepted) {
-        let Some(server) = self.server else { return };
         let Some((id, next)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
             return;
         };
         let (message, hash) =
             (reset_message(&next.group_info), reset_payload(&next.group_info).hash());
-        let statement = accepted.statement(id, message, hash);
-        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
-            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
-            return self.drop_connection("the server's delivery proof does not verify".into());
+        if !self.proves(id, message, hash, accepted) {
+            return;
         }
         self.inflight.insert(ticket);
         let Some(channel) = self.channels.get(&id) else { return };
