@@ -347,4 +347,4 @@ impl Client {
 const LOWEST: Sender = Sender { account: AccountId([0; 32]), device: crate::id::DeviceId([0; 16]) };
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -286,7 +286,7 @@ pub enum Outcome {
         account: AccountId,
         /// 60 digits to compare with that person by another way.
         safety_number: String,
-        /// How far it is trusted; `None` for the own account.
+        /// How far it is trusted; `None` for the own account, and for one that there was no room to keep.
         trust: Option<Trust>,
     },
     /// `proofs`, in order of their seqs.
@@ -392,13 +392,15 @@ pub struct TrustEntry {
     pub since: UnixMillis,
 }
 
-/// The directory contradicts what it said before.
+/// Why a name is not followed: the directory contradicts what it said before, or nothing more is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contradiction {
     /// The name stood for another account.
     Moved,
     /// The account has another name.
     SecondName,
+    /// As many contacts are kept as may be: what would contradict it could not be told.
+    Full,
 }
 
 impl From<Contradiction> for Failed {
@@ -409,6 +411,9 @@ impl From<Contradiction> for Failed {
             }
             Contradiction::SecondName => {
                 "the directory gives that account, or that name, to somebody else as well"
+            }
+            Contradiction::Full => {
+                return Self::Obsolete("this device keeps no more contacts: forget some first");
             }
         })
     }

@@ -25,7 +25,7 @@ fn device(seed: u8) -> (AccountKey, DeviceKey, DeviceRecord) {
 }
 
 /// The client of device 1, alone in a group.
-fn alone() -> (Client, ChannelId) {
+pub(in crate::client) fn alone() -> (Client, ChannelId) {
     let (account_key, device_key, record) = device(1);
     let mut entropy = Entropy::from_seed([9; 32]);
     let identity = Identity {
