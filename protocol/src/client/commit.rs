@@ -16,6 +16,7 @@ use crate::limits::{ADDS_PER_COMMIT, COMMIT_BYTES, COMMIT_LOSSES};
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::check;
+use crate::mls::suite::Suite;
 use crate::wire::message::{CommitBundle, Failure};
 
 /// The first delay after a lost commit; grows with every loss, drawn at random below that.
@@ -31,6 +32,7 @@ pub(super) const CONTRADICTED: u32 = 1_000;
 /// A group as a plan finds it.
 struct Present {
     epoch: u64,
+    suite: Suite,
     members: Vec<Sender>,
     may_change: bool,
     proposals: bool,
@@ -111,6 +113,7 @@ impl Client {
         };
         let Some(present) = self.with_group(id, |group, _| Present {
             epoch: group.epoch(),
+            suite: group.suite(),
             members: group.members().iter().map(|m| m.record.sender()).collect(),
             may_change: group.data().may_change(me.account),
             proposals: group.has_proposals(),
@@ -138,8 +141,9 @@ impl Client {
                     self.fulfil(ticket, Outcome::Epoch(present.epoch));
                     return false;
                 }
-                if check(self.config.backend, &package, self.now.wall).is_err() {
-                    self.set_back(ticket);
+                let checked = check(self.config.backend, &package, self.now.wall);
+                if checked.map(|checked| checked.suite) != Ok(present.suite) {
+                    self.claim_again(ticket);
                     return false;
                 }
                 if devices.insert(device) {
@@ -212,7 +216,8 @@ impl Client {
         let (backend, wall) = (self.config.backend, self.now.wall);
         let mut adds = Vec::new();
         for package in packages {
-            let Ok(checked) = check(backend, &package, wall) else {
+            let checked = check(backend, &package, wall).ok();
+            let Some(checked) = checked.filter(|checked| checked.suite == present.suite) else {
                 self.claim_again(ticket);
                 return false;
             };
@@ -267,14 +272,17 @@ impl Client {
         true
     }
 
-    /// Key packages kept with an intent ended before a commit came through: others are needed.
+    /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before: others
+    /// are needed.
     fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            if let Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } =
-                &mut intent.want
-            {
-                *packages = None;
-                missing.clear();
+            match &mut intent.want {
+                Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } => {
+                    *packages = None;
+                    missing.clear();
+                }
+                Want::Admit { package, .. } => *package = None,
+                _ => {}
             }
             self.store_intent(ticket, intent);
         }

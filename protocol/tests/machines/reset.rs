@@ -725,3 +725,22 @@ fn a_welcome_to_a_weaker_suite_is_refused_whoever_it_is_from() {
     let group = world.group(bob, channel);
     assert_eq!((group.suite, group.generation), (Suite::Hybrid, 3));
 }
+/// Key packages that were fetched and not used before: for an invitation, and for another device of one's own.
+#[test]
+fn key_packages_for_the_suite_before_are_not_used_in_the_next() {
+    let (mut world, channel) = three(64);
+    world.register("dave");
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(bundle)) if bundle.generation == 1 => vec![],
+        _ => vec![frame],
+    });
+    let invite = world.command(ALICE, |client, now| client.invite(now, channel, "dave"));
+    let phone = world.login("alice");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(reset(&mut world, ALICE, channel, Some(Suite::Hybrid)), 2);
+    assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
+    world.until(|world| world.groups(phone).iter().any(|group| group.channel == channel));
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL, 3, phone], 2);
+    undisturbed(&world, &[ALICE, BOB, CAROL, 3, phone]);
+}
+
