@@ -208,6 +208,10 @@ impl Client {
     // ---- leaving ------------------------------------------------------------------------------
 
     pub(super) fn propose_leave(&mut self, id: ChannelId, ticket: Ticket) {
+        // It is the next group that is to be left, once all others are in it.
+        if self.is_resetting(id) {
+            return;
+        }
         let proposed = self.outbox.values().any(
             |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
         );
@@ -245,6 +249,22 @@ impl Client {
         }
         self.fulfil(Ticket(intent), Outcome::Done);
         self.stage_channel(channel);
+    }
+
+    /// There is no group to leave before the next one is joined: that one is left then, without being asked again.
+    pub(super) fn leave_ended(&mut self, id: ChannelId) {
+        let mut wishes = self.intents_of(id);
+        wishes.retain(|ticket| self.intents.get(ticket).is_some_and(Intent::leaves));
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.ended.is_none() || wishes.is_empty() {
+            return;
+        }
+        channel.row.leaving = true;
+        channel.row_dirty = true;
+        for ticket in wishes {
+            self.fulfil(ticket, Outcome::Done);
+        }
+        self.stage_channel(id);
     }
 
     /// This device cannot leave, or not yet: it is a member as before. If the application was told otherwise, since

@@ -290,12 +290,15 @@ impl Client {
     }
 
     /// Leaves a group: proposes the own removal, which another member commits. Done when the server has the
-    /// proposal. → [`Outcome::Done`]
+    /// proposal; of a group that has ended by a reset at once: the next one is left as soon as it is joined.
+    /// → [`Outcome::Done`]
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`.
     pub fn leave(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
-        self.want(now, channel, Want::Leave)
+        let ticket = self.want(now, channel, Want::Leave)?;
+        self.leave_ended(channel);
+        Ok(ticket)
     }
 
     /// Fresh keys for the own leaf. → [`Outcome::Epoch`]

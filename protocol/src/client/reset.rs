@@ -338,7 +338,6 @@ impl Client {
         channel.row.suite = suite;
         channel.row.epoch = 0;
         channel.row.members = 1;
-        channel.row.leaving = false;
         channel.row.metadata = metadata;
         channel.row.authenticator = authenticator;
         channel.row_dirty = true;
@@ -348,8 +347,12 @@ impl Client {
             channel.row.cursor = at;
             channel.unsubscribe();
         }
+        let leaving = channel.row.leaving;
         self.gate.stage(Op::DeletePrefix(before));
         self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
+        if leaving {
+            self.leave_again(id);
+        }
         self.settle_blindness(id);
         self.leaf_is_fresh(id);
         self.stage_channel(id);
@@ -364,6 +367,7 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.ended = Some(ended);
         self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        self.leave_ended(id);
         self.settle_blindness(id);
         self.stage_channel(id);
         self.event(Event::Reset { channel: id, generation, by });

@@ -725,6 +725,53 @@ fn a_welcome_to_a_weaker_suite_is_refused_whoever_it_is_from() {
     let group = world.group(bob, channel);
     assert_eq!((group.suite, group.generation), (Suite::Hybrid, 3));
 }
+
+// ---- what else is wanted at the same time -----------------------------------------------------
+
+/// Keeps alice from adding anybody.
+fn adds_nobody(device: usize, up: bool, frame: &qpc_protocol::wire::message::Frame) -> bool {
+    let claim = matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. }));
+    device == ALICE && up && claim
+}
+
+/// Alice has begun a generation that nobody is asked into yet: for all others the group has ended.
+fn ended(world: &mut World, channel: ChannelId) -> Ticket {
+    world.liar = Some(Box::new(|device, up, frame| match adds_nobody(device, up, &frame) {
+        true => vec![],
+        false => vec![frame],
+    }));
+    let ticket = begin(world, ALICE, channel);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(resets(world, BOB).len(), 1);
+    ticket
+}
+
+/// Alice goes on.
+fn honest(world: &mut World) {
+    world.liar = None;
+    world.cut(ALICE);
+}
+
+#[test]
+fn who_leaves_during_its_own_reset_leaves_the_group_that_follows() {
+    for begun in [false, true] {
+        let (mut world, channel) = two_admins(61);
+        let (reset, leave) = if begun {
+            let reset = ended(&mut world, channel);
+            (reset, world.command(ALICE, |client, now| client.leave(now, channel)))
+        } else {
+            let reset = begin(&mut world, ALICE, channel);
+            (reset, world.command(ALICE, |client, now| client.leave(now, channel)))
+        };
+        world.pass(Duration::from_secs(1));
+        honest(&mut world);
+        assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
+        assert_eq!(world.outcome(ALICE, leave), Outcome::Done);
+        world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Evicted { .. })));
+        all_talk(&mut world, channel, &[BOB, CAROL], 2);
+    }
+}
+
 /// Key packages that were fetched and not used before: for an invitation, and for another device of one's own.
 #[test]
 fn key_packages_for_the_suite_before_are_not_used_in_the_next() {
@@ -742,5 +789,34 @@ fn key_packages_for_the_suite_before_are_not_used_in_the_next() {
     world.until(|world| world.groups(phone).iter().any(|group| group.channel == channel));
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL, 3, phone], 2);
     undisturbed(&world, &[ALICE, BOB, CAROL, 3, phone]);
+}
+
+#[test]
+fn who_leaves_a_group_that_has_ended_is_done_and_leaves_the_next_unasked() {
+    for before in [false, true] {
+        let (mut world, channel) = three(65);
+        // Asked for before the end is read, and after.
+        let early = before.then(|| {
+            lie(&mut world, BOB, true, |frame| match &frame.body {
+                Body::Request(Request::Submit(_)) => vec![],
+                _ => vec![frame],
+            });
+            let leave = world.command(BOB, |client, now| client.leave(now, channel));
+            world.pass(Duration::from_secs(1));
+            leave
+        });
+        let ticket = ended(&mut world, channel);
+        let leave =
+            early.unwrap_or_else(|| world.command(BOB, |client, now| client.leave(now, channel)));
+        assert_eq!(world.outcome(BOB, leave), Outcome::Done);
+        assert!(!world.group(BOB, channel).member);
+        assert_eq!(world.client(BOB).pending(), 0);
+        world.crash(BOB);
+        world.start(BOB);
+        honest(&mut world);
+        assert!(matches!(world.outcome(ALICE, ticket), Outcome::Reset { generation: 2, .. }));
+        world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { .. })));
+        all_talk(&mut world, channel, &[ALICE, CAROL], 2);
+    }
 }
 
