@@ -9,6 +9,7 @@
 //!
 //! Of two resets the log shows one. Whoever made the other drops it, and is content with the first once it is in.
 
+use core::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::channel::Slot;
@@ -65,15 +66,18 @@ impl Client {
 
     // ---- the one who resets -------------------------------------------------------------------
 
-    /// The reset of a channel that this device is at: one that has begun or is made before one that is not.
+    /// The reset of a channel that this device is at: one that has begun or is made before one that is not; of those the
+    /// one that has seen most, since what was asked for in a group before waits for the next one.
     fn reset_of(&self, id: ChannelId) -> Option<(Ticket, &Intent)> {
         let resets = self.intents.iter().filter(|(_, intent)| intent.channel == id);
         let resets = resets.filter_map(|(ticket, intent)| match &intent.want {
-            Want::Reset { next, .. } => Some((next.is_none(), *ticket, intent)),
+            Want::Reset { from, next, .. } => {
+                Some(((next.is_none(), Reverse(*from), *ticket), intent))
+            }
             _ => None,
         });
-        let first = resets.min_by_key(|(wanted, ticket, _)| (*wanted, *ticket));
-        first.map(|(_, ticket, intent)| (ticket, intent))
+        let first = resets.min_by_key(|(order, _)| *order);
+        first.map(|((.., ticket), intent)| (ticket, intent))
     }
 
     /// Whether this device is about to reset a channel, by what it has of the group.

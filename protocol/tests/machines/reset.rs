@@ -772,6 +772,30 @@ fn who_leaves_during_its_own_reset_leaves_the_group_that_follows() {
     }
 }
 
+/// Bob's came too late, and nobody follows up the one that was first.
+#[test]
+fn a_reset_that_came_too_late_does_not_hold_up_the_next() {
+    let (mut world, channel) = two_admins(63);
+    world.liar = Some(Box::new(|device, up, frame| {
+        let create = matches!(frame.body, Body::Request(Request::ChannelCreate { .. }));
+        let late = create && up && device == BOB;
+        if late || adds_nobody(device, up, &frame) { vec![] } else { vec![frame] }
+    }));
+    let late = begin(&mut world, BOB, channel);
+    world.pass(Duration::from_millis(100));
+    begin(&mut world, ALICE, channel);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(resets(&world, BOB).len(), 1);
+    world.crash(ALICE);
+    world.liar = None;
+    world.cut(BOB);
+    world.pass(Duration::from_secs(2));
+    assert_eq!(reset(&mut world, BOB, channel, None), 3);
+    assert!(matches!(world.outcome(BOB, late), Outcome::Reset { generation: 3, .. }));
+    world.start(ALICE);
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 3);
+}
+
 /// Key packages that were fetched and not used before: for an invitation, and for another device of one's own.
 #[test]
 fn key_packages_for_the_suite_before_are_not_used_in_the_next() {
