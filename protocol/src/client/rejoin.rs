@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::channel::Slot;
-use super::directory::{self, Fall, OutItem, OutWhat, Want};
+use super::directory::{self, Fall, Intent, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
 use super::inbound::pause;
 use super::incoming::Incoming;
@@ -38,6 +38,8 @@ use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Reply, Reque
 const RETRY: Duration = Duration::from_millis(50);
 const NO_LEAF: &str =
     "no leaf of this device's key is in the group: a member has to remove and add it";
+/// What becomes of a wish to come back into a group that has ended.
+pub(super) const ENDED: &str = "the group has ended; this device is to be added to the next one";
 const UNKNOWABLE: &str =
     "what is stored does not tell whose group it is: a member has to remove and add this device";
 
@@ -66,23 +68,43 @@ impl Client {
     /// any more, or doubts. The log is read to its head first, if it can be. → [`Outcome::Epoch`]
     ///
     /// # Errors
-    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` within an hour of the last time.
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` within an hour of the last time, and for
+    /// a group that has ended by a reset.
     pub fn rejoin(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
         self.begin(now)?;
         self.need_session()?;
         self.need_member(channel)?;
+        if self.channels.get(&channel).is_some_and(|known| known.ended.is_some()) {
+            return Err(Refused::Invalid(ENDED));
+        }
         if self.rejoin_wait(channel).is_some() {
             return Err(Refused::Invalid("a device rejoins a group at most once an hour"));
         }
         let ticket = self.next_ticket();
-        self.store_intent(ticket, directory::Intent { channel, want: Want::Rejoin, losses: 0 });
+        self.store_intent(ticket, Intent { channel, want: Want::Rejoin, losses: 0 });
         self.fall_out(channel, Why::Asked, false);
         Ok(ticket)
     }
 
+    fn rejoin_wishes(&self, id: ChannelId) -> Vec<Ticket> {
+        let wishes = |(_, intent): &(&Ticket, &Intent)| {
+            intent.channel == id && matches!(intent.want, Want::Rejoin)
+        };
+        self.intents.iter().filter(wishes).map(|(ticket, _)| *ticket).collect()
+    }
+
     pub(super) fn wants_rejoin(&self, id: ChannelId) -> bool {
-        let mut intents = self.intents.values();
-        intents.any(|intent| intent.channel == id && matches!(intent.want, Want::Rejoin))
+        !self.rejoin_wishes(id).is_empty()
+    }
+
+    /// Whoever asked to come back has got what it asked for, by an epoch, or cannot get it any more.
+    pub(super) fn settle_rejoins(&mut self, id: ChannelId, end: Result<u64, &'static str>) {
+        for ticket in self.rejoin_wishes(id) {
+            match end {
+                Ok(epoch) => self.fulfil(ticket, Outcome::Epoch(epoch)),
+                Err(why) => self.fail_intent(ticket, Failed::Obsolete(why)),
+            }
+        }
     }
 
     /// Moves the way back into a group on.
@@ -411,11 +433,10 @@ impl Client {
         if leaving {
             self.leave_again(id);
         }
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-            }
+        if self.key_for(id).is_some() {
+            self.want_new_key(id);
         }
+        self.settle_rejoins(id, Ok(epoch));
         self.settle_blindness(id);
         self.stage_channel(id);
         self.event(Event::Rejoined { channel: id, epoch, why });
@@ -470,11 +491,7 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.rejoin_off = true;
         let seq = channel.row.cursor.seq();
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fail_intent(ticket, Failed::Obsolete(why));
-            }
-        }
+        self.settle_rejoins(id, Err(why));
         self.unreadable(id, seq, why);
         self.dirty.insert(id);
     }

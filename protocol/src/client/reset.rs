@@ -18,6 +18,7 @@ use super::directory::{self, Ended, Intent, OutWhat, Says, Successor, Want};
 use super::event::{Event, Failed, Outcome};
 use super::metadata::Metadata;
 use super::net::Call;
+use super::rejoin::ENDED;
 use super::{Client, session::Phase};
 use crate::delivery::window::Cursor;
 use crate::env::Now;
@@ -359,6 +360,7 @@ impl Client {
         }
         self.settle_blindness(id);
         self.leaf_is_fresh(id);
+        self.settle_rejoins(id, Ok(0));
         self.stage_channel(id);
         self.event(Event::Reset { channel: id, generation, by: me });
     }
@@ -371,6 +373,7 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.ended = Some(ended);
         self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        self.settle_rejoins(id, Err(ENDED));
         self.leave_ended(id);
         self.settle_blindness(id);
         self.stage_channel(id);
@@ -433,11 +436,7 @@ impl Client {
             self.leave_again(id);
         }
         let epoch = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-            }
-        }
+        self.settle_rejoins(id, Ok(epoch));
     }
 
     // ---- all back -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::talk::*;
 use bytes::Bytes;
-use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::client::{ProfileChange, Role};
 use qpc_protocol::crypto::hybrid::EnvelopeSecrets;
 use qpc_protocol::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
@@ -770,6 +770,29 @@ fn who_leaves_during_its_own_reset_leaves_the_group_that_follows() {
         world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Evicted { .. })));
         all_talk(&mut world, channel, &[BOB, CAROL], 2);
     }
+}
+
+/// Who resets has another leaf by that; for all others the group that they wanted to come back to is over.
+#[test]
+fn a_wish_to_come_back_ends_with_the_group_that_it_was_about() {
+    let (mut world, channel) = three(62);
+    world.liar = Some(Box::new(|device, up, frame| {
+        let asks = matches!(frame.body, Body::Request(Request::GroupInfoFetch { .. })) && up;
+        if asks || adds_nobody(device, up, &frame) { vec![] } else { vec![frame] }
+    }));
+    let wishes = [ALICE, BOB].map(|device| world.command(device, |c, now| c.rejoin(now, channel)));
+    let reset = begin(&mut world, ALICE, channel);
+    assert_eq!(world.outcome(ALICE, wishes[0]), Outcome::Epoch(0));
+    assert!(matches!(world.failure(BOB, wishes[1]), Failed::Obsolete(_)));
+    for device in [BOB, CAROL] {
+        world.until(|world| resets(world, device).len() == 1);
+        let now = world.now;
+        let refused = world.client(device).rejoin(now, channel);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
+    honest(&mut world);
+    assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
 }
 
 /// Bob's came too late, and nobody follows up the one that was first.
