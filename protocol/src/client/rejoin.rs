@@ -229,15 +229,13 @@ impl Client {
 
     /// Makes the commit, once everything that it takes is here.
     fn try_rejoin(&mut self, id: ChannelId) {
+        let devices = self.own_devices();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(Rejoining { known: Some(known), offer: Some(offer), .. }) = &channel.rejoining
         else {
             return;
         };
         let Some(tree) = offer.tree.whole() else { return };
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return;
-        };
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let floor = Floor {
@@ -246,10 +244,18 @@ impl Client {
             epoch: channel.row.epoch.saturating_add(u64::from(moved)),
             known,
         };
-        let mut entropy = self.entropy.fork();
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        match Group::rejoin(cx, &device, &offer.group_info, tree, &floor) {
+        // The leaf may have a key of before: the present one follows by an ordinary commit.
+        let mut made = Err(MlsError::NotMember);
+        for device in devices {
+            let mut entropy = self.entropy.fork();
+            let (backend, wall) = (self.config.backend, self.now.wall);
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            made = Group::rejoin(cx, &device, &offer.group_info, tree, &floor);
+            if !matches!(made, Err(MlsError::NotMember)) {
+                break;
+            }
+        }
+        match made {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),

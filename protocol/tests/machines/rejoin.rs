@@ -749,6 +749,29 @@ fn records_of(world: &World, device: usize, channel: ChannelId) -> Vec<Vec<u8>> 
     keys.filter(|key| key.windows(16).any(|part| part == channel.0)).cloned().collect()
 }
 
+/// The server has the new key of a device, the group has the one before.
+#[test]
+fn a_device_whose_new_key_is_in_no_leaf_yet_comes_back_by_the_one_before() {
+    let (mut world, channel) = three(60);
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(bundle)) if !is_outside(bundle) => vec![],
+        _ => vec![frame],
+    });
+    world.done(BOB, |client, now| client.rotate(now));
+    world.pass(Duration::from_secs(1));
+    let before = world.group(ALICE, channel).epoch;
+    let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+    assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 1));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    all_talk(&mut world, channel, "after");
+    let bob = world.client(BOB).whoami().unwrap().1;
+    let rekeyed = |e: &Event| matches!(e, Event::Changed(change) if change.updated == [bob]);
+    assert!(saw(&world, ALICE, rekeyed), "the new key follows");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
 #[test]
 fn who_was_removed_unseen_keeps_what_was_said_and_nothing_of_the_group() {
     let (mut world, channel) = three(64);
