@@ -2,7 +2,8 @@
 //!
 //! A device that is new to this one becomes a member of every group here, and a group that is new to this one gets
 //! every device known. What an account has revoked goes from every group. Nobody asks for it, and all who could do it
-//! want the same: whose leaf comes first goes first (docs/adr/0011).
+//! want the same: whose leaf comes first goes first (docs/adr/0011). A turn is not stored: a device that is switched on
+//! for shorter than it has to wait for its own leaves the change to the others, or to a longer run.
 
 use core::time::Duration;
 

@@ -172,7 +172,7 @@ impl Client {
         self.void_resets(id);
         self.drop_rejoin(id);
         self.end_rejoining(id);
-        channel.enter(group.transcript());
+        self.forget_arrived(id);
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
         self.drop_proposals(id);
@@ -189,7 +189,11 @@ impl Client {
             channel.told = before.told;
             channel.spilled_after = before.spilled_after;
             channel.fall.last = before.fall.last;
+            channel.row.with = before.row.with;
+            // The log is the same one.
+            channel.ledger = before.ledger;
         }
+        channel.enter(group.transcript());
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);

@@ -442,9 +442,12 @@ impl Client {
         if self.key_for(id).is_some() {
             self.want_new_key(id);
         }
+        self.leaf_is_fresh(id);
+        self.note_other(id);
         self.settle_rejoins(id, Ok(epoch));
         self.settle_blindness(id);
         self.stage_channel(id);
+        self.wake_inboxes();
         self.event(Event::Rejoined { channel: id, epoch, why });
     }
 

@@ -362,6 +362,7 @@ impl Client {
         self.leaf_is_fresh(id);
         self.settle_rejoins(id, Ok(0));
         self.stage_channel(id);
+        self.wake_inboxes();
         self.event(Event::Reset { channel: id, generation, by: me });
     }
 

@@ -560,3 +560,74 @@ fn a_welcome_to_the_channel_with_its_sender_is_joined() {
     assert_eq!(world.group(BOB, channel).kind, ChannelKind::Direct);
     assert_eq!(world.group(BOB, channel).name, None, "nobody said what it is called");
 }
+
+// ---- across resets and returns ----------------------------------------------------------------
+
+/// Lets nobody have key packages of an account by way of a device.
+fn without_packages(world: &mut World, at: usize, of: usize) {
+    let device = world.client(of).whoami().unwrap().1.device;
+    lie_reply(world, at, move |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            let of_device = claimed.iter_mut().filter(|claimed| claimed.device == device);
+            of_device.for_each(|claimed| claimed.package = None);
+        }
+    });
+}
+
+/// Alice cannot be added to the next generation at once; bob's other devices know whose channel it is all the same, and
+/// one that was not there before learns it as soon as she is in, even if it missed how.
+#[test]
+fn a_channel_stays_open_over_a_reset_that_leaves_the_other_out_for_now() {
+    let mut world = two(Rules::new(20));
+    let tablet = world.login("bob");
+    let channel = open(&mut world, BOB, "alice");
+    world.settle();
+    without_packages(&mut world, BOB, ALICE);
+    let reset = world.done(BOB, |client, now| client.reset(now, channel, None));
+    assert!(matches!(reset, Outcome::Reset { generation: 2, .. }));
+    world.until(|world| saw(world, tablet, |e| matches!(e, Event::Reset { .. })));
+    world.settle();
+    for device in [BOB, tablet] {
+        let known = world.groups(device).into_iter().find(|group| group.channel == channel);
+        let known = known.unwrap_or_else(|| panic!("device {device} does not know it"));
+        assert_eq!((known.generation, known.members, known.member), (2, 2, true));
+        assert_eq!(known.name.as_deref(), Some("alice"), "device {device}");
+    }
+    let phone = world.login("bob");
+    world.pass(Duration::from_secs(10));
+    assert!(world.groups(phone).is_empty(), "nobody else was ever in it there");
+    world.crash(phone);
+    world.liar = None;
+    assert_eq!(open(&mut world, BOB, "alice"), channel);
+    world.settle();
+    let disk = world.devices[phone].disk.iter_mut();
+    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
+    spoilt.for_each(|(_, value)| value.truncate(1));
+    world.start(phone);
+    world.until(|world| saw(world, phone, |e| matches!(e, Event::Rejoined { .. })));
+    assert_eq!(world.group(phone, channel).members, 4);
+}
+
+#[test]
+fn who_opens_a_channel_that_it_has_fallen_out_of_is_done_when_it_is_back() {
+    let mut world = two(Rules::new(21));
+    let channel = open(&mut world, ALICE, "bob");
+    world.settle();
+    world.crash(BOB);
+    let disk = world.devices[BOB].disk.iter_mut();
+    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
+    spoilt.for_each(|(_, value)| value.truncate(1));
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::GroupInfoFetch { .. }) => vec![],
+        _ => vec![frame],
+    });
+    world.start(BOB);
+    let opened = world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.pass(Duration::from_secs(1));
+    assert!(saw(&world, BOB, |e| matches!(e, Event::FellOut { .. })));
+    world.liar = None;
+    world.cut(BOB);
+    assert_eq!(world.outcome(BOB, opened), Outcome::Group(channel));
+    talk(&mut world);
+}
+

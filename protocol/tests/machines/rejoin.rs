@@ -773,6 +773,25 @@ fn a_device_whose_new_key_is_in_no_leaf_yet_comes_back_by_the_one_before() {
 }
 
 #[test]
+fn who_came_back_after_long_has_fresh_keys_and_makes_no_others() {
+    let (mut world, channel) = three(63);
+    world.crash(BOB);
+    said(&mut world, ALICE, channel, "gone");
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    said(&mut world, ALICE, channel, "not for bob");
+    let bob = {
+        world.start(BOB);
+        world.client(BOB).whoami().unwrap().1
+    };
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Gap]);
+    world.pass(Duration::from_secs(3600));
+    let by_bob = |event: &&Event| matches!(event, Event::Changed(change) if change.by == bob);
+    assert_eq!(world.devices[ALICE].log.iter().filter(by_bob).count(), 1);
+}
+
+#[test]
 fn who_was_removed_unseen_keeps_what_was_said_and_nothing_of_the_group() {
     let (mut world, channel) = three(64);
     let bob = world.client(BOB).whoami().unwrap().1.account;
@@ -789,3 +808,20 @@ fn who_was_removed_unseen_keeps_what_was_said_and_nothing_of_the_group() {
     assert!(kept.is_empty(), "{kept:?}");
 }
 
+/// What leaves with its author waits for somebody to commit it: for the one who is about to come back.
+#[test]
+fn who_comes_back_does_not_wait_for_a_removal_that_nobody_else_can_commit() {
+    let mut world = World::new(Rules::new(65));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    world.crash(ALICE);
+    damage(&mut world, ALICE);
+    assert_eq!(world.done(BOB, |client, now| client.leave(now, channel)), Outcome::Done);
+    world.start(ALICE);
+    world.until(|world| rejoins(world, ALICE) == [Why::Damaged]);
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { .. })));
+    world.settle();
+    assert_eq!(world.group(ALICE, channel).members, 1);
+}
