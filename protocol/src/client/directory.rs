@@ -75,6 +75,13 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
+/// The prefixes of everything that is stored of a channel itself.
+pub(super) fn prefixes_of(channel: ChannelId) -> [Vec<u8>; 10] {
+    let kinds: [&[u8]; 10] =
+        [b"g/", b"r/", b"p/", b"m/", CHANNEL, LEAF, FALL, ENDED, LEDGER, CLAIM];
+    kinds.map(|kind| key(kind, &[&channel.0]))
+}
+
 /// The prefix of a group's records.
 pub(super) fn group_prefix(channel: ChannelId, generation: u32) -> Vec<u8> {
     key(b"g/", &[&channel.0, &generation.to_be_bytes()])

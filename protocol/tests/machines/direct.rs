@@ -631,3 +631,28 @@ fn who_opens_a_channel_that_it_has_fallen_out_of_is_done_when_it_is_back() {
     talk(&mut world);
 }
 
+/// What was founded and came second goes without a trace, whether or not the other's welcome ever comes.
+#[test]
+fn of_a_founding_that_came_too_late_nothing_stays() {
+    let mut world = two(Rules::new(22));
+    let channel = between(&mut world, ALICE, BOB);
+    world.devices[BOB].latency = Duration::from_millis(20);
+    world.settle();
+    world.liar = Some(Box::new(|device, up, frame| match &frame.body {
+        Body::Request(Request::Commit(_)) if device == ALICE && up => vec![],
+        _ => vec![frame],
+    }));
+    world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.command(ALICE, |client, now| client.open_direct(now, "bob"));
+    let left = |world: &World| {
+        let keys = world.devices[BOB].disk.keys();
+        let named = keys.filter(|key| key.windows(16).any(|part| part == channel.0));
+        named.map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>()
+    };
+    world.until(|world| !left(world).is_empty());
+    world.pass(Duration::from_secs(1));
+    assert!(left(&world).is_empty(), "{:?}", left(&world));
+    world.liar = None;
+    world.cut(ALICE);
+    talk(&mut world);
+}

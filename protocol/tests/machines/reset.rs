@@ -17,6 +17,7 @@ use qpc_protocol::env::Entropy;
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Digest, GroupId, MessageId, Sender};
 use qpc_protocol::io::Ticket;
+use qpc_protocol::limits::{CHECKPOINT_TIME, WARM_GROUPS};
 use qpc_protocol::mls::Context;
 use qpc_protocol::mls::data::GroupData;
 use qpc_protocol::mls::group::{Group, LocalDevice, NewGroup, Plan};
@@ -867,3 +868,39 @@ fn who_leaves_a_group_that_has_ended_is_done_and_leaves_the_next_unasked() {
     }
 }
 
+// ---- the whole life of a channel --------------------------------------------------------------
+
+/// Made, written to, come back to, reset, and left by the last one who was in it.
+#[test]
+fn of_a_channel_that_was_left_nothing_stays_on_the_disk() {
+    let (mut world, channel) = three(67);
+    let (bob, carol) = (me(&mut world, BOB).account, me(&mut world, CAROL).account);
+    let other = group_of(&mut world, ALICE, &["bob", "carol"]);
+    for device in [ALICE, BOB, CAROL] {
+        for of in [channel, other] {
+            said(&mut world, device, of, "unread by all");
+        }
+    }
+    world.pass(CHECKPOINT_TIME);
+    said(&mut world, BOB, other, "with checkpoints");
+    world.done(ALICE, |client, now| client.rejoin(now, channel));
+    reset(&mut world, ALICE, channel, None);
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+    for gone in [bob, carol] {
+        world.done(ALICE, |client, now| client.remove(now, channel, gone));
+    }
+    world.settle();
+    let named = |world: &World| {
+        let names = |bytes: &[u8]| bytes.windows(16).any(|part| part == channel.0);
+        let records = world.devices[ALICE].disk.iter();
+        let records = records.filter(|(key, value)| names(key) || names(value));
+        records.map(|(key, _)| key.escape_ascii().to_string()).collect::<Vec<_>>()
+    };
+    for kept in ["d/c/", "d/g/", "d/l/", "d/f/", "g/", "p/", "m/"] {
+        assert!(named(&world).iter().any(|key| key.starts_with(kept)), "{kept}");
+    }
+    assert_eq!(world.done(ALICE, |client, now| client.leave(now, channel)), Outcome::Done);
+    world.settle();
+    assert!(named(&world).is_empty(), "{:?}", named(&world));
+    all_talk(&mut world, other, &[ALICE, BOB, CAROL], 1);
+}
