@@ -417,7 +417,7 @@ impl Client {
         }
         if !self.is_warm(id) {
             let readable = self.channels.get(&id).is_some_and(|channel| {
-                !channel.stuck && matches!(channel.slot, Slot::Cold | Slot::Loading(..))
+                !channel.is_lost() && matches!(channel.slot, Slot::Cold | Slot::Loading(..))
             });
             if !readable {
                 return self.fail_members(id);

@@ -338,7 +338,7 @@ impl Client {
     /// Reads a group, if it is not in memory.
     fn load_group(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(&id) else { return };
-        if !channel.stuck {
+        if !channel.is_lost() {
             self.read_group(id);
         }
     }
@@ -386,15 +386,20 @@ impl Client {
         self.dirty.extend(self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id));
     }
 
-    /// Lets the groups used longest ago go, above the number that may be in memory.
+    /// Lets the groups used longest ago go, above the number that may be in memory; not the one that has to say who may
+    /// take its place.
     fn cool(&mut self) {
+        let mut inboxes = self.channels.values().filter(|channel| channel.inbox);
+        let joining = inboxes.find_map(|inbox| inbox.download.as_ref()?.entry.origin);
+        let joining = joining.map(|origin| origin.channel);
         loop {
             let warm = self.channels.iter().filter(|(_, c)| matches!(c.slot, Slot::Warm(_)));
             let warm: Vec<_> = warm.map(|(id, channel)| (channel.used, *id)).collect();
             if warm.len() <= WARM_GROUPS {
                 return;
             }
-            let Some((_, id)) = warm.into_iter().min() else { return };
+            let others = warm.into_iter().filter(|(_, id)| Some(*id) != joining);
+            let Some((_, id)) = others.min() else { return };
             self.stage_channel(id);
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.slot = Slot::Cold;

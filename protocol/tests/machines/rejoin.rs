@@ -773,6 +773,28 @@ fn a_device_whose_new_key_is_in_no_leaf_yet_comes_back_by_the_one_before() {
 }
 
 #[test]
+fn who_is_in_a_damaged_group_cannot_be_told_while_it_is_come_back_to() {
+    let (mut world, channel) = three(61);
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(_)) => vec![],
+        _ => vec![frame],
+    });
+    world.start(BOB);
+    say(&mut world, BOB, channel, "waiting");
+    world.pass(Duration::from_secs(1));
+    assert!(records_of(&world, BOB, channel).iter().any(|key| key.starts_with(b"r/")));
+    let members = world.command(BOB, |client, now| client.members(now, channel));
+    world.failure(BOB, members);
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Damaged]);
+    all_talk(&mut world, channel, "after");
+}
+
+#[test]
 fn who_came_back_after_long_has_fresh_keys_and_makes_no_others() {
     let (mut world, channel) = three(63);
     world.crash(BOB);

@@ -868,6 +868,65 @@ fn who_leaves_a_group_that_has_ended_is_done_and_leaves_the_next_unasked() {
     }
 }
 
+/// While the tree of the next generation is on its way, so many other groups are used that the one which is to say who may
+/// follow it is put away.
+#[test]
+fn a_group_that_is_put_away_meanwhile_still_judges_who_follows_it() {
+    let (mut world, channel) = three(66);
+    let (alice, bob) = (me(&mut world, ALICE), me(&mut world, BOB));
+    let others: Vec<_> = (0..=WARM_GROUPS).map(|_| group_of(&mut world, CAROL, &[])).collect();
+    for other in &others {
+        // The first word of the hour has checkpoints to carry, of all groups.
+        said(&mut world, CAROL, *other, "nothing to carry from here on");
+    }
+    world.crash(CAROL);
+    world.done(ALICE, |client, now| client.set_role(now, channel, bob.account, Role::Admin));
+    world.settle();
+    reset(&mut world, BOB, channel, None);
+    world.settle();
+    let (go_on, mut held) = (Rc::new(RefCell::new(false)), Vec::new());
+    let goes_on = go_on.clone();
+    let mut gone = 0;
+    lie(&mut world, CAROL, false, move |mut frame| {
+        match &mut frame.body {
+            Body::Push(Push::Entries(entries)) if entries.channel == channel => {
+                entries.entries.retain_mut(|entry| {
+                    let hidden = entry.kind == EntryKind::Commit && entry.generation == 1;
+                    gone += u64::from(hidden);
+                    entry.seq -= gone;
+                    if entry.kind == EntryKind::Reset {
+                        entry.sender = alice;
+                    }
+                    !hidden
+                });
+            }
+            Body::Reply(Reply::Blob { .. }) if !*goes_on.borrow() => {
+                held.push(frame);
+                return vec![];
+            }
+            Body::Reply(Reply::Accepted(_)) if *goes_on.borrow() => {
+                held.push(frame);
+                return core::mem::take(&mut held);
+            }
+            _ => {}
+        }
+        vec![frame]
+    });
+    world.start(CAROL);
+    world.pass(Duration::from_secs(1));
+    for other in &others {
+        say(&mut world, CAROL, *other, "busy elsewhere");
+    }
+    world.pass(Duration::from_secs(1));
+    *go_on.borrow_mut() = true;
+    say(&mut world, CAROL, others[0], "here it is");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.group(CAROL, channel).generation, 1);
+    let refused =
+        |e: &Event| matches!(e, Event::Unreadable { why, .. } if why.contains("no admin"));
+    assert!(saw(&world, CAROL, refused), "{:?}", world.devices[CAROL].log);
+}
+
 // ---- the whole life of a channel --------------------------------------------------------------
 
 /// Made, written to, come back to, reset, and left by the last one who was in it.
