@@ -121,11 +121,7 @@ impl Client {
     /// Proposals wait in a group: somebody has to commit them. Members wait their turn, by leaf; what comes from losers
     /// of a race waits a little for more of its kind.
     pub(super) fn want_flush(&mut self, id: ChannelId, gather: bool) {
-        let turn = self.with_group(id, |group, _| {
-            let own = group.own_leaf();
-            group.members().iter().filter(|member| member.leaf < own).count()
-        });
-        let turn = u32::try_from(turn.unwrap_or(0)).unwrap_or(u32::MAX);
+        let turn = self.rank(id, |_| true).unwrap_or(0);
         let waiting = self
             .intents
             .values()
@@ -137,7 +133,7 @@ impl Client {
         self.store_intent(ticket, Intent { channel: id, want: Want::Flush, losses: 0 });
         let first = if gather { GATHER } else { Duration::ZERO };
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.flush_at = Some(self.now.mono + first + STAGGER.saturating_mul(turn.min(200)));
+            channel.flush_at = Some(self.now.mono + first + STAGGER.saturating_mul(turn));
         }
     }
 

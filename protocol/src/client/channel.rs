@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::blobs::Download;
 use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
+use super::metadata::Metadata;
 use super::rejoin::Rejoining;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
@@ -94,6 +95,8 @@ pub(super) struct Channel {
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
     pub flush_at: Option<Duration>,
+    /// The members are told at this time what the group shows of itself, unless somebody else has done it.
+    pub tell_at: Option<Duration>,
     /// What the server could not do is not asked again before this time: the subscription, a blob.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
@@ -152,6 +155,7 @@ impl Channel {
             need_epoch: 0,
             hold_until: None,
             flush_at: None,
+            tell_at: None,
             retry_at: None,
             gaps: 0,
             wrong_blobs: 0,
@@ -185,6 +189,12 @@ impl Channel {
             Slot::Warm(group) => group.members().iter().map(|m| m.record.account).collect(),
             _ => BTreeSet::new(),
         }
+    }
+
+    /// The profile, if it is the one that the group's context names. Anything else is out of date.
+    pub(super) fn present_profile(&self) -> Option<&Metadata> {
+        let Slot::Warm(group) = &self.slot else { return None };
+        self.row.metadata.as_ref().filter(|known| known.hash() == group.data().metadata)
     }
 
     /// Moves the cursor past an entry that was dealt with.

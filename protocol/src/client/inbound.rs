@@ -394,6 +394,9 @@ impl Client {
             self.leave_again(id);
         }
         self.note_other(id);
+        if change.rejoined {
+            self.tell_in_turn(id, change.committer);
+        }
         self.overtaken(id, change.epoch);
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {

@@ -264,6 +264,7 @@ impl Client {
             self.pump_outbox(id);
             self.answer_members(id);
             self.pump_checkpoints(id);
+            self.pump_profile(id);
             self.refill(id);
             self.stage_channel(id);
         }

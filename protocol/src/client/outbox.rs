@@ -159,7 +159,8 @@ impl Client {
                 let members = channel.group_members();
                 let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
                 let names = names.map(|(account, contact)| (*account, contact.username.clone()));
-                ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
+                let metadata = channel.present_profile()?.clone();
+                ContentBody::Metadata { metadata, names: names.collect() }
             }
             Says::Body => ContentBody::Body(body),
             Says::Checkpoints => ContentBody::Checkpoints(checkpoints(&body)?),

@@ -389,6 +389,7 @@ impl Client {
         self.forget_fall(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             (channel.flush_at, channel.update_at, channel.hold_until) = (None, None, None);
+            channel.tell_at = None;
             channel.need_epoch = 0;
         }
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome, Why};
+use qpc_protocol::client::{Client, ProfileChange};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
@@ -792,6 +792,35 @@ fn who_is_in_a_damaged_group_cannot_be_told_while_it_is_come_back_to() {
     world.settle();
     assert_eq!(rejoins(&world, BOB), [Why::Damaged]);
     all_talk(&mut world, channel, "after");
+}
+
+/// Whoever comes first in the tree tells it, or the next, if that one is off.
+#[test]
+fn who_was_away_for_a_change_of_the_profile_is_told_when_it_is_back() {
+    for first_is_off in [false, true] {
+        let (mut world, channel) = three(62);
+        world.crash(BOB);
+        let change =
+            ProfileChange { name: Some("another name".into()), ..ProfileChange::default() };
+        world.done(ALICE, |client, now| client.set_metadata(now, channel, change));
+        world.settle();
+        world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+        world.pass(Duration::from_secs(120));
+        said(&mut world, CAROL, channel, "not for bob");
+        if first_is_off {
+            world.crash(ALICE);
+        }
+        world.devices[BOB].log.clear();
+        world.start(BOB);
+        world.until(|world| rejoins(world, BOB) == [Why::Gap]);
+        let name = |world: &World| world.group(BOB, channel).name;
+        assert_ne!(name(&world).as_deref(), Some("planted name"), "what was is not shown");
+        world.until(|world| name(world).as_deref() == Some("another name"));
+        // One told it, and nobody else.
+        let told = world.group(CAROL, channel).cursor;
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.group(CAROL, channel).cursor, told);
+    }
 }
 
 #[test]
