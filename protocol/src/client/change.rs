@@ -92,6 +92,7 @@ impl Client {
             }
         }
         self.fail_members(id);
+        self.fail_comparisons(id, "no longer a member of the group");
     }
 
     /// This device is out of a group: by whom the log says, if it could be read.

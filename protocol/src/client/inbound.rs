@@ -394,6 +394,7 @@ impl Client {
             self.leave_again(id);
         }
         self.note_other(id);
+        self.forget_claims(id, &change.removed);
         if change.rejoined {
             self.tell_in_turn(id, change.committer);
         }

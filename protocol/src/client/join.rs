@@ -198,6 +198,7 @@ impl Client {
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.note_other(id);
+        self.doubt_claims(id);
         self.leaf_is_fresh(id);
         self.stage_packages();
         self.stage_channel(id);

@@ -375,6 +375,7 @@ impl Client {
                 self.event(Event::Unreadable { channel: id, seq, why });
                 self.fall_out(id, Why::Damaged, true);
                 self.fail_resets(id);
+                self.fail_comparisons(id, "what is stored does not tell who is in the group");
             }
         }
         self.dirty.insert(id);

@@ -445,6 +445,7 @@ impl Client {
         self.leaf_is_fresh(id);
         self.note_other(id);
         self.hide_old_profile(id);
+        self.doubt_claims(id);
         self.settle_rejoins(id, Ok(epoch));
         self.settle_blindness(id);
         self.stage_channel(id);

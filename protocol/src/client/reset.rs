@@ -360,6 +360,7 @@ impl Client {
         }
         self.settle_blindness(id);
         self.leaf_is_fresh(id);
+        self.doubt_claims(id);
         self.settle_rejoins(id, Ok(0));
         self.stage_channel(id);
         self.wake_inboxes();
