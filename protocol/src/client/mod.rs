@@ -8,7 +8,9 @@
 //! a new leaf (`rejoin`); one that can do so for all begins another (`reset`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod ask;
 mod blobs;
+mod call;
 mod change;
 mod channel;
 mod checkpoint;
