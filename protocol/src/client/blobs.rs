@@ -8,12 +8,13 @@
 use bytes::Bytes;
 
 use super::Client;
-use super::directory::{self, OutItem, OutWhat};
+use super::directory;
 use super::event::Event;
 use super::inbound::pause;
 use super::incoming::Incoming;
 use super::load::Loading;
 use super::net::Call;
+use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::io::{LinkId, Page, Ticket};

@@ -7,9 +7,11 @@ use core::time::Duration;
 
 use super::Client;
 use super::channel::Slot;
-use super::directory::{self, Intent, OutItem, OutWhat, Want};
+use super::directory;
 use super::event::{Event, Failed, Outcome};
+use super::intent::{Intent, Want};
 use super::metadata::last_admin;
+use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId, Sender};
 use crate::io::Ticket;

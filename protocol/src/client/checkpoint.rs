@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Client;
 use super::channel::{Channel, Slot};
-use super::directory::{self, OutItem, OutWhat, Says};
+use super::directory;
 use super::event::{Comparison, Event, Failed, Outcome};
+use super::submission::{OutItem, OutWhat, Says};
 use crate::crypto::checkpoint::Checkpoint;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::marks::Marks;

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 
 use super::Client;
 use super::direct::is_direct;
-use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
+use super::intent::Want;
+use super::submission::{OutItem, OutWhat};
 use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};

@@ -8,9 +8,10 @@
 use core::time::Duration;
 
 use super::change::STAGGER;
-use super::directory::{self, Intent, Listing, OwnDevice, Want};
+use super::directory::{self, Listing, OwnDevice};
 use super::event::{Event, Outcome};
 use super::inbound::pause;
+use super::intent::{Intent, Want};
 use super::net::Call;
 use super::{Client, session::Phase};
 use crate::crypto::identity::{DeviceRecord, Revocation};

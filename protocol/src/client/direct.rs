@@ -11,8 +11,9 @@
 
 use super::Client;
 use super::command::prepare;
-use super::directory::{ChannelRow, Intent, Want};
+use super::directory::ChannelRow;
 use super::event::{Failed, Outcome};
+use super::intent::{Intent, Want};
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, Sender};

@@ -24,8 +24,9 @@
 
 use core::time::Duration;
 
-use super::directory::{self, Fall, Restored, Want};
+use super::directory::{self, Fall, Restored};
 use super::event::{Event, Why};
+use super::intent::Want;
 use super::{Client, session::Phase};
 use crate::id::ChannelId;
 use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME};

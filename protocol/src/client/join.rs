@@ -2,9 +2,10 @@
 
 use super::channel::Slot;
 use super::direct::{is_between, is_direct};
-use super::directory::{self, OutItem};
+use super::directory;
 use super::event::Event;
 use super::incoming::Incoming;
+use super::submission::OutItem;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
 use crate::id::{ChannelId, GroupId, Sender};

@@ -9,8 +9,9 @@ use zeroize::Zeroizing;
 
 use super::change::STAGGER;
 use super::direct::is_direct;
-use super::directory::{Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Event, Failed, GroupMetadata, Outcome};
+use super::intent::{Intent, Want};
+use super::submission::{OutItem, OutWhat, Says};
 use super::{Client, Ticket};
 use crate::crypto::{Aead, Backend};
 use crate::env::{Entropy, Now};

@@ -1,19 +1,22 @@
 //! The client machine: one per device.
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
-//! Inside, every connection goes through the table of `session`; every channel's log is read in order
-//! (`inbound`, welcomes by `join`, messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent
-//! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
-//! server has it and the log has shown it (`outbox`). A device that cannot go on in a group (`fall`) comes back to it by
-//! a new leaf (`rejoin`); one that can do so for all begins another (`reset`). All state
+//! Inside, every connection goes through the table of `session`, by way of `login` if need be, and carries calls (`call`;
+//! the application's questions: `ask`); every channel's log is read in order (`inbound`, welcomes by `join`, messages on to
+//! the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent that stays
+//! until it has come true (`intent`, `change`, `prepare`, `commit`); every submission stays in the outbox until the server
+//! has it and the log has shown it (`submission`, `outbox`). A device that cannot go on in a group (`fall`) comes back to it
+//! by a new leaf (`rejoin`, `come_back`); one that can do so for all begins another (`reset`, `generation`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod account;
 mod ask;
 mod blobs;
 mod call;
 mod change;
 mod channel;
 mod checkpoint;
+mod come_back;
 mod command;
 mod commit;
 mod contacts;
@@ -24,8 +27,10 @@ mod direct;
 mod directory;
 pub mod event;
 mod fall;
+mod generation;
 mod inbound;
 mod incoming;
+mod intent;
 pub mod job;
 mod join;
 mod keys;
@@ -41,6 +46,7 @@ mod reset;
 mod restore;
 mod rotation;
 mod session;
+mod submission;
 mod trust;
 mod unread;
 mod upkeep;
@@ -66,8 +72,9 @@ use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
 use devices::Turn;
-use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored};
+use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
+use intent::Intent;
 use job::ClientJobOutput;
 use keys::Packages;
 use load::{Loading, Reading};
@@ -75,6 +82,7 @@ use login::AuthTask;
 use net::{Ask, Net};
 use rotation::Rotation;
 use session::Phase;
+use submission::OutItem;
 
 pub use directory::DIRECTORY;
 pub use metadata::{Profile, ProfileChange, Role};

@@ -2,9 +2,10 @@
 
 use super::commit::CONTRADICTED;
 use super::content::{Content, ContentBody, checkpoints};
-use super::directory::{self, OutItem, OutWhat, Says, StoredProof};
+use super::directory;
 use super::event::{Event, Failed, Outcome, Sent};
 use super::net::Call;
+use super::submission::{self, OutItem, OutWhat, Says, StoredProof};
 use super::{Client, session::Phase};
 use crate::error::{ErrorCode, RestoreError};
 use crate::id::{ChannelId, Digest, MessageId};
@@ -123,7 +124,7 @@ impl Client {
         match made {
             Some(Ok((epoch, payload))) => {
                 let generation = self.channels.get(&id).map_or(0, |c| c.row.generation);
-                let submit = directory::application(id, generation, epoch, message, payload);
+                let submit = submission::application(id, generation, epoch, message, payload);
                 self.stage_channel(id);
                 if let Some(mut item) = self.outbox.remove(&ticket) {
                     if let OutWhat::Application { sealed, .. } = &mut item.what {

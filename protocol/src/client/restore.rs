@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::channel::Slot;
 use super::checkpoint::{Claim, Ledger};
 use super::directory::{
-    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan,
-    Restored, Want,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored,
 };
 use super::event::Failed;
+use super::intent::{Intent, Want};
 use super::keys::Packages;
 use super::net::Net;
 use super::rotation::Rotation;
+use super::submission::OutItem;
 use super::{Channel, Client, Config};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;

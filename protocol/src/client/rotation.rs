@@ -12,8 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{self, Intent, Want};
+use super::directory;
 use super::event::{Event, Failed, Outcome};
+use super::intent::{Intent, Want};
 use super::net::Call;
 use super::session::Phase;
 use super::{Client, Ticket};
