@@ -166,6 +166,12 @@ pub const GROUP_DESCRIPTION_BYTES: usize = 2_048;
 pub const TICKETS: usize = 4_096;
 /// Unacknowledged submissions of one device.
 pub const OUTBOX: usize = 4_096;
+/// Private halves of ordinary key packages that a device keeps; above, those that end first go, and a welcome by one of
+/// them cannot be followed. More than all others together may claim in an hour.
+pub const KEY_PACKAGES_KEPT: usize = 1_024;
+/// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
+/// one before some are forgotten.
+pub const CONTACTS: usize = 16_384;
 /// Groups kept in memory at once; the others are read from the store when used.
 pub const WARM_GROUPS: usize = 32;
 /// Received messages told to the application and not acknowledged, across all groups; the one that it reads now

@@ -8,12 +8,13 @@
 use bytes::Bytes;
 
 use super::Client;
-use super::directory::{self, OutItem, OutWhat};
+use super::directory;
 use super::event::Event;
 use super::inbound::pause;
 use super::incoming::Incoming;
 use super::load::Loading;
 use super::net::Call;
+use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::io::{LinkId, Page, Ticket};
@@ -37,7 +38,7 @@ impl Download {
 }
 
 /// The blobs of a commit, on this connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Upload {
     /// The bulk link, while there is something to upload and on a transport with many.
     link: Option<LinkId>,
@@ -73,13 +74,21 @@ impl Client {
             self.crowded.insert(id);
             return false;
         }
-        let link = self.open_bulk();
-        let bytes = self.partial.remove(&hash).unwrap_or_default();
+        let bytes = self.partial.remove(&hash).filter(|bytes| bytes.len() as u64 <= len);
+        let mut blob = Incoming::new(hash, len, bytes.unwrap_or_default(), None);
+        // All of it may have come before the last connection broke.
+        let whole = blob.whole().is_some();
+        if !whole {
+            blob.link = self.open_bulk();
+        }
         if let Some(channel) = self.channels.get_mut(&id) {
-            let blob = Incoming::new(hash, len, bytes, link);
             channel.download = Some(Download { entry, blob });
         }
-        self.ask_chunk(id);
+        if whole {
+            self.dirty.insert(id);
+        } else {
+            self.ask_chunk(id);
+        }
         true
     }
 
@@ -87,13 +96,15 @@ impl Client {
         let download = self.channels.get(&id).and_then(|channel| channel.download.as_ref());
         let Some(Download { blob, .. }) = download else { return };
         let (link, request) = (blob.link, blob.request());
-        self.call_on(link, Call::Blob(id), request);
+        let hash = blob.hash();
+        self.call_on(link, Call::Blob(id, hash), request);
     }
 
-    /// A chunk of the blob that a channel waits for.
-    pub(super) fn on_chunk(&mut self, id: ChannelId, total: u64, chunk: &[u8]) {
+    /// A chunk of a blob, if it is the one that a channel waits for still.
+    pub(super) fn on_chunk(&mut self, id: ChannelId, hash: Digest, total: u64, chunk: &[u8]) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let Some(download) = &mut channel.download else { return };
+        let download = channel.download.as_mut().filter(|waits| waits.blob.hash() == hash);
+        let Some(download) = download else { return };
         if download.blob.take(total, chunk).is_err() {
             return self.on_wrong_blob(id);
         }
@@ -120,7 +131,11 @@ impl Client {
     }
 
     /// The blob is not to be had: for now, or at all.
-    pub(super) fn on_blob_refused(&mut self, id: ChannelId, failure: &Failure) {
+    pub(super) fn on_blob_refused(&mut self, id: ChannelId, hash: Digest, failure: &Failure) {
+        let waits = self.channels.get(&id).and_then(|channel| channel.download.as_ref());
+        if waits.is_none_or(|waits| waits.blob.hash() != hash) {
+            return;
+        }
         if !failure.is_transient() {
             return self.give_up_blob(id, failure.code.text());
         }
@@ -145,15 +160,26 @@ impl Client {
             self.finish_bulk(link);
             return self.end_join(id, Some(why));
         }
-        let Some(download) = channel.download.take() else { return };
+        let Some(seq) = channel.download.as_ref().map(|download| download.entry.seq) else {
+            return;
+        };
         channel.stuck = true;
-        channel.forget_waiting();
         channel.unsubscribe();
         self.finish_bulk(link);
-        self.transfer_ended();
+        self.forget_arrived(id);
         self.call(Call::Tell, Request::Unsubscribe { channel: id });
         self.wake_inboxes();
-        self.unreadable(id, download.entry.seq, why);
+        self.unreadable(id, seq, why);
+    }
+
+    /// What arrived in a channel and was not read is of no use: the entries that wait, and the blob that one waits for.
+    pub(super) fn forget_arrived(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.forget_waiting();
+        if let Some(download) = channel.download.take() {
+            self.finish_bulk(download.blob.link);
+            self.transfer_ended();
+        }
     }
 
     /// Keeps what there is of a blob for the next try.
@@ -165,12 +191,18 @@ impl Client {
         }
     }
 
-    /// The connection is gone: what has come so far is kept.
+    /// The connection or the session is gone: what has come so far is kept.
     pub(super) fn interrupt_transfers(&mut self) {
-        self.uploads.clear();
-        let open = self.channels.values_mut().filter_map(|channel| channel.download.take());
-        for download in open.collect::<Vec<_>>() {
-            self.keep_partial(download.blob);
+        for upload in core::mem::take(&mut self.uploads).into_values() {
+            self.finish_bulk(upload.link);
+        }
+        for id in self.channels.keys().copied().collect::<Vec<_>>() {
+            self.end_rejoining(id);
+            let Some(channel) = self.channels.get_mut(&id) else { continue };
+            if let Some(Download { blob, .. }) = channel.download.take() {
+                self.finish_bulk(blob.link);
+                self.keep_partial(blob);
+            }
         }
     }
 
@@ -205,8 +237,7 @@ impl Client {
             return;
         }
         let link = self.open_bulk();
-        let fresh = || Upload { link: None, done: 0, received: None, tries: 0 };
-        self.uploads.entry(ticket).or_insert_with(fresh).link = link;
+        self.uploads.entry(ticket).or_default().link = link;
         self.inflight.insert(ticket);
         self.put_chunk(ticket, 0, Bytes::new());
     }
@@ -273,10 +304,12 @@ impl Client {
 
     /// The server has not, or not any more, what a commit names: it is uploaded again, a few times.
     pub(super) fn upload_again(&mut self, ticket: Ticket, failure: &Failure) {
-        let Some(upload) = self.uploads.get_mut(&ticket) else { return };
+        let Some(item) = self.outbox.get(&ticket) else { return };
+        let named = blobs_of(item).next().is_some();
+        let upload = self.uploads.entry(ticket).or_default();
         (upload.done, upload.received, upload.tries) = (0, None, upload.tries + 1);
         let lost = matches!(failure.code, ErrorCode::BlobUnknown | ErrorCode::BlobMismatch);
-        if upload.tries >= TRANSFER_TRIES || !lost {
+        if upload.tries >= TRANSFER_TRIES || !lost || !named {
             return self.fail_commit(ticket, failure);
         }
         self.stop_upload(ticket);

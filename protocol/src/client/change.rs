@@ -6,9 +6,12 @@
 use core::time::Duration;
 
 use super::Client;
-use super::directory::{self, Intent, OutItem, OutWhat, Want};
+use super::channel::Slot;
+use super::directory;
 use super::event::{Event, Failed, Outcome};
+use super::intent::{Intent, Want};
 use super::metadata::last_admin;
+use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, MessageId, Sender};
 use crate::io::Ticket;
@@ -91,6 +94,26 @@ impl Client {
             }
         }
         self.fail_members(id);
+        self.fail_comparisons(id, "no longer a member of the group");
+    }
+
+    /// This device is out of a group: by whom the log says, if it could be read.
+    pub(super) fn evict(&mut self, id: ChannelId, by: Option<Sender>) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.row.member = false;
+        channel.row.leaving = false;
+        channel.row.authenticator.clear();
+        channel.row_dirty = true;
+        channel.ready = false;
+        channel.slot = Slot::None;
+        let prefix = directory::group_prefix(id, channel.row.generation);
+        self.gate.stage(Op::DeletePrefix(prefix));
+        self.abandon(id);
+        self.forget_leaf(id);
+        self.forget_fall(id);
+        self.stage_channel(id);
+        self.wake_inboxes();
+        self.event(Event::Evicted { channel: id, by });
     }
 
     pub(super) fn intents_of(&self, id: ChannelId) -> Vec<Ticket> {
@@ -101,11 +124,7 @@ impl Client {
     /// Proposals wait in a group: somebody has to commit them. Members wait their turn, by leaf; what comes from losers
     /// of a race waits a little for more of its kind.
     pub(super) fn want_flush(&mut self, id: ChannelId, gather: bool) {
-        let turn = self.with_group(id, |group, _| {
-            let own = group.own_leaf();
-            group.members().iter().filter(|member| member.leaf < own).count()
-        });
-        let turn = u32::try_from(turn.unwrap_or(0)).unwrap_or(u32::MAX);
+        let turn = self.rank(id, |_| true).unwrap_or(0);
         let waiting = self
             .intents
             .values()
@@ -117,7 +136,7 @@ impl Client {
         self.store_intent(ticket, Intent { channel: id, want: Want::Flush, losses: 0 });
         let first = if gather { GATHER } else { Duration::ZERO };
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.flush_at = Some(self.now.mono + first + STAGGER.saturating_mul(turn.min(200)));
+            channel.flush_at = Some(self.now.mono + first + STAGGER.saturating_mul(turn));
         }
     }
 
@@ -188,6 +207,10 @@ impl Client {
     // ---- leaving ------------------------------------------------------------------------------
 
     pub(super) fn propose_leave(&mut self, id: ChannelId, ticket: Ticket) {
+        // It is the next group that is to be left, once all others are in it.
+        if self.is_resetting(id) {
+            return;
+        }
         let proposed = self.outbox.values().any(
             |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
         );
@@ -225,6 +248,22 @@ impl Client {
         }
         self.fulfil(Ticket(intent), Outcome::Done);
         self.stage_channel(channel);
+    }
+
+    /// There is no group to leave before the next one is joined: that one is left then, without being asked again.
+    pub(super) fn leave_ended(&mut self, id: ChannelId) {
+        let mut wishes = self.intents_of(id);
+        wishes.retain(|ticket| self.intents.get(ticket).is_some_and(Intent::leaves));
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.ended.is_none() || wishes.is_empty() {
+            return;
+        }
+        channel.row.leaving = true;
+        channel.row_dirty = true;
+        for ticket in wishes {
+            self.fulfil(ticket, Outcome::Done);
+        }
+        self.stage_channel(id);
     }
 
     /// This device cannot leave, or not yet: it is a member as before. If the application was told otherwise, since

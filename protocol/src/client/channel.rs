@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::blobs::Download;
 use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
+use super::metadata::Metadata;
 use super::rejoin::Rejoining;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
@@ -107,6 +108,8 @@ pub(super) struct Channel {
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
     pub flush_at: Option<Duration>,
+    /// The members are told at this time what the group shows of itself, unless somebody else has done it.
+    pub tell_at: Option<Duration>,
     /// What the server could not do is not asked again before this time: the subscription, a blob.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
@@ -166,6 +169,7 @@ impl Channel {
             adds: (0, QueuedAdds::Include),
             hold_until: None,
             flush_at: None,
+            tell_at: None,
             retry_at: None,
             gaps: 0,
             wrong_blobs: 0,
@@ -207,6 +211,12 @@ impl Channel {
         }
     }
 
+    /// The profile, if it is the one that the group's context names. Anything else is out of date.
+    pub(super) fn present_profile(&self) -> Option<&Metadata> {
+        let Slot::Warm(group) = &self.slot else { return None };
+        self.row.metadata.as_ref().filter(|known| known.hash() == group.data().metadata)
+    }
+
     /// Moves the cursor past an entry that was dealt with.
     pub(super) fn advance(&mut self, entry: &Entry) {
         // Entries are queued in order behind the cursor, so this is always the next one.
@@ -236,7 +246,7 @@ impl Channel {
         self.waiting.is_empty() && self.download.is_none() && self.retry_at.is_none()
     }
 
-    /// A new connection: everything about the old one is void.
+    /// A new connection: everything about the old one is void. Transfers are interrupted before.
     pub(super) fn disconnected(&mut self) {
         self.subscription = Subscription::None;
         self.head = None;
@@ -311,11 +321,10 @@ impl Channel {
         last.map_or(self.row.cursor.seq(), |last| last.seq)
     }
 
-    /// Forgets what arrived and was not read.
+    /// Forgets the entries that wait.
     pub(super) fn forget_waiting(&mut self) {
         self.waiting.clear();
         self.waiting_bytes = 0;
-        self.download = None;
     }
 
     /// Forgets the newest entries that wait, above that many bytes.

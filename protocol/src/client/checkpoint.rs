@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Client;
 use super::channel::{Channel, Slot};
-use super::directory::{self, OutItem, OutWhat, Says};
+use super::directory;
 use super::event::{Comparison, Event, Failed, Outcome};
+use super::submission::{OutItem, OutWhat, Says};
 use crate::crypto::checkpoint::Checkpoint;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::marks::Marks;
@@ -187,6 +188,9 @@ impl Client {
             };
             match channel.weigh(&claim.checkpoint) {
                 Comparison::Ahead { .. } if claim.vetted => {}
+                // Who is in the group shows once this device is back in it.
+                Comparison::Ahead { .. } | Comparison::Differs { .. }
+                    if channel.is_lost() && matches!(channel.slot, Slot::Cold) => {}
                 found @ (Comparison::Ahead { .. } | Comparison::Differs { .. }) => {
                     match self.member_in(id, claim.checkpoint.by).map(|found| found.is_some()) {
                         Some(true) => self.note_claim(claim, found),
@@ -209,6 +213,24 @@ impl Client {
         claim.vetted = true;
         self.gate.stage(claim.put());
         self.claims.insert((channel, by), claim);
+    }
+
+    /// Devices that are out of a group have nothing to say of it any more.
+    pub(super) fn forget_claims(&mut self, id: ChannelId, of: &[Sender]) {
+        for by in of {
+            if let Some(claim) = self.claims.get(&(id, *by)).cloned() {
+                self.drop_claim(&claim);
+            }
+        }
+    }
+
+    /// Who is in a group is another matter than before: who was known to be may be out.
+    pub(super) fn doubt_claims(&mut self, id: ChannelId) {
+        for ((of, _), claim) in &mut self.claims {
+            if *of == id && core::mem::take(&mut claim.vetted) {
+                self.gate.stage(claim.put());
+            }
+        }
     }
 
     fn drop_claim(&mut self, claim: &Claim) {
@@ -241,7 +263,13 @@ impl Client {
             return;
         }
         for (ticket, theirs) in core::mem::take(&mut self.comparisons) {
-            let device = if theirs.channel == id { self.member_in(id, theirs.by) } else { None };
+            let device = if theirs.channel == id {
+                // Who was in the group is known even if its log cannot be read on.
+                self.read_group(id);
+                self.member_in(id, theirs.by)
+            } else {
+                None
+            };
             let Some(device) = device else {
                 self.comparisons.push((ticket, theirs));
                 continue;
@@ -263,6 +291,17 @@ impl Client {
                 self.event(Event::ForkDetected { channel: id, seq, by: Some(theirs.by) });
             }
             self.event(Event::Done(ticket, Outcome::Compared(found)));
+        }
+    }
+
+    /// What was to be compared with a group cannot be.
+    pub(super) fn fail_comparisons(&mut self, id: ChannelId, why: &'static str) {
+        for (ticket, theirs) in core::mem::take(&mut self.comparisons) {
+            if theirs.channel == id {
+                self.event(Event::Failed(ticket, Failed::Obsolete(why)));
+            } else {
+                self.comparisons.push((ticket, theirs));
+            }
         }
     }
 
@@ -347,4 +386,4 @@ impl Client {
 const LOWEST: Sender = Sender { account: AccountId([0; 32]), device: crate::id::DeviceId([0; 16]) };
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -7,8 +7,9 @@ use std::collections::BTreeSet;
 use super::Client;
 use super::channel::{Channel, QueuedAdds};
 use super::direct::is_direct;
-use super::directory::{OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
+use super::intent::Want;
+use super::submission::{OutItem, OutWhat};
 use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
@@ -17,6 +18,7 @@ use crate::limits::{ADDS_PER_COMMIT, COMMIT_BYTES, COMMIT_LOSSES};
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::check;
+use crate::mls::suite::Suite;
 use crate::wire::message::{CommitBundle, Failure};
 
 /// The first delay after a lost commit; grows with every loss, drawn at random below that.
@@ -32,19 +34,23 @@ pub(super) const CONTRADICTED: u32 = 1_000;
 /// A group as a plan finds it.
 struct Present {
     epoch: u64,
+    suite: Suite,
     members: Vec<Sender>,
     may_change: bool,
     proposals: bool,
 }
 
 impl Client {
+    /// Whether a commit of this device is on its way in a channel.
+    fn has_commit(&self, id: ChannelId) -> bool {
+        let mut items = self.outbox.values();
+        items.any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }))
+    }
+
     /// Whether a commit or proposal may be made in a channel now.
     fn may_commit(&mut self, id: ChannelId) -> bool {
         let (fallen, mono) = (self.is_fallen(id), self.now.mono);
-        let pending = self
-            .outbox
-            .values()
-            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
+        let pending = self.has_commit(id);
         let Some(channel) = self.channels.get_mut(&id) else { return false };
         if channel.hold_until.is_some_and(|at| at > mono) {
             return false;
@@ -81,10 +87,7 @@ impl Client {
 
     /// A commit that the server refused for good while its group was not in memory is still pending there.
     pub(super) fn drop_orphan(&mut self, id: ChannelId) {
-        let ours = self
-            .outbox
-            .values()
-            .any(|item| item.channel == id && matches!(item.what, OutWhat::Commit { .. }));
+        let ours = self.has_commit(id);
         let discarded = self.with_group(id, |group, cx| match group.has_pending() && !ours {
             true => group.discard_pending(cx),
             false => Ok(()),
@@ -112,6 +115,7 @@ impl Client {
         };
         let Some(present) = self.with_group(id, |group, _| Present {
             epoch: group.epoch(),
+            suite: group.suite(),
             members: group.members().iter().map(|m| m.record.sender()).collect(),
             may_change: group.data().may_change(me.account),
             proposals: group.has_proposals(),
@@ -139,8 +143,9 @@ impl Client {
                     self.fulfil(ticket, Outcome::Epoch(present.epoch));
                     return false;
                 }
-                if check(self.config.backend, &package, self.now.wall).is_err() {
-                    self.set_back(ticket);
+                let checked = check(self.config.backend, &package, self.now.wall);
+                if checked.map(|checked| checked.suite) != Ok(present.suite) {
+                    self.claim_again(ticket);
                     return false;
                 }
                 if devices.insert(device) {
@@ -213,7 +218,8 @@ impl Client {
         let (backend, wall) = (self.config.backend, self.now.wall);
         let mut adds = Vec::new();
         for package in packages {
-            let Ok(checked) = check(backend, &package, wall) else {
+            let checked = check(backend, &package, wall).ok();
+            let Some(checked) = checked.filter(|checked| checked.suite == present.suite) else {
                 self.claim_again(ticket);
                 return false;
             };
@@ -268,14 +274,17 @@ impl Client {
         true
     }
 
-    /// Key packages kept with an intent ended before a commit came through: others are needed.
+    /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before: others
+    /// are needed.
     fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            if let Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } =
-                &mut intent.want
-            {
-                *packages = None;
-                missing.clear();
+            match &mut intent.want {
+                Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } => {
+                    *packages = None;
+                    missing.clear();
+                }
+                Want::Admit { package, .. } => *package = None,
+                _ => {}
             }
             self.store_intent(ticket, intent);
         }

@@ -3,7 +3,7 @@
 use super::Client;
 use super::net::Call;
 use crate::id::AccountId;
-use crate::limits::CALLS_IN_FLIGHT;
+use crate::limits::{CALLS_IN_FLIGHT, CONTACTS};
 use crate::wire::message::{Request, Username};
 
 impl Client {
@@ -14,7 +14,8 @@ impl Client {
             conn.calls.values().any(|pending| pending.what == Call::Confirm(account))
         });
         // What is not confirmed is heard, and asked, again.
-        if asked || self.contacts.contains_key(&account) || self.calls() >= CALLS_IN_FLIGHT / 2 {
+        let known = self.contacts.contains_key(&account) || self.contacts.len() >= CONTACTS;
+        if asked || known || self.calls() >= CALLS_IN_FLIGHT / 2 {
             return;
         }
         self.call(Call::Confirm(account), Request::AccountLookup { username });

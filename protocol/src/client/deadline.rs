@@ -40,7 +40,9 @@ impl Client {
         });
         let held =
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
-        let held = held.flatten().min().filter(|_| online);
+        let told = self.channels.values().filter(|channel| channel.ready);
+        let told = told.filter_map(|channel| channel.tell_at);
+        let held = held.flatten().chain(told).min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
         let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
         let others = self.packages_retry.into_iter().chain(self.rotation_retry);
@@ -98,6 +100,9 @@ impl Client {
             }
             if channel.flush_at.is_some_and(|at| at <= mono) {
                 channel.flush_at = None;
+                self.dirty.insert(*id);
+            }
+            if channel.ready && channel.tell_at.is_some_and(|at| at <= mono) {
                 self.dirty.insert(*id);
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {

@@ -2,14 +2,16 @@
 //!
 //! A device that is new to this one becomes a member of every group here, and a group that is new to this one gets
 //! every device known. What an account has revoked goes from every group. Nobody asks for it, and all who could do it
-//! want the same: whose leaf comes first goes first (docs/adr/0011).
+//! want the same: whose leaf comes first goes first (docs/adr/0011). A turn is not stored: a device that is switched on
+//! for shorter than it has to wait for its own leaves the change to the others, or to a longer run.
 
 use core::time::Duration;
 
 use super::change::STAGGER;
-use super::directory::{self, Intent, Listing, OwnDevice, Want};
+use super::directory::{self, Listing, OwnDevice};
 use super::event::{Event, Outcome};
 use super::inbound::pause;
+use super::intent::{Intent, Want};
 use super::net::Call;
 use super::{Client, session::Phase};
 use crate::crypto::identity::{DeviceRecord, Revocation};
@@ -226,16 +228,21 @@ impl Client {
         let want = self.intents.get(&ticket).map(|intent| &intent.want);
         let siblings_only = matches!(want, Some(Want::Admit { .. }));
         let Some(me) = self.me() else { return false };
-        let rank = self.with_group(id, |group, _| {
-            let (own, members) = (group.own_leaf(), group.members());
-            let counts = |account| !siblings_only || account == me.account;
-            members.iter().filter(|m| m.leaf < own && counts(m.record.account)).count()
-        });
-        let Some(rank) = rank else { return false };
-        let rank = u32::try_from(rank).unwrap_or(TURNS).min(TURNS);
+        let counts = |member: Sender| !siblings_only || member.account == me.account;
+        let Some(rank) = self.rank(id, counts) else { return false };
         let at = (rank > 0).then(|| self.now.mono + STAGGER.saturating_mul(rank));
         self.turns.insert(ticket, Turn { at, tries: 0 });
         rank == 0
+    }
+
+    /// How many of a group's members that count come before this device, in order of their leaves; at most [`TURNS`].
+    /// `None` while the group is not in memory.
+    pub(super) fn rank(&mut self, id: ChannelId, counts: impl Fn(Sender) -> bool) -> Option<u32> {
+        let before = self.with_group(id, |group, _| {
+            let (own, members) = (group.own_leaf(), group.members());
+            members.iter().filter(|m| m.leaf < own && counts(m.record.sender())).count()
+        })?;
+        Some(u32::try_from(before).unwrap_or(TURNS).min(TURNS))
     }
 
     /// Asks for a key package of a device to be admitted, once it is this device's turn.

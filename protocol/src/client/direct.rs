@@ -9,17 +9,17 @@
 //! Both accounts come in with one commit, with all their devices; each adds devices of either, and removes none of the
 //! other's ([`Before::judge`](crate::mls)): no device is ever alone in a channel that it cannot make again.
 
+use super::Client;
 use super::command::prepare;
-use super::directory::{ChannelRow, Intent, Want};
+use super::directory::ChannelRow;
 use super::event::{Failed, Outcome};
-use super::{Client, directory};
+use super::intent::{Intent, Want};
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::group::{Founding, Plan};
 use crate::mls::suite::Suite;
-use crate::store::batch::Op;
 use crate::wire::message::ChannelKind;
 
 /// Whether a channel is a direct one.
@@ -256,13 +256,7 @@ impl Client {
                 self.drop_intent(ticket);
             }
         }
-        if let Some(channel) = self.channels.remove(&id) {
-            let prefix = directory::group_prefix(id, channel.row.generation);
-            self.gate.stage(Op::DeletePrefix(prefix));
-            self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
-            self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
-        }
-        self.wake_inboxes();
+        self.erase(id);
     }
 
     /// Takes note of the other account of a direct channel, from when it is a member: the channel is open.

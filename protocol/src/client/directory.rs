@@ -16,14 +16,14 @@
 //! | `d/e/` channel | [`Ended`] |
 //! | `d/g/` channel | [`Ledger`](super::checkpoint::Ledger) |
 //! | `d/k/` channel account device | a [`Claim`](super::checkpoint::Claim): vetted, [`Checkpoint`](crate::crypto::checkpoint) |
-//! | `d/i/` ticket | [`Intent`] |
-//! | `d/o/` ticket | [`OutItem`] |
+//! | `d/i/` ticket | [`Intent`](super::intent::Intent) |
+//! | `d/o/` ticket | [`OutItem`](super::submission::OutItem) |
 //! | `g/` channel generation | the group's own records |
 //! | `r/` channel | the records of the group that this device is about to come back to |
 //! | `k/` | private halves of key packages |
-//! | `p/` channel seq | [`StoredProof`], the server's signed word on a message of this device |
+//! | `p/` channel seq | [`StoredProof`](super::submission::StoredProof), the server's signed word on a message of this device |
 //! | `b/` hash offset | a chunk of a blob that a commit in the outbox names, until the commit is through |
-//! | `m/` channel seq | [`StoredMessage`], until the application acknowledges it |
+//! | `m/` channel seq | [`StoredMessage`](super::submission::StoredMessage), until the application acknowledges it |
 //!
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
@@ -31,20 +31,19 @@ use core::fmt;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
 use super::event::{Trust, Why};
-use super::metadata::{Metadata, ProfileChange, Role};
+use super::metadata::Metadata;
 use crate::crypto::hybrid::EnvelopeSecrets;
 use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
 use crate::env::UnixMillis;
-use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender, ServerId};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, ServerId};
 use crate::mls::group::LocalDevice;
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::store::record;
-use crate::wire::message::{Accepted, CommitBundle, Submit, SubmitKind, Username};
+use crate::wire::message::Username;
 
 /// The prefix of the records that [`Client::restore`](super::Client::restore) needs; all others are loaded on demand.
 pub const DIRECTORY: &[u8] = b"d/";
@@ -73,6 +72,13 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         key.extend_from_slice(part);
     }
     key
+}
+
+/// The prefixes of everything that is stored of a channel itself.
+pub(super) fn prefixes_of(channel: ChannelId) -> [Vec<u8>; 10] {
+    let kinds: [&[u8]; 10] =
+        [b"g/", b"r/", b"p/", b"m/", CHANNEL, LEAF, FALL, ENDED, LEDGER, CLAIM];
+    kinds.map(|kind| key(kind, &[&channel.0]))
 }
 
 /// The prefix of a group's records.
@@ -304,236 +310,3 @@ pub(super) struct Leaf {
     /// How far the group's log had been read then.
     pub seq: u64,
 }
-
-/// A change of a group that this device wants to come true, however many commits it takes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Intent {
-    pub channel: ChannelId,
-    pub want: Want,
-    /// How often our commit for it lost against another one.
-    pub losses: u32,
-}
-
-impl Intent {
-    /// Whether the application asked for it and waits for its ticket.
-    pub(super) fn is_asked_for(&self) -> bool {
-        use Want::{Admit, Expel, Flush, LeaveAgain, Renew, Return, Rotate};
-        !matches!(
-            self.want,
-            Flush | LeaveAgain | Renew | Rotate | Admit { .. } | Expel { .. } | Return { .. }
-        )
-    }
-
-    /// Whether it is about our own removal.
-    pub(super) fn leaves(&self) -> bool {
-        matches!(self.want, Want::Leave | Want::LeaveAgain)
-    }
-}
-
-/// What an intent wants.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Want {
-    /// Found the group on the server.
-    Found { group_info: Vec<u8>, tree: Vec<u8> },
-    /// Every device of the account a member. Packages, once fetched, are kept for every try; devices without one that
-    /// holds are left out, and told.
-    Add {
-        username: Username,
-        account: Option<AccountId>,
-        packages: Option<Vec<Vec<u8>>>,
-        missing: Vec<(DeviceId, String)>,
-    },
-    /// No device of the account a member.
-    Remove { account: AccountId },
-    /// Our own removal proposed.
-    Leave,
-    /// Fresh keys in our own leaf.
-    Update,
-    /// The queued proposals committed.
-    Flush,
-    /// Our own removal proposed again: a commit that did not know of it ended its epoch. Nobody asked for this one.
-    LeaveAgain,
-    /// What the group shows of itself changed; the sealed form is that of the commit under way.
-    Describe { change: ProfileChange, sealed: Option<Metadata> },
-    /// Another role for an account.
-    SetRole { account: AccountId, role: Role },
-    /// Fresh keys in our own leaf, since they have become due. Nobody asked for this one.
-    Renew,
-    /// The present device key in our own leaf.
-    Rotate,
-    /// Our own leaf replaced from outside.
-    Rejoin,
-    /// This device of the own account a member. Nobody asked: its record did.
-    Admit { device: DeviceId, package: Option<Vec<u8>> },
-    /// A device no member that its account has revoked, by the [`Revocation`](crate::crypto::identity::Revocation).
-    Expel { revocation: Vec<u8> },
-    /// A generation after `from`, of that suite or a stronger one. The one that this device made itself, once it has.
-    Reset { from: u32, suite: Option<Suite>, next: Option<Box<Successor>> },
-    /// Every device of an account a member again: these were, before the reset that asks for it.
-    Return {
-        account: AccountId,
-        devices: Vec<DeviceId>,
-        packages: Option<Vec<Vec<u8>>>,
-        missing: Vec<(DeviceId, String)>,
-    },
-}
-
-/// The next generation of a channel, made by this device.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Successor {
-    pub generation: u32,
-    pub suite: Suite,
-    pub group_info: Vec<u8>,
-    pub tree: Vec<u8>,
-    pub metadata: Option<Metadata>,
-    pub authenticator: Vec<u8>,
-    /// The log has shown it: it is the channel's group.
-    pub begun: bool,
-    /// Who was in the group before and is not asked back yet.
-    pub absent: BTreeMap<AccountId, Vec<DeviceId>>,
-}
-
-impl fmt::Debug for Successor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (generation, absent) = (self.generation, self.absent.len());
-        write!(f, "Successor({generation}, begun: {}, {absent} accounts absent)", self.begun)
-    }
-}
-
-impl Want {
-    /// Every device of an account a member: of a name that is yet to be looked up, or of an account that is known.
-    pub(super) fn add(username: Username, account: Option<AccountId>) -> Self {
-        Self::Add { username, account, packages: None, missing: Vec::new() }
-    }
-}
-
-/// A submission on its way, until the server has it and the log has shown it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct OutItem {
-    pub channel: ChannelId,
-    pub message: MessageId,
-    pub what: OutWhat,
-    /// The server's acceptance.
-    pub accepted: Option<Accepted>,
-    /// Whether the application knows: internal submissions have no ticket to finish.
-    pub silent: bool,
-}
-
-/// What is on its way.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) enum OutWhat {
-    /// Application content: encrypted when the group is ready, then resent as it is.
-    Application { body: Zeroizing<Vec<u8>>, says: Says, sealed: Option<Submit> },
-    /// A proposal of ours.
-    Proposal { submit: Submit, intent: u64 },
-    /// A commit of ours, pending in the group.
-    Commit { bundle: CommitBundle, intents: Vec<u64> },
-    /// A commit from outside that replaces our own leaf.
-    Rejoin { bundle: CommitBundle },
-}
-
-/// What kind of content it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Says {
-    /// The application's.
-    Body,
-    /// The group's metadata and members' names; made when it is encrypted.
-    Metadata,
-    /// Checkpoints of other channels.
-    Checkpoints,
-}
-
-// The body is a secret, and what is sealed is no help to a reader.
-impl fmt::Debug for OutWhat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Application { body, says, sealed } => f
-                .debug_struct("Application")
-                .field("bytes", &body.len())
-                .field("says", says)
-                .field("epoch", &sealed.as_ref().map(|submit| submit.epoch))
-                .finish(),
-            Self::Proposal { submit, intent } => {
-                write!(f, "Proposal(epoch {}, intent {intent})", submit.epoch)
-            }
-            Self::Commit { bundle, intents } => {
-                write!(f, "Commit(epoch {}, intents {intents:?})", bundle.epoch)
-            }
-            Self::Rejoin { bundle } => write!(f, "Rejoin(epoch {})", bundle.epoch),
-        }
-    }
-}
-
-impl OutItem {
-    /// SHA-256 of the payload, once there is one.
-    pub(super) fn hash(&self) -> Option<Digest> {
-        match &self.what {
-            OutWhat::Application { sealed, .. } => {
-                sealed.as_ref().map(|submit| Digest::of(&[&submit.payload]))
-            }
-            OutWhat::Proposal { submit, .. } => Some(Digest::of(&[&submit.payload])),
-            OutWhat::Commit { bundle, .. } | OutWhat::Rejoin { bundle } => {
-                Some(bundle.commit.hash())
-            }
-        }
-    }
-
-    /// Content of the application, as opposed to a change of the group.
-    pub(super) fn is_message(&self) -> bool {
-        matches!(self.what, OutWhat::Application { .. })
-    }
-
-    /// What goes to the server, if it is not a commit and is ready.
-    pub(super) fn submit(&self) -> Option<&Submit> {
-        match &self.what {
-            OutWhat::Application { sealed, .. } => sealed.as_ref(),
-            OutWhat::Proposal { submit, .. } => Some(submit),
-            OutWhat::Commit { .. } | OutWhat::Rejoin { .. } => None,
-        }
-    }
-}
-
-/// A delivery proof, with all it takes to check it beside the channel in its key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StoredProof {
-    pub message: MessageId,
-    pub hash: Digest,
-    pub accepted: Accepted,
-}
-
-/// A received message, waiting for the application.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct StoredMessage {
-    pub message: MessageId,
-    pub sender: Sender,
-    pub time: UnixMillis,
-    pub epoch: u64,
-    pub body: Zeroizing<Vec<u8>>,
-}
-
-impl fmt::Debug for StoredMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoredMessage({:?}, {} bytes)", self.message, self.body.len())
-    }
-}
-
-/// A submission of application bytes.
-pub(super) fn application(
-    channel: ChannelId,
-    generation: u32,
-    epoch: u64,
-    message: MessageId,
-    payload: Vec<u8>,
-) -> Submit {
-    Submit {
-        channel,
-        generation,
-        epoch,
-        message,
-        kind: SubmitKind::Application,
-        payload: payload.into(),
-    }
-}
-
-#[cfg(test)]
-mod tests;

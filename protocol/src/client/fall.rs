@@ -24,8 +24,9 @@
 
 use core::time::Duration;
 
-use super::directory::{self, Fall, Restored, Want};
+use super::directory::{self, Fall, Restored};
 use super::event::{Event, Why};
+use super::intent::Want;
 use super::{Client, session::Phase};
 use crate::id::ChannelId;
 use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME};
@@ -68,9 +69,8 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.stuck = channel.is_blind();
         if channel.stuck {
-            channel.waiting.clear();
-            channel.waiting_bytes = 0;
             channel.unsubscribe();
+            self.forget_arrived(id);
             self.wake_inboxes();
         }
         self.dirty.insert(id);

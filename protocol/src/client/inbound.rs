@@ -3,11 +3,11 @@
 
 use super::Client;
 use super::blobs::Download;
-use super::channel::{Channel, Slot, Subscription, WAITING_BYTES};
+use super::channel::{Channel, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
-use super::directory::{self, OutWhat, Says, StoredMessage};
 use super::event::{Event, GroupChange, Why};
 use super::net::Call;
+use super::submission::{OutWhat, Says, StoredMessage};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::chain;
 use crate::delivery::window::{Agreement, Cursor};
@@ -16,7 +16,6 @@ use crate::id::{ChannelId, Digest};
 use crate::limits::{BACKOFF_MOST, COMMIT_BYTES, PAST_EPOCHS};
 use crate::mls::MlsError;
 use crate::mls::group::{Change, Received};
-use crate::store::batch::Op;
 use crate::wire::message::{Entries, Entry, EntryKind, Failure, Part, Request};
 use core::time::Duration;
 
@@ -389,25 +388,16 @@ impl Client {
             channel.row.members = u32::try_from(members).unwrap_or(u32::MAX);
         }
         if change.evicted {
-            channel.row.member = false;
-            channel.row.leaving = false;
-            channel.ready = false;
-            channel.slot = Slot::None;
-            channel.row.authenticator.clear();
-            let prefix = directory::group_prefix(id, channel.row.generation);
-            self.gate.stage(Op::DeletePrefix(prefix));
-            self.abandon(id);
-            self.forget_leaf(id);
-            self.forget_fall(id);
-            self.stage_channel(id);
-            self.wake_inboxes();
-            self.event(Event::Evicted { channel: id, by: Some(change.committer) });
-            return;
+            return self.evict(id, Some(change.committer));
         }
         if channel.row.leaving {
             self.leave_again(id);
         }
         self.note_other(id);
+        self.forget_claims(id, &change.removed);
+        if change.rejoined {
+            self.tell_in_turn(id, change.committer);
+        }
         self.overtaken(id, change.epoch);
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {

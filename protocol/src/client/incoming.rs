@@ -36,6 +36,11 @@ impl Incoming {
         Self { hash, len, bytes, link }
     }
 
+    /// Its SHA-256, as it was named.
+    pub(super) fn hash(&self) -> Digest {
+        self.hash
+    }
+
     /// What to ask next.
     pub(super) fn request(&self) -> Request {
         Request::BlobGet { hash: self.hash, offset: self.bytes.len() as u64 }

@@ -2,9 +2,10 @@
 
 use super::channel::Slot;
 use super::direct::{is_between, is_direct};
-use super::directory::{self, OutItem};
+use super::directory;
 use super::event::Event;
 use super::incoming::Incoming;
+use super::submission::OutItem;
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
 use crate::id::{ChannelId, GroupId, Sender};
@@ -173,7 +174,7 @@ impl Client {
         self.void_resets(id);
         self.drop_rejoin(id);
         self.end_rejoining(id);
-        channel.enter(group.transcript());
+        self.forget_arrived(id);
         // What was under way in the group before leads nowhere; what was wanted is wanted in the new one.
         self.lose_pending(id);
         self.drop_proposals(id);
@@ -190,11 +191,16 @@ impl Client {
             channel.told = before.told;
             channel.spilled_after = before.spilled_after;
             channel.fall.last = before.fall.last;
+            channel.row.with = before.row.with;
+            // The log is the same one.
+            channel.ledger = before.ledger;
         }
+        channel.enter(group.transcript());
         channel.slot = Slot::Warm(Box::new(group));
         channel.row_dirty = true;
         self.channels.insert(id, channel);
         self.note_other(id);
+        self.doubt_claims(id);
         self.leaf_is_fresh(id);
         self.stage_packages();
         self.stage_channel(id);

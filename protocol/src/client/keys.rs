@@ -127,7 +127,6 @@ impl Client {
         let renew = !keep_last_resort || age >= LAST_RESORT_TIME / 2;
         let Some(packages) = self.packages.warm() else { return };
         self.wanted_packages = None;
-        packages.sweep(wall);
         let mut make = |suite, last_resort| {
             let cx = Context { backend, entropy: &mut entropy, wall };
             packages.generate(cx, &device, suite, last_resort)
@@ -142,6 +141,7 @@ impl Client {
             }
         }
         let last_resort = if renew { make(Suite::Hybrid, true).ok() } else { None };
+        packages.sweep(wall);
         self.plan.issued = wall;
         if last_resort.is_some() {
             self.plan.last_resort_issued = wall;

@@ -7,14 +7,16 @@
 
 use zeroize::Zeroizing;
 
+use super::change::STAGGER;
 use super::direct::is_direct;
-use super::directory::{Intent, OutItem, OutWhat, Says, Want};
 use super::event::{Event, Failed, GroupMetadata, Outcome};
+use super::intent::{Intent, Want};
+use super::submission::{OutItem, OutWhat, Says};
 use super::{Client, Ticket};
 use crate::crypto::{Aead, Backend};
 use crate::env::{Entropy, Now};
 use crate::error::{ErrorCode, Refused};
-use crate::id::{AccountId, ChannelId, Digest, MessageId};
+use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
 use crate::limits::{GROUP_DESCRIPTION_BYTES, GROUP_NAME_BYTES};
 use crate::mls::data::GroupData;
 use crate::mls::group::Plan;
@@ -309,6 +311,7 @@ impl Client {
         }
         channel.row.metadata = Some(metadata);
         channel.row_dirty = true;
+        channel.tell_at = None;
         if new {
             self.stage_channel(id);
             self.event(Event::Metadata(GroupMetadata { channel: id, profile }));
@@ -316,9 +319,40 @@ impl Client {
         true
     }
 
+    /// A device is back that may have missed what the group shows of itself. Members tell it in turn, unless one before
+    /// them has: whose leaf comes first may be off for good.
+    pub(super) fn tell_in_turn(&mut self, id: ChannelId, back: Sender) {
+        let turn = self.rank(id, |member| member != back).unwrap_or(0);
+        let at = self.now.mono + STAGGER.saturating_mul(turn);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.tell_at = Some(at);
+        }
+    }
+
+    /// Tells the profile if it is this device's turn, and nobody else has in what was read so far.
+    pub(super) fn pump_profile(&mut self, id: ChannelId) {
+        let mono = self.now.mono;
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.ready && channel.tell_at.take_if(|at| *at <= mono).is_some() {
+            self.tell_metadata(id);
+        }
+    }
+
+    /// This device may have missed another profile: one that the present context does not name is not shown, nor taken
+    /// for what the next one is made from.
+    pub(super) fn hide_old_profile(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.present_profile().is_none() && channel.row.metadata.take().is_some() {
+            channel.row.name = None;
+            channel.row_dirty = true;
+        }
+    }
+
     /// Tells the members what the group and its members are called, as far as it is known here.
     pub(super) fn tell_metadata(&mut self, id: ChannelId) {
-        if self.channels.get(&id).is_none_or(|channel| channel.row.metadata.is_none()) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.tell_at = None;
+        if channel.row.metadata.is_none() {
             return;
         }
         let message = MessageId(self.entropy.array());

@@ -1,17 +1,22 @@
 //! The client machine: one per device.
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
-//! Inside, every connection goes through the table of `session`; every channel's log is read in order
-//! (`inbound`, welcomes by `join`, messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent
-//! that stays until it has come true (`change`, `prepare`, `commit`); every submission stays in the outbox until the
-//! server has it and the log has shown it (`outbox`). A device that cannot go on in a group (`fall`) comes back to it by
-//! a new leaf (`rejoin`); one that can do so for all begins another (`reset`). All state
+//! Inside, every connection goes through the table of `session`, by way of `login` if need be, and carries calls (`call`;
+//! the application's questions: `ask`); every channel's log is read in order (`inbound`, welcomes by `join`, messages on to
+//! the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent that stays
+//! until it has come true (`intent`, `change`, `prepare`, `commit`); every submission stays in the outbox until the server
+//! has it and the log has shown it (`submission`, `outbox`). A device that cannot go on in a group (`fall`) comes back to it
+//! by a new leaf (`rejoin`, `come_back`); one that can do so for all begins another (`reset`, `generation`). All state
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
+mod account;
+mod ask;
 mod blobs;
+mod call;
 mod change;
 mod channel;
 mod checkpoint;
+mod come_back;
 mod command;
 mod commit;
 mod contacts;
@@ -22,13 +27,16 @@ mod direct;
 mod directory;
 pub mod event;
 mod fall;
+mod generation;
 mod inbound;
 mod incoming;
+mod intent;
 pub mod job;
 mod join;
 mod keys;
 mod link;
 mod load;
+mod login;
 mod metadata;
 mod net;
 mod outbox;
@@ -38,6 +46,7 @@ mod reset;
 mod restore;
 mod rotation;
 mod session;
+mod submission;
 mod trust;
 mod unread;
 mod upkeep;
@@ -63,14 +72,17 @@ use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
 use devices::Turn;
-use directory::{Contact, Fleet, Identity, Intent, OutItem, PackagePlan, Restored};
+use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
+use intent::Intent;
 use job::ClientJobOutput;
 use keys::Packages;
 use load::{Loading, Reading};
+use login::AuthTask;
 use net::{Ask, Net};
 use rotation::Rotation;
-use session::{AuthTask, Phase};
+use session::Phase;
+use submission::OutItem;
 
 pub use directory::DIRECTORY;
 pub use metadata::{Profile, ProfileChange, Role};
@@ -264,6 +276,7 @@ impl Client {
             self.pump_outbox(id);
             self.answer_members(id);
             self.pump_checkpoints(id);
+            self.pump_profile(id);
             self.refill(id);
             self.stage_channel(id);
         }
@@ -338,7 +351,7 @@ impl Client {
     /// Reads a group, if it is not in memory.
     fn load_group(&mut self, id: ChannelId) {
         let Some(channel) = self.channels.get(&id) else { return };
-        if !channel.stuck {
+        if !channel.is_lost() {
             self.read_group(id);
         }
     }
@@ -374,6 +387,7 @@ impl Client {
                 self.event(Event::Unreadable { channel: id, seq, why });
                 self.fall_out(id, Why::Damaged, true);
                 self.fail_resets(id);
+                self.fail_comparisons(id, "what is stored does not tell who is in the group");
             }
         }
         self.dirty.insert(id);
@@ -386,15 +400,20 @@ impl Client {
         self.dirty.extend(self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id));
     }
 
-    /// Lets the groups used longest ago go, above the number that may be in memory.
+    /// Lets the groups used longest ago go, above the number that may be in memory; not the one that has to say who may
+    /// take its place.
     fn cool(&mut self) {
+        let mut inboxes = self.channels.values().filter(|channel| channel.inbox);
+        let joining = inboxes.find_map(|inbox| inbox.download.as_ref()?.entry.origin);
+        let joining = joining.map(|origin| origin.channel);
         loop {
             let warm = self.channels.iter().filter(|(_, c)| matches!(c.slot, Slot::Warm(_)));
             let warm: Vec<_> = warm.map(|(id, channel)| (channel.used, *id)).collect();
             if warm.len() <= WARM_GROUPS {
                 return;
             }
-            let Some((_, id)) = warm.into_iter().min() else { return };
+            let others = warm.into_iter().filter(|(_, id)| Some(*id) != joining);
+            let Some((_, id)) = others.min() else { return };
             self.stage_channel(id);
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.slot = Slot::Cold;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::session::Phase;
 use crate::delivery::backoff::Backoff;
-use crate::id::{AccountId, ChannelId};
+use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::{ConnId, LinkId, LinkRole, Ticket, Transport};
 use crate::wire::frame::Decoder;
 
@@ -42,8 +42,8 @@ pub(super) enum Call {
     Submit(Ticket),
     Commit(Ticket),
     Subscribe(ChannelId),
-    /// A chunk of the blob that an entry of this channel waits for.
-    Blob(ChannelId),
+    /// A chunk of this blob, which an entry of this channel waits for.
+    Blob(ChannelId, Digest),
     /// What a commit to come back to this group by is made from.
     GroupInfo(ChannelId),
     /// A chunk of the tree that goes with it.
@@ -52,6 +52,8 @@ pub(super) enum Call {
     Upload(Ticket),
     /// Nothing depends on the answer: `Ack`, `Unsubscribe`.
     Tell,
+    /// Whatever it was, the session that it was asked for is over.
+    Void,
 }
 
 /// A question that changes nothing here: asked again after a lost connection.

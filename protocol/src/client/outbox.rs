@@ -2,12 +2,13 @@
 
 use super::commit::CONTRADICTED;
 use super::content::{Content, ContentBody, checkpoints};
-use super::directory::{self, OutItem, OutWhat, Says, StoredProof};
+use super::directory;
 use super::event::{Event, Failed, Outcome, Sent};
 use super::net::Call;
+use super::submission::{self, OutItem, OutWhat, Says, StoredProof};
 use super::{Client, session::Phase};
 use crate::error::{ErrorCode, RestoreError};
-use crate::id::ChannelId;
+use crate::id::{ChannelId, Digest, MessageId};
 use crate::io::Ticket;
 use crate::limits::CALLS_IN_FLIGHT;
 use crate::mls::MlsError;
@@ -123,7 +124,7 @@ impl Client {
         match made {
             Some(Ok((epoch, payload))) => {
                 let generation = self.channels.get(&id).map_or(0, |c| c.row.generation);
-                let submit = directory::application(id, generation, epoch, message, payload);
+                let submit = submission::application(id, generation, epoch, message, payload);
                 self.stage_channel(id);
                 if let Some(mut item) = self.outbox.remove(&ticket) {
                     if let OutWhat::Application { sealed, .. } = &mut item.what {
@@ -159,7 +160,8 @@ impl Client {
                 let members = channel.group_members();
                 let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
                 let names = names.map(|(account, contact)| (*account, contact.username.clone()));
-                ContentBody::Metadata { metadata: row.metadata.clone()?, names: names.collect() }
+                let metadata = channel.present_profile()?.clone();
+                ContentBody::Metadata { metadata, names: names.collect() }
             }
             Says::Body => ContentBody::Body(body),
             Says::Checkpoints => ContentBody::Checkpoints(checkpoints(&body)?),
@@ -192,14 +194,11 @@ impl Client {
     /// The server has it, now or since an earlier try. Its proof is checked before anybody is told.
     pub(super) fn on_accepted(&mut self, ticket: Ticket, accepted: Accepted) {
         self.inflight.remove(&ticket);
-        let Some(server) = self.server else { return };
         let Some(item) = self.outbox.get(&ticket) else { return };
         let Some(hash) = item.hash() else { return };
         let (id, message) = (item.channel, item.message);
-        let statement = accepted.statement(id, message, hash);
-        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
-            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
-            return self.drop_connection("the server's delivery proof does not verify".into());
+        if !self.proves(id, message, hash, &accepted) {
+            return;
         }
         let seen = self.channels.get(&id).map(|channel| {
             let cursor = &channel.row.cursor;
@@ -224,6 +223,25 @@ impl Client {
         }
         item.accepted = Some(accepted);
         self.finish_accepted(ticket, item, passed);
+    }
+
+    /// Whether the server's signed word on a submission holds. If not, nothing more is taken from this connection.
+    pub(super) fn proves(
+        &mut self,
+        id: ChannelId,
+        message: MessageId,
+        hash: Digest,
+        accepted: &Accepted,
+    ) -> bool {
+        let Some(server) = self.server else { return false };
+        let statement = accepted.statement(id, message, hash);
+        let holds =
+            self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_ok();
+        if !holds {
+            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
+            self.drop_connection("the server's delivery proof does not verify".into());
+        }
+        holds
     }
 
     /// A page of delivery proofs was read.

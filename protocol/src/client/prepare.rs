@@ -2,9 +2,9 @@
 //! packages of its devices.
 
 use super::direct::is_direct;
-use super::directory::{Intent, Want};
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
+use super::intent::{Intent, Want};
 use super::net::Call;
 use super::{Client, WrongReply, session::Phase};
 use crate::error::ErrorCode;

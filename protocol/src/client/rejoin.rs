@@ -9,35 +9,36 @@
 //! A log that can be read is read to its head first, by the old group, and on from there. One that cannot is
 //! read on from where the GroupInfo says that it stood; nothing before it could be used.
 
-use core::time::Duration;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
 use super::channel::Slot;
-use super::directory::{self, Fall, OutItem, OutWhat, Want};
 use super::event::{Event, Failed, Outcome, Why};
 use super::inbound::pause;
 use super::incoming::Incoming;
+use super::intent::{Intent, Want};
 use super::load::Reading;
 use super::net::Call;
-use super::{Client, session::Phase};
+use super::session::Phase;
+use super::submission::{OutItem, OutWhat};
+use super::{Client, directory};
 use crate::delivery::window::Cursor;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId};
 use crate::io::{LoadId, Ticket};
-use crate::limits::{BACKOFF_MOST, REJOINS};
+use crate::limits::REJOINS;
 use crate::mls::group::{Bundle, Group};
 use crate::mls::rejoin::{Floor, accounts};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::{Op, Records};
-use crate::wire::message::{CommitBundle, Entry, EntryKind, Failure, Reply, Request};
+use crate::wire::message::{CommitBundle, Failure, Reply, Request};
 
-/// The first delay after a try that came to nothing; doubled each time, drawn at random below that.
-const RETRY: Duration = Duration::from_millis(50);
 const NO_LEAF: &str =
     "no leaf of this device's key is in the group: a member has to remove and add it";
+/// What becomes of a wish to come back into a group that has ended.
+pub(super) const ENDED: &str = "the group has ended; this device is to be added to the next one";
 const UNKNOWABLE: &str =
     "what is stored does not tell whose group it is: a member has to remove and add this device";
 
@@ -66,23 +67,43 @@ impl Client {
     /// any more, or doubts. The log is read to its head first, if it can be. → [`Outcome::Epoch`]
     ///
     /// # Errors
-    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` within an hour of the last time.
+    /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` within an hour of the last time, and for
+    /// a group that has ended by a reset.
     pub fn rejoin(&mut self, now: Now, channel: ChannelId) -> Result<Ticket, Refused> {
         self.begin(now)?;
         self.need_session()?;
         self.need_member(channel)?;
+        if self.channels.get(&channel).is_some_and(|known| known.ended.is_some()) {
+            return Err(Refused::Invalid(ENDED));
+        }
         if self.rejoin_wait(channel).is_some() {
             return Err(Refused::Invalid("a device rejoins a group at most once an hour"));
         }
         let ticket = self.next_ticket();
-        self.store_intent(ticket, directory::Intent { channel, want: Want::Rejoin, losses: 0 });
+        self.store_intent(ticket, Intent { channel, want: Want::Rejoin, losses: 0 });
         self.fall_out(channel, Why::Asked, false);
         Ok(ticket)
     }
 
+    fn rejoin_wishes(&self, id: ChannelId) -> Vec<Ticket> {
+        let wishes = |(_, intent): &(&Ticket, &Intent)| {
+            intent.channel == id && matches!(intent.want, Want::Rejoin)
+        };
+        self.intents.iter().filter(wishes).map(|(ticket, _)| *ticket).collect()
+    }
+
     pub(super) fn wants_rejoin(&self, id: ChannelId) -> bool {
-        let mut intents = self.intents.values();
-        intents.any(|intent| intent.channel == id && matches!(intent.want, Want::Rejoin))
+        !self.rejoin_wishes(id).is_empty()
+    }
+
+    /// Whoever asked to come back has got what it asked for, by an epoch, or cannot get it any more.
+    pub(super) fn settle_rejoins(&mut self, id: ChannelId, end: Result<u64, &'static str>) {
+        for ticket in self.rejoin_wishes(id) {
+            match end {
+                Ok(epoch) => self.fulfil(ticket, Outcome::Epoch(epoch)),
+                Err(why) => self.fail_intent(ticket, Failed::Obsolete(why)),
+            }
+        }
     }
 
     /// Moves the way back into a group on.
@@ -197,40 +218,23 @@ impl Client {
                 channel.rejoin_at = channel.rejoin_at.max(Some(at));
             }
         } else if failure.code == ErrorCode::NotMember && channel.fall.cut {
-            self.evicted_unseen(id);
+            // There is no log to show by whom.
+            self.evict(id, None);
         } else {
             // A log that can be read says itself whether this device was removed.
             self.give_rejoin_up(id, failure.code.text());
         }
     }
 
-    /// Removed while it could not read: there is no log to show by whom.
-    fn evicted_unseen(&mut self, id: ChannelId) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.row.member = false;
-        channel.row.leaving = false;
-        channel.row.authenticator.clear();
-        channel.row_dirty = true;
-        channel.slot = Slot::None;
-        let prefix = directory::group_prefix(id, channel.row.generation);
-        self.gate.stage(Op::DeletePrefix(prefix));
-        self.forget_fall(id);
-        self.abandon(id);
-        self.stage_channel(id);
-        self.event(Event::Evicted { channel: id, by: None });
-    }
-
     /// Makes the commit, once everything that it takes is here.
     fn try_rejoin(&mut self, id: ChannelId) {
+        let devices = self.own_devices();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(Rejoining { known: Some(known), offer: Some(offer), .. }) = &channel.rejoining
         else {
             return;
         };
         let Some(tree) = offer.tree.whole() else { return };
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return;
-        };
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let floor = Floor {
@@ -239,10 +243,18 @@ impl Client {
             epoch: channel.row.epoch.saturating_add(u64::from(moved)),
             known,
         };
-        let mut entropy = self.entropy.fork();
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        match Group::rejoin(cx, &device, &offer.group_info, tree, &floor) {
+        // The leaf may have a key of before: the present one follows by an ordinary commit.
+        let mut made = Err(MlsError::NotMember);
+        for device in devices {
+            let mut entropy = self.entropy.fork();
+            let (backend, wall) = (self.config.backend, self.now.wall);
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            made = Group::rejoin(cx, &device, &offer.group_info, tree, &floor);
+            if !matches!(made, Err(MlsError::NotMember)) {
+                break;
+            }
+        }
+        match made {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),
@@ -310,7 +322,7 @@ impl Client {
         }
     }
 
-    fn rejoin_item(&self, id: ChannelId) -> Option<(Ticket, &OutItem, u64)> {
+    pub(super) fn rejoin_item(&self, id: ChannelId) -> Option<(Ticket, &OutItem, u64)> {
         self.outbox.iter().find_map(|(ticket, item)| match &item.what {
             OutWhat::Rejoin { bundle } if item.channel == id => Some((*ticket, item, bundle.epoch)),
             _ => None,
@@ -327,195 +339,5 @@ impl Client {
         if open && held.is_none_or(|at| at <= mono) {
             self.send_item(ticket);
         }
-    }
-
-    // ---- what the log shows -------------------------------------------------------------------
-
-    /// Whether the log's next entry can be worked on now; asks for what it takes if not.
-    pub(super) fn may_read(&mut self, id: ChannelId) -> bool {
-        let Some(channel) = self.channels.get_mut(&id) else { return false };
-        if channel.inbox {
-            return true;
-        }
-        if channel.fall.made && !matches!(channel.spare, Slot::Warm(_)) {
-            self.load_spare(id);
-            return false;
-        }
-        if channel.row.member && channel.fall.cut {
-            return channel.fall.made;
-        }
-        if matches!(channel.slot, Slot::Warm(_)) {
-            return true;
-        }
-        if channel.row.member {
-            self.load_group(id);
-        } else {
-            channel.waiting.clear();
-            channel.waiting_bytes = 0;
-        }
-        false
-    }
-
-    /// Passes over an entry of a log that is read for our own commit alone.
-    pub(super) fn passes_over(&mut self, id: ChannelId, entry: &Entry) -> bool {
-        let cut = self.channels.get(&id).is_some_and(|channel| channel.fall.cut);
-        if cut && entry.kind == EntryKind::Commit {
-            self.overtaken(id, entry.epoch.saturating_add(1));
-        }
-        cut
-    }
-
-    /// The group has moved into an epoch: a commit made for an earlier one is void.
-    pub(super) fn overtaken(&mut self, id: ChannelId, epoch: u64) {
-        if self.rejoin_item(id).is_some_and(|(_, _, of)| of < epoch) {
-            self.lose_rejoin(id);
-        }
-    }
-
-    fn load_spare(&mut self, id: ChannelId) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if matches!(channel.spare, Slot::Cold) {
-            let read = self.read(Reading::Spare(id), directory::spare_prefix(id));
-            if let Some(channel) = self.channels.get_mut(&id) {
-                channel.spare = Slot::Loading(read);
-            }
-        }
-    }
-
-    /// Records of the group to come back to.
-    pub(super) fn on_spare_records(&mut self, id: ChannelId, read: LoadId, records: Records) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if !channel.spare.is_read_as(read) {
-            return;
-        }
-        match Group::restore(self.config.backend, records) {
-            Ok(group) => {
-                channel.spare = Slot::Warm(Box::new(group));
-                self.dirty.insert(id);
-            }
-            Err(_) => self.lose_rejoin(id),
-        }
-    }
-
-    /// The log shows our commit: the new group takes the place of the old one.
-    pub(super) fn come_back(&mut self, id: ChannelId, ticket: Ticket) {
-        self.drop_item(ticket);
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        let spare = core::mem::replace(&mut channel.spare, Slot::None);
-        let (Slot::Warm(mut group), Some(why)) = (spare, channel.fall.why) else { return };
-        drop(group.take_ops());
-        let prefix = directory::group_prefix(id, channel.row.generation);
-        self.gate.stage(Op::DeletePrefix(prefix.clone()));
-        self.gate.stage(Op::DeletePrefix(directory::spare_prefix(id)));
-        let records = group.records().into_iter().map(|(key, value)| Op::Put(key, value));
-        self.gate.stage_all(directory::under(&prefix, records.collect()));
-        let epoch = group.epoch();
-        channel.row.epoch = epoch;
-        channel.row.authenticator = group.authenticator();
-        channel.row.members = u32::try_from(group.members().len()).unwrap_or(u32::MAX);
-        channel.row_dirty = true;
-        channel.enter(group.transcript());
-        channel.slot = Slot::Warm(group);
-        channel.fall = Fall { last: self.now.wall, ..Fall::default() };
-        channel.rejoins = 0;
-        let leaving = channel.row.leaving;
-        self.store_fall(id);
-        // A commit or proposal of the old leaf is of an epoch that is over.
-        self.lose_pending(id);
-        self.drop_proposals(id);
-        if leaving {
-            self.leave_again(id);
-        }
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-            }
-        }
-        self.settle_blindness(id);
-        self.stage_channel(id);
-        self.event(Event::Rejoined { channel: id, epoch, why });
-    }
-
-    /// A proposal is of its epoch only: the intent makes another.
-    pub(super) fn drop_proposals(&mut self, id: ChannelId) {
-        let proposal = |item: &OutItem| matches!(item.what, OutWhat::Proposal { .. });
-        for ticket in self.outbox_of(id) {
-            if self.outbox.get(&ticket).is_some_and(proposal) {
-                self.drop_item(ticket);
-            }
-        }
-    }
-
-    // ---- when it comes to nothing -------------------------------------------------------------
-
-    /// The server refused our commit.
-    pub(super) fn on_rejoin_refused(&mut self, id: ChannelId, failure: &Failure) {
-        if failure.is_transient() {
-            return self.hold(id, failure.retry_after_ms);
-        }
-        let cut = self.channels.get(&id).is_some_and(|channel| channel.fall.cut);
-        if failure.code == ErrorCode::NotMember && cut {
-            return self.evicted_unseen(id);
-        }
-        // Another commit was first, or a proposal has to go first: a newer GroupInfo tells.
-        self.lose_rejoin(id);
-    }
-
-    /// What was made is void: another try later.
-    pub(super) fn lose_rejoin(&mut self, id: ChannelId) {
-        self.drop_rejoin(id);
-        self.rejoin_later(id);
-        self.settle_blindness(id);
-    }
-
-    /// Another try after a random while, longer each time.
-    fn rejoin_later(&mut self, id: ChannelId) {
-        self.end_rejoining(id);
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.rejoins = channel.rejoins.saturating_add(1);
-        let most = RETRY.saturating_mul(1 << channel.rejoins.min(16)).min(BACKOFF_MOST);
-        let spread = u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1);
-        let wait = Duration::from_micros(self.entropy.u64() % spread);
-        channel.rejoin_at = Some(self.now.mono + wait);
-    }
-
-    /// Not again on this connection.
-    fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
-        self.end_rejoining(id);
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.rejoin_off = true;
-        let seq = channel.row.cursor.seq();
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fail_intent(ticket, Failed::Obsolete(why));
-            }
-        }
-        self.unreadable(id, seq, why);
-        self.dirty.insert(id);
-    }
-
-    /// Drops what was made to come back by, if anything was.
-    pub(super) fn drop_rejoin(&mut self, id: ChannelId) {
-        let Some(channel) = self.channels.get_mut(&id).filter(|channel| channel.fall.made) else {
-            return;
-        };
-        channel.fall.made = false;
-        channel.spare = Slot::None;
-        self.gate.stage(Op::DeletePrefix(directory::spare_prefix(id)));
-        self.store_fall(id);
-        if let Some((ticket, ..)) = self.rejoin_item(id) {
-            self.drop_item(ticket);
-        }
-    }
-
-    /// This device is out of the group for another reason.
-    pub(super) fn forget_fall(&mut self, id: ChannelId) {
-        self.drop_rejoin(id);
-        self.end_rejoining(id);
-        if let Some(channel) = self.channels.get_mut(&id) {
-            channel.fall = Fall { last: channel.fall.last, ..Fall::default() };
-            channel.rejoin_at = None;
-        }
-        self.store_fall(id);
     }
 }

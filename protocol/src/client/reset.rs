@@ -9,15 +9,18 @@
 //!
 //! Of two resets the log shows one. Whoever made the other drops it, and is content with the first once it is in.
 
+use core::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use super::Client;
 use super::channel::Slot;
 use super::commit::CONTRADICTED;
-use super::directory::{self, Ended, Intent, OutWhat, Says, Successor, Want};
+use super::directory;
 use super::event::{Event, Failed, Outcome};
+use super::intent::{Intent, Successor, Want};
 use super::metadata::Metadata;
 use super::net::Call;
-use super::{Client, session::Phase};
+use super::session::Phase;
 use crate::delivery::window::Cursor;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
@@ -29,7 +32,7 @@ use crate::mls::suite::Suite;
 use crate::mls::{Context, MlsError};
 use crate::server::op::{reset_message, reset_payload};
 use crate::store::batch::Op;
-use crate::wire::message::{Accepted, ChannelKind, Entry, Failure, Request};
+use crate::wire::message::{Accepted, ChannelKind, Failure, Request};
 
 /// Accounts that are asked back at once.
 const RETURNS: usize = 64;
@@ -65,15 +68,18 @@ impl Client {
 
     // ---- the one who resets -------------------------------------------------------------------
 
-    /// The reset of a channel that this device is at: one that has begun or is made before one that is not.
-    fn reset_of(&self, id: ChannelId) -> Option<(Ticket, &Intent)> {
+    /// The reset of a channel that this device is at: one that has begun or is made before one that is not; of those the
+    /// one that has seen most, since what was asked for in a group before waits for the next one.
+    pub(super) fn reset_of(&self, id: ChannelId) -> Option<(Ticket, &Intent)> {
         let resets = self.intents.iter().filter(|(_, intent)| intent.channel == id);
         let resets = resets.filter_map(|(ticket, intent)| match &intent.want {
-            Want::Reset { next, .. } => Some((next.is_none(), *ticket, intent)),
+            Want::Reset { from, next, .. } => {
+                Some(((next.is_none(), Reverse(*from), *ticket), intent))
+            }
             _ => None,
         });
-        let first = resets.min_by_key(|(wanted, ticket, _)| (*wanted, *ticket));
-        first.map(|(_, ticket, intent)| (ticket, intent))
+        let first = resets.min_by_key(|(order, _)| *order);
+        first.map(|((.., ticket), intent)| (ticket, intent))
     }
 
     /// Whether this device is about to reset a channel, by what it has of the group.
@@ -202,16 +208,13 @@ impl Client {
 
     /// The server has begun the generation. The log says so too, where it can be read: until then nothing more is asked.
     pub(super) fn on_reset_accepted(&mut self, ticket: Ticket, accepted: &Accepted) {
-        let Some(server) = self.server else { return };
         let Some((id, next)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
             return;
         };
         let (message, hash) =
             (reset_message(&next.group_info), reset_payload(&next.group_info).hash());
-        let statement = accepted.statement(id, message, hash);
-        if self.config.backend.ed25519_verify(&server.0, &statement, &accepted.proof).is_err() {
-            self.event(Event::ForkSuspected { channel: id, seq: accepted.seq });
-            return self.drop_connection("the server's delivery proof does not verify".into());
+        if !self.proves(id, message, hash, accepted) {
+            return;
         }
         self.inflight.insert(ticket);
         let Some(channel) = self.channels.get(&id) else { return };
@@ -240,7 +243,7 @@ impl Client {
     }
 
     /// The log is read anew, and nothing done until then.
-    fn look_again(&mut self, id: ChannelId) {
+    pub(super) fn look_again(&mut self, id: ChannelId) {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.unsubscribe();
         }
@@ -284,36 +287,8 @@ impl Client {
         }
     }
 
-    // ---- everybody ----------------------------------------------------------------------------
-
-    /// An entry of the log that tells of another generation.
-    pub(super) fn read_reset(&mut self, id: ChannelId, entry: &Entry) {
-        let own = self.reset_of(id).and_then(|(ticket, intent)| match &intent.want {
-            Want::Reset { next: Some(next), .. } if !next.begun => {
-                let same = entry.generation == next.generation
-                    && entry.payload == reset_payload(&next.group_info);
-                same.then_some(ticket)
-            }
-            _ => None,
-        });
-        let present = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
-        let by = entry.sender;
-        let admin = self.with_group(id, |group, _| group.data().is_admin(by.account));
-        self.advance(id, entry);
-        if let Some(ticket) = own {
-            return self.begin_generation(id, ticket, None);
-        }
-        if present.checked_add(1) != Some(entry.generation) {
-            return self.unreadable(id, entry.seq, "a reset to another generation than the next");
-        }
-        if admin == Some(false) {
-            return self.unreadable(id, entry.seq, "a reset by one who is no admin");
-        }
-        self.end_generation(id, entry.generation, by);
-    }
-
     /// The group that this device made is the channel's. Where the log cannot be read it goes on at `at`.
-    fn begin_generation(&mut self, id: ChannelId, ticket: Ticket, at: Option<Cursor>) {
+    pub(super) fn begin_generation(&mut self, id: ChannelId, ticket: Ticket, at: Option<Cursor>) {
         let Some(me) = self.me() else { return };
         let members = self.with_group(id, |group, _| members(group));
         let Some(mut intent) = self.intents.get(&ticket).cloned() else { return };
@@ -331,6 +306,7 @@ impl Client {
         self.leave_generation(id);
         if let Some(at) = &at {
             self.forget_accepted(id, at.seq());
+            self.forget_arrived(id);
         }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = directory::group_prefix(id, channel.row.generation);
@@ -340,7 +316,6 @@ impl Client {
         channel.row.suite = suite;
         channel.row.epoch = 0;
         channel.row.members = 1;
-        channel.row.leaving = false;
         channel.row.metadata = metadata;
         channel.row.authenticator = authenticator;
         channel.row_dirty = true;
@@ -348,91 +323,21 @@ impl Client {
         channel.enter(Digest([0; 32]));
         if let Some(at) = at {
             channel.row.cursor = at;
-            channel.forget_waiting();
             channel.unsubscribe();
         }
+        let leaving = channel.row.leaving;
         self.gate.stage(Op::DeletePrefix(before));
-        self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
-        self.settle_blindness(id);
-        self.leaf_is_fresh(id);
-        self.stage_channel(id);
-        self.event(Event::Reset { channel: id, generation, by: me });
-    }
-
-    /// The group is over: this device waits for a welcome to the next.
-    fn end_generation(&mut self, id: ChannelId, generation: u32, by: Sender) {
-        self.void_resets(id);
-        self.leave_generation(id);
-        let ended = Ended { generation };
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.ended = Some(ended);
-        self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
-        self.settle_blindness(id);
-        self.stage_channel(id);
-        self.event(Event::Reset { channel: id, generation, by });
-    }
-
-    /// What was under way in the group before leads nowhere; what was wanted is wanted in the next. Content that was
-    /// sealed there goes out as it is until the server says that it has not taken it.
-    fn leave_generation(&mut self, id: ChannelId) {
-        self.lose_pending(id);
-        self.drop_proposals(id);
-        self.forget_fall(id);
-        if let Some(channel) = self.channels.get_mut(&id) {
-            (channel.flush_at, channel.update_at, channel.hold_until) = (None, None, None);
-            channel.need_epoch = 0;
-        }
-    }
-
-    /// Whether a group may take the place of what this device knows of a channel. Whoever makes a server hide a log, or
-    /// make up a reset, must not be able to put a group of their own there.
-    pub(super) fn judge_successor(
-        &mut self,
-        id: ChannelId,
-        generation: u32,
-        by: Sender,
-        group: &Group,
-    ) -> Result<(), MlsError> {
-        let own = self.me().is_some_and(|me| me.account == by.account);
-        let Some(row) = self.channels.get(&id).map(|channel| &channel.row) else { return Ok(()) };
-        if group.suite() < row.suite {
-            return Err(MlsError::Suite);
-        }
-        let next = generation > row.generation;
-        let known = self.with_group(id, |before, _| match next {
-            true => own || before.data().is_admin(by.account),
-            false => before.members().iter().any(|member| member.record.account == by.account),
-        });
-        match (known, next) {
-            (Some(false), true) => Err(MlsError::Invalid(
-                "a welcome to another generation by one who was no admin of the group".into(),
-            )),
-            (Some(false), false) => {
-                Err(MlsError::Invalid("a stranger's welcome to a group of this device".into()))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether this device was about to leave the group that another generation now follows.
-    pub(super) fn leaves_still(&self, id: ChannelId, generation: u32) -> bool {
-        self.channels.get(&id).is_some_and(|channel| {
-            channel.row.member && channel.row.leaving && channel.row.generation < generation
-        })
-    }
-
-    /// A welcome was followed: what was asked for in the group before, and is not true by that, is asked for again.
-    pub(super) fn settle_joined(&mut self, id: ChannelId, leaving: bool) {
         self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
         if leaving {
             self.leave_again(id);
         }
-        let epoch = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-            }
-        }
+        self.settle_blindness(id);
+        self.leaf_is_fresh(id);
+        self.doubt_claims(id);
+        self.settle_rejoins(id, Ok(0));
+        self.stage_channel(id);
+        self.wake_inboxes();
+        self.event(Event::Reset { channel: id, generation, by: me });
     }
 
     // ---- all back -----------------------------------------------------------------------------
@@ -497,34 +402,8 @@ impl Client {
         }
     }
 
-    /// Whether content waits before it is sealed: for the next group, or for those who are not in it yet. What tells
-    /// them what it is called does not.
-    pub(super) fn waits_for_others(&self, id: ChannelId, ticket: Ticket) -> bool {
-        let what = self.outbox.get(&ticket).map(|item| &item.what);
-        let Some(OutWhat::Application { says, sealed: None, .. }) = what else { return false };
-        let ended = self.channels.get(&id).is_some_and(|channel| channel.ended.is_some());
-        let begun = self.reset_of(id).is_some_and(|(_, intent)| {
-            matches!(&intent.want, Want::Reset { next: Some(next), .. } if next.begun)
-        });
-        ended || (begun && !matches!(says, Says::Metadata))
-    }
-
     pub(super) fn is_member(&self, id: ChannelId) -> bool {
         self.channels.get(&id).is_some_and(|channel| channel.row.member)
-    }
-
-    /// The server has not taken a submission because of its generation. It is encrypted anew in the next, once the log
-    /// has shown that there is one.
-    pub(super) fn generation_passed(&mut self, ticket: Ticket) {
-        let Some(item) = self.outbox.get(&ticket) else { return };
-        let id = item.channel;
-        let sent_in = item.submit().map_or(0, |submit| submit.generation);
-        let present = self.channels.get(&id).map_or(0, super::Channel::generation);
-        if present > sent_in {
-            self.reseal(ticket);
-        } else {
-            self.look_again(id);
-        }
     }
 }
 

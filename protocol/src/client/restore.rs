@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::channel::Slot;
 use super::checkpoint::{Claim, Ledger};
 use super::directory::{
-    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Intent, Leaf, OutItem, PackagePlan,
-    Restored, Want,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored,
 };
 use super::event::Failed;
+use super::intent::{Intent, Want};
 use super::keys::Packages;
 use super::net::Net;
 use super::rotation::Rotation;
+use super::submission::OutItem;
 use super::{Channel, Client, Config};
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::backoff::Backoff;
@@ -19,7 +20,7 @@ use crate::env::{Entropy, Now};
 use crate::error::RestoreError;
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
-use crate::store::batch::Records;
+use crate::store::batch::{Op, Records};
 use crate::store::gate::{Gate, VERSION_KEY};
 use crate::store::record::decode;
 use crate::wire::message::Tokens;
@@ -229,22 +230,24 @@ impl Client {
 
     /// A channel that came to nothing, or was left: all of it goes.
     pub(super) fn forget_channel(&mut self, id: ChannelId) {
-        use crate::store::batch::Op;
         self.abandon(id);
         self.forget_fall(id);
         for ticket in self.outbox_of(id) {
             self.fail_item(ticket, Failed::Obsolete("the group is not there any more"));
         }
-        self.forget_leaf(id);
+        self.erase(id);
+    }
+
+    /// Leaves no record of a channel itself.
+    pub(super) fn erase(&mut self, id: ChannelId) {
+        self.forget_arrived(id);
         if let Some(channel) = self.channels.remove(&id) {
             self.told = self.told.saturating_sub(channel.told.len());
-            let prefix = directory::group_prefix(id, channel.row.generation);
-            self.gate.stage(Op::DeletePrefix(prefix));
-            self.gate.stage(Op::DeletePrefix(directory::message_prefix(id)));
-            self.gate.stage(Op::Delete(directory::key(directory::FALL, &[&id.0])));
-            self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
-            self.gate.stage(Op::Delete(directory::key(directory::CHANNEL, &[&id.0])));
-            self.gate.stage(Op::Delete(directory::key(directory::LEDGER, &[&id.0])));
         }
+        self.claims.retain(|(of, _), _| *of != id);
+        for prefix in directory::prefixes_of(id) {
+            self.gate.stage(Op::DeletePrefix(prefix));
+        }
+        self.wake_inboxes();
     }
 }

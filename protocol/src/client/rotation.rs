@@ -12,8 +12,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::directory::{self, Intent, Want};
+use super::directory;
 use super::event::{Event, Failed, Outcome};
+use super::intent::{Intent, Want};
 use super::net::Call;
 use super::session::Phase;
 use super::{Client, Ticket};
@@ -152,8 +153,11 @@ impl Client {
 
     /// A group has a key of before.
     pub(super) fn want_new_key(&mut self, id: ChannelId) {
-        let ticket = self.next_ticket();
-        self.store_intent(ticket, Intent { channel: id, want: Want::Rotate, losses: 0 });
+        let wanted = |intent: &Intent| intent.channel == id && matches!(intent.want, Want::Rotate);
+        if !self.intents.values().any(wanted) {
+            let ticket = self.next_ticket();
+            self.store_intent(ticket, Intent { channel: id, want: Want::Rotate, losses: 0 });
+        }
     }
 
     /// This device as a group knows it: by the key of its leaf there.

@@ -11,6 +11,7 @@ use crate::env::Now;
 use crate::error::Refused;
 use crate::id::AccountId;
 use crate::io::Ticket;
+use crate::limits::CONTACTS;
 use crate::store::batch::Op;
 use crate::wire::message::Username;
 
@@ -53,6 +54,7 @@ impl Client {
     }
 
     /// How far a contact is trusted to be who it is called; `None` for an account without a confirmed name, and the own.
+    /// At most [`CONTACTS`] are kept.
     pub fn trust(&self, account: AccountId) -> Option<Trust> {
         let contact = self.contacts.get(&account).filter(|_| !self.is_own(account))?;
         Some(contact.trust)
@@ -114,6 +116,10 @@ impl Client {
         }
         let holder = self.contacts.iter().find(|(_, known)| known.username == username);
         let Some((held, trust)) = holder.map(|(held, known)| (*held, known.trust)) else {
+            // Nobody known is let go for somebody new: a name would be taken on trust a second time.
+            if self.contacts.len() >= CONTACTS {
+                return Err(Contradiction::Full);
+            }
             self.keep_contact(account, username, Trust::Seen);
             return Ok(());
         };
@@ -162,3 +168,6 @@ impl Client {
         self.gate.stage(Op::Delete(directory::key(directory::CONTACT, &[&account.0])));
     }
 }
+
+#[cfg(test)]
+mod tests;

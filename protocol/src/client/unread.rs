@@ -2,9 +2,10 @@
 //! restart, forgotten when it has read them.
 
 use super::Client;
-use super::directory::{self, StoredMessage};
+use super::directory;
 use super::event::{Event, Message};
 use super::load::Loading;
+use super::submission::StoredMessage;
 use crate::env::Now;
 use crate::error::Refused;
 use crate::id::ChannelId;

@@ -7,7 +7,8 @@
 
 use core::time::Duration;
 
-use super::directory::{self, Intent, Leaf, Want};
+use super::directory::{self, Leaf};
+use super::intent::{Intent, Want};
 use super::{Channel, Client};
 use crate::env::UnixMillis;
 use crate::id::ChannelId;

@@ -174,6 +174,7 @@ impl Group {
             updated: verdict.updated.clone(),
             data: verdict.data.clone(),
             rekeyed: staged.update_path_leaf_node().is_some(),
+            rejoined: verdict.external,
             evicted: staged.self_removed(),
         }
     }

@@ -109,6 +109,8 @@ pub struct Change {
     pub data: Option<GroupData>,
     /// Whether the committer's leaf and its path have fresh keys.
     pub rekeyed: bool,
+    /// Whether the committer came back by it, from outside.
+    pub rejoined: bool,
     /// Whether this device is out: the group's records may be deleted.
     pub evicted: bool,
 }

@@ -193,15 +193,24 @@ impl KeyPackages {
     }
 
     /// Deletes private keys that nobody can need any more: of packages expired for longer than the life of a log
-    /// entry, and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE).
+    /// entry, and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE). Of all other
+    /// ordinary ones the [`KEY_PACKAGES_KEPT`](crate::limits::KEY_PACKAGES_KEPT) that end last are kept.
     pub fn sweep(&mut self, wall: UnixMillis) {
+        let mut ordinary = Vec::new();
         for (_, entry) in self.entries().unwrap_or_default() {
             let expired = entry.expires.plus(limits::ENTRY_TIME) < wall;
             let superseded =
                 entry.superseded.is_some_and(|at| at.plus(limits::LAST_RESORT_GRACE) < wall);
             if expired || superseded {
                 self.remove(&entry.reference);
+            } else if !entry.last_resort {
+                ordinary.push((entry.expires, entry.reference));
             }
+        }
+        ordinary.sort_by_key(|(expires, _)| *expires);
+        let above = ordinary.len().saturating_sub(limits::KEY_PACKAGES_KEPT);
+        for (_, reference) in ordinary.iter().take(above) {
+            self.remove(reference);
         }
         self.overlay.settle();
     }

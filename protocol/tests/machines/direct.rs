@@ -458,3 +458,99 @@ fn a_welcome_to_a_direct_channel_that_one_of_the_two_rules_is_not_joined() {
         |e: &Event| matches!(e, Event::Unreadable { why, .. } if why.contains("two accounts"));
     assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }
+
+// ---- across resets and returns ----------------------------------------------------------------
+
+/// Lets nobody have key packages of an account by way of a device.
+fn without_packages(world: &mut World, at: usize, of: usize) {
+    let device = world.client(of).whoami().unwrap().1.device;
+    lie_reply(world, at, move |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            let of_device = claimed.iter_mut().filter(|claimed| claimed.device == device);
+            of_device.for_each(|claimed| claimed.package = None);
+        }
+    });
+}
+
+/// Alice cannot be added to the next generation at once; bob's other devices know whose channel it is all the same, and
+/// one that was not there before learns it as soon as she is in, even if it missed how.
+#[test]
+fn a_channel_stays_open_over_a_reset_that_leaves_the_other_out_for_now() {
+    let mut world = two(Rules::new(20));
+    let tablet = world.login("bob");
+    let channel = open(&mut world, BOB, "alice");
+    world.settle();
+    without_packages(&mut world, BOB, ALICE);
+    let reset = world.done(BOB, |client, now| client.reset(now, channel, None));
+    assert!(matches!(reset, Outcome::Reset { generation: 2, .. }));
+    world.until(|world| saw(world, tablet, |e| matches!(e, Event::Reset { .. })));
+    world.settle();
+    for device in [BOB, tablet] {
+        let known = world.groups(device).into_iter().find(|group| group.channel == channel);
+        let known = known.unwrap_or_else(|| panic!("device {device} does not know it"));
+        assert_eq!((known.generation, known.members, known.member), (2, 2, true));
+        assert_eq!(known.name.as_deref(), Some("alice"), "device {device}");
+    }
+    let phone = world.login("bob");
+    world.pass(Duration::from_secs(10));
+    assert!(world.groups(phone).is_empty(), "nobody else was ever in it there");
+    world.crash(phone);
+    world.liar = None;
+    assert_eq!(open(&mut world, BOB, "alice"), channel);
+    world.settle();
+    let disk = world.devices[phone].disk.iter_mut();
+    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
+    spoilt.for_each(|(_, value)| value.truncate(1));
+    world.start(phone);
+    world.until(|world| saw(world, phone, |e| matches!(e, Event::Rejoined { .. })));
+    assert_eq!(world.group(phone, channel).members, 4);
+}
+
+#[test]
+fn who_opens_a_channel_that_it_has_fallen_out_of_is_done_when_it_is_back() {
+    let mut world = two(Rules::new(21));
+    let channel = open(&mut world, ALICE, "bob");
+    world.settle();
+    world.crash(BOB);
+    let disk = world.devices[BOB].disk.iter_mut();
+    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
+    spoilt.for_each(|(_, value)| value.truncate(1));
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::GroupInfoFetch { .. }) => vec![],
+        _ => vec![frame],
+    });
+    world.start(BOB);
+    let opened = world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.pass(Duration::from_secs(1));
+    assert!(saw(&world, BOB, |e| matches!(e, Event::FellOut { .. })));
+    world.liar = None;
+    world.cut(BOB);
+    assert_eq!(world.outcome(BOB, opened), Outcome::Group(channel));
+    talk(&mut world);
+}
+
+/// What was founded and came second goes without a trace, whether or not the other's welcome ever comes.
+#[test]
+fn of_a_founding_that_came_too_late_nothing_stays() {
+    let mut world = two(Rules::new(22));
+    let channel = between(&mut world, ALICE, BOB);
+    world.devices[BOB].latency = Duration::from_millis(20);
+    world.settle();
+    world.liar = Some(Box::new(|device, up, frame| match &frame.body {
+        Body::Request(Request::Commit(_)) if device == ALICE && up => vec![],
+        _ => vec![frame],
+    }));
+    world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.command(ALICE, |client, now| client.open_direct(now, "bob"));
+    let left = |world: &World| {
+        let keys = world.devices[BOB].disk.keys();
+        let named = keys.filter(|key| key.windows(16).any(|part| part == channel.0));
+        named.map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>()
+    };
+    world.until(|world| !left(world).is_empty());
+    world.pass(Duration::from_secs(1));
+    assert!(left(&world).is_empty(), "{:?}", left(&world));
+    world.liar = None;
+    world.cut(ALICE);
+    talk(&mut world);
+}

@@ -1,19 +1,23 @@
 //! A server that shows members different logs is found out when the two views meet: in a message of the log itself, in a
 //! checkpoint carried by another channel, or in one that a person carries.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::event::{Comparison, Event, Outcome};
+use qpc_protocol::client::event::{Comparison, Event, Failed, Outcome};
 use qpc_protocol::crypto::checkpoint::Checkpoint;
 use qpc_protocol::crypto::identity::DeviceKey;
 use qpc_protocol::crypto::portable;
 use qpc_protocol::env::Entropy;
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId, Sender};
+use qpc_protocol::io::{Input, LinkId};
 use qpc_protocol::limits::{CHAINS_KEPT, CHECKPOINT_TIME, MARK_EVERY, MARKS_KEPT};
-use qpc_protocol::wire::message::{Body, Entry, Push, Reply};
-use qpc_sim::world::World;
+use qpc_protocol::wire::frame::encode;
+use qpc_protocol::wire::message::{Body, Entry, Push, Reply, Request};
+use qpc_sim::world::{Rules, World};
 
 /// Shows Bob the entries of one channel as `change` has them; pushes without any are left out.
 fn show_bob(
@@ -426,4 +430,66 @@ fn commits_in_a_log_do_not_disturb_checkpoints() {
     said(&mut world, ALICE, two, "did you see?");
     world.settle();
     assert_eq!(forks(&world, BOB, channel), [(at, Some(alice))]);
+}
+
+#[test]
+fn a_checkpoint_is_compared_with_what_was_read_of_a_group_that_has_ended_or_is_lost() {
+    let (mut world, channel) = three(26);
+    let theirs = world.client(ALICE).checkpoint(channel).unwrap();
+    let same = Comparison::Same { seq: theirs.seq };
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::KeyPackageFetch { .. }) => vec![],
+        _ => vec![frame],
+    });
+    world.command(ALICE, |client, now| client.reset(now, channel, None));
+    world.pass(Duration::from_secs(1));
+    assert!(saw(&world, BOB, |event| matches!(event, Event::Reset { .. })));
+    for _ in 0..2 {
+        assert_eq!(compared(&mut world, BOB, channel, &theirs.encode()), same);
+        world.crash(BOB);
+        world.start(BOB);
+    }
+    // Who was in it is not known any more: that is no stranger's.
+    world.crash(BOB);
+    let disk = world.devices[BOB].disk.iter_mut();
+    disk.filter(|(key, _)| key.starts_with(b"g/")).for_each(|(_, value)| value.truncate(1));
+    world.start(BOB);
+    for _ in 0..2 {
+        let theirs = theirs.encode();
+        let failed = fails(&mut world, BOB, |c, now| c.compare_checkpoint(now, channel, &theirs));
+        assert!(matches!(failed, Failed::Obsolete(_)), "{failed:?}");
+    }
+}
+
+/// Asked for, and removed in the very turn in which it would be answered.
+#[test]
+fn a_comparison_under_way_when_the_device_is_removed_fails() {
+    let mut world = World::new(Rules::new(27).one_link());
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    said(&mut world, BOB, channel, "in memory");
+    let theirs = world.client(ALICE).checkpoint(channel).unwrap().encode();
+    let bob = me(&mut world, BOB).account;
+    let held: Rc<RefCell<Vec<u8>>> = Rc::default();
+    let keep = held.clone();
+    lie(&mut world, BOB, false, move |frame| match &frame.body {
+        Body::Push(Push::Entries(entries)) if entries.channel == channel => {
+            encode(&frame, &mut keep.borrow_mut());
+            vec![]
+        }
+        _ => vec![frame],
+    });
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.run();
+    let ticket = world.command(BOB, |client, now| client.compare_checkpoint(now, channel, &theirs));
+    // Whichever the link is: there is one.
+    let now = world.now;
+    for link in 0..10_000 {
+        let input = Input::Bytes(LinkId(link), &held.borrow());
+        world.client(BOB).handle(now, input).unwrap();
+    }
+    assert!(matches!(world.failure(BOB, ticket), Failed::Obsolete(_)));
+    assert!(saw(&world, BOB, |event| matches!(event, Event::Evicted { .. })));
 }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{ChannelId, Digest};
 use qpc_protocol::io::Ticket;
-use qpc_protocol::limits::{BLOB_CHUNK, INLINE_BYTES, TRANSFER_TRIES};
+use qpc_protocol::limits::{BLOB_CHUNK, INLINE_BYTES, LINKS_PER_CONNECTION, TRANSFER_TRIES};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Failure, Frame, Part, Push, Reply, Request};
 use qpc_sim::world::{Remains, Rules, World};
@@ -400,4 +401,78 @@ fn regression_21_fifty_commits_and_the_messages_between_them_are_read_in_one_go(
     said(&mut world, CAROL, channel, "caught up");
     world.settle();
     assert_eq!(world.bodies(ALICE).last().map(String::as_str), Some("caught up"));
+}
+
+// ---- links and connections --------------------------------------------------------------------
+
+/// The connection breaks in the moment in which the last of a tree has arrived.
+#[test]
+fn a_tree_that_is_whole_when_the_connection_breaks_is_used_and_not_asked_for_again() {
+    let mut world = World::new(Rules::new(22));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let mut trees = 0;
+    lie(&mut world, BOB, false, move |frame| {
+        let tree = matches!(frame.body, Body::Reply(Reply::Blob { .. }));
+        trees += u32::from(tree);
+        assert!(trees < 2, "asked for again");
+        let broken = Frame { call: 0, body: Body::Request(Request::Health) };
+        if tree { vec![frame, broken] } else { vec![frame] }
+    });
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    assert!(saw(&world, BOB, |e| matches!(e, Event::ServerFault { .. })));
+    assert!(!saw(&world, BOB, |event| suspected(event) || forked(event)));
+    agree(&world, channel, &[ALICE, BOB]);
+}
+
+/// A commit that names no blob cannot lack one.
+#[test]
+fn a_server_that_misses_a_blob_of_a_commit_without_any_ends_the_wish() {
+    let (mut world, channel) = three(23);
+    let mut commits = Vec::new();
+    world.liar = Some(Box::new(move |device, up, mut frame| {
+        if (device, up) == (ALICE, true) && matches!(frame.body, Body::Request(Request::Commit(_)))
+        {
+            // The server does not get to see it.
+            commits.push(frame.call);
+            frame.body = Body::Request(Request::Ping("lost".into()));
+        }
+        if (device, up) == (ALICE, false) && commits.contains(&frame.call) {
+            frame.body = Body::Failure(ErrorCode::BlobUnknown.into());
+        }
+        vec![frame]
+    }));
+    let failed = fails(&mut world, ALICE, |client, now| client.update(now, channel));
+    assert_eq!(code(&failed), ErrorCode::BlobUnknown);
+    world.liar = None;
+    world.done(ALICE, |client, now| client.update(now, channel));
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+/// Who logs out in the middle of a transfer leaves no link open behind it.
+#[test]
+fn logging_out_and_in_again_uses_up_no_links() {
+    let (mut world, channel) = three(24);
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::BlobGet { .. }) => vec![],
+        _ => vec![frame],
+    });
+    let made = world.done(ALICE, |c, now| c.create_group(now, "second", Suite::Classical));
+    let Outcome::Group(second) = made else { panic!("{made:?}") };
+    world.done(ALICE, |client, now| client.invite(now, second, "bob"));
+    for _ in 0..2 * LINKS_PER_CONNECTION {
+        world.done(BOB, |client, now| client.logout(now));
+        world.pass(Duration::from_millis(1));
+        let password = "password of bob".to_owned();
+        world.done(BOB, |client, now| client.login(now, "bob", password.into()));
+        world.pass(Duration::from_millis(1));
+    }
+    assert!(!saw(&world, BOB, |e| matches!(e, Event::Offline { .. })));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    agree(&world, second, &[ALICE, BOB]);
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
 }

@@ -24,5 +24,6 @@ mod restarts;
 mod secrets;
 mod storm;
 mod stranger;
+mod succession;
 mod talk;
 mod trust;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome, Why};
+use qpc_protocol::client::{Client, ProfileChange};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
@@ -506,4 +506,140 @@ fn a_device_comes_back_while_somebody_is_queued_to_be_added() {
     world.settle();
     agree(&world, channel, &[ALICE, BOB, CAROL, dave]);
     all_talk(&mut world, channel, "after");
+}
+
+// ---- what is kept and what is left behind -----------------------------------------------------
+
+/// The keys of a device's records that name a channel.
+fn records_of(world: &World, device: usize, channel: ChannelId) -> Vec<Vec<u8>> {
+    let keys = world.devices[device].disk.keys();
+    keys.filter(|key| key.windows(16).any(|part| part == channel.0)).cloned().collect()
+}
+
+/// The server has the new key of a device, the group has the one before.
+#[test]
+fn a_device_whose_new_key_is_in_no_leaf_yet_comes_back_by_the_one_before() {
+    let (mut world, channel) = three(60);
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(bundle)) if !is_outside(bundle) => vec![],
+        _ => vec![frame],
+    });
+    world.done(BOB, |client, now| client.rotate(now));
+    world.pass(Duration::from_secs(1));
+    let before = world.group(ALICE, channel).epoch;
+    let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+    assert_eq!(world.outcome(BOB, ticket), Outcome::Epoch(before + 1));
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    all_talk(&mut world, channel, "after");
+    let bob = world.client(BOB).whoami().unwrap().1;
+    let rekeyed = |e: &Event| matches!(e, Event::Changed(change) if change.updated == [bob]);
+    assert!(saw(&world, ALICE, rekeyed), "the new key follows");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+#[test]
+fn who_is_in_a_damaged_group_cannot_be_told_while_it_is_come_back_to() {
+    let (mut world, channel) = three(61);
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Commit(_)) => vec![],
+        _ => vec![frame],
+    });
+    world.start(BOB);
+    say(&mut world, BOB, channel, "waiting");
+    world.pass(Duration::from_secs(1));
+    assert!(records_of(&world, BOB, channel).iter().any(|key| key.starts_with(b"r/")));
+    let members = world.command(BOB, |client, now| client.members(now, channel));
+    world.failure(BOB, members);
+    world.liar = None;
+    world.cut(BOB);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Damaged]);
+    all_talk(&mut world, channel, "after");
+}
+
+/// Whoever comes first in the tree tells it, or the next, if that one is off.
+#[test]
+fn who_was_away_for_a_change_of_the_profile_is_told_when_it_is_back() {
+    for first_is_off in [false, true] {
+        let (mut world, channel) = three(62);
+        world.crash(BOB);
+        let change =
+            ProfileChange { name: Some("another name".into()), ..ProfileChange::default() };
+        world.done(ALICE, |client, now| client.set_metadata(now, channel, change));
+        world.settle();
+        world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+        world.pass(Duration::from_secs(120));
+        said(&mut world, CAROL, channel, "not for bob");
+        if first_is_off {
+            world.crash(ALICE);
+        }
+        world.devices[BOB].log.clear();
+        world.start(BOB);
+        world.until(|world| rejoins(world, BOB) == [Why::Gap]);
+        let name = |world: &World| world.group(BOB, channel).name;
+        assert_ne!(name(&world).as_deref(), Some("planted name"), "what was is not shown");
+        world.until(|world| name(world).as_deref() == Some("another name"));
+        // One told it, and nobody else.
+        let told = world.group(CAROL, channel).cursor;
+        world.pass(Duration::from_secs(60));
+        assert_eq!(world.group(CAROL, channel).cursor, told);
+    }
+}
+
+#[test]
+fn who_came_back_after_long_has_fresh_keys_and_makes_no_others() {
+    let (mut world, channel) = three(63);
+    world.crash(BOB);
+    said(&mut world, ALICE, channel, "gone");
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    said(&mut world, ALICE, channel, "not for bob");
+    let bob = {
+        world.start(BOB);
+        world.client(BOB).whoami().unwrap().1
+    };
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Gap]);
+    world.pass(Duration::from_secs(3600));
+    let by_bob = |event: &&Event| matches!(event, Event::Changed(change) if change.by == bob);
+    assert_eq!(world.devices[ALICE].log.iter().filter(by_bob).count(), 1);
+}
+
+#[test]
+fn who_was_removed_unseen_keeps_what_was_said_and_nothing_of_the_group() {
+    let (mut world, channel) = three(64);
+    let bob = world.client(BOB).whoami().unwrap().1.account;
+    said(&mut world, ALICE, channel, "unread");
+    world.settle();
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.start(BOB);
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { by: None, .. })));
+    world.settle();
+    let mut kept = records_of(&world, BOB, channel);
+    kept.retain(|key| ![&b"d/c/"[..], b"d/g/", b"m/"].iter().any(|of| key.starts_with(of)));
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+/// What leaves with its author waits for somebody to commit it: for the one who is about to come back.
+#[test]
+fn who_comes_back_does_not_wait_for_a_removal_that_nobody_else_can_commit() {
+    let mut world = World::new(Rules::new(65));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    world.crash(ALICE);
+    damage(&mut world, ALICE);
+    assert_eq!(world.done(BOB, |client, now| client.leave(now, channel)), Outcome::Done);
+    world.start(ALICE);
+    world.until(|world| rejoins(world, ALICE) == [Why::Damaged]);
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { .. })));
+    world.settle();
+    assert_eq!(world.group(ALICE, channel).members, 1);
 }

@@ -14,7 +14,7 @@ use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Frame, Request};
 use qpc_sim::world::{Rules, World};
 
-fn begin(world: &mut World, device: usize, channel: ChannelId) -> Ticket {
+pub(crate) fn begin(world: &mut World, device: usize, channel: ChannelId) -> Ticket {
     world.command(device, |client, now| client.reset(now, channel, None))
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn reset(
 }
 
 /// The generations that a device was told of, and who began them.
-fn resets(world: &World, device: usize) -> Vec<(u32, Sender)> {
+pub(crate) fn resets(world: &World, device: usize) -> Vec<(u32, Sender)> {
     let of = |event: &Event| match event {
         Event::Reset { generation, by, .. } => Some((*generation, *by)),
         _ => None,
@@ -362,7 +362,7 @@ fn a_crash_at_every_step_strands_nobody_and_loses_nothing() {
     }
 }
 
-fn two_admins(seed: u64) -> (World, ChannelId) {
+pub(crate) fn two_admins(seed: u64) -> (World, ChannelId) {
     let (mut world, channel) = three(seed);
     make_admin(&mut world, ALICE, channel, BOB);
     world.settle();

@@ -25,7 +25,7 @@ fn device(seed: u8) -> (AccountKey, DeviceKey, DeviceRecord) {
 }
 
 /// The client of device 1, alone in a group.
-fn alone() -> (Client, ChannelId) {
+pub(in crate::client) fn alone() -> (Client, ChannelId) {
     let (account_key, device_key, record) = device(1);
     let mut entropy = Entropy::from_seed([9; 32]);
     let identity = Identity {
@@ -148,4 +148,38 @@ fn another_history_in_the_same_epoch_is_a_contradiction_too() {
     client.on_checkpoints(&record, vec![other.signed(portable(), &key)]);
     let told = Event::ForkDetected { channel: id, seq: own.seq, by: Some(record.sender()) };
     assert_eq!(forks(&mut client), [told]);
+}
+
+/// What a member says to have read ahead waits; once it is out of the group nobody waits for it.
+#[test]
+fn what_one_who_is_out_said_to_be_ahead_is_forgotten() {
+    let (mut client, id) = alone();
+    let (_, key, own) = device(1);
+    let (_, other_key, other) = device(2);
+    let ahead = |client: &Client, by: &DeviceRecord, key: &DeviceKey| {
+        let all = Checkpoint { seq: u64::MAX, ..contradiction(client, id, by, key) };
+        Claim { checkpoint: all.signed(portable(), key), vetted: true }
+    };
+    let stays = ahead(&client, &own, &key);
+    let goes = ahead(&client, &other, &other_key);
+    client.claims.insert((id, own.sender()), stays);
+    client.claims.insert((id, other.sender()), goes);
+    let change = crate::mls::group::Change {
+        epoch: 1,
+        committer: own.sender(),
+        added: Vec::new(),
+        removed: vec![other.sender()],
+        updated: Vec::new(),
+        data: None,
+        rekeyed: true,
+        rejoined: false,
+        evicted: false,
+    };
+    client.on_change(id, &change);
+    assert_eq!(client.claims.keys().copied().collect::<Vec<_>>(), [(id, own.sender())]);
+    // Who is in it may have changed unseen: then nobody is taken for a member before it was looked up.
+    client.doubt_claims(id);
+    assert!(client.claims.values().all(|claim| !claim.vetted));
+    client.erase(id);
+    assert!(client.claims.is_empty());
 }

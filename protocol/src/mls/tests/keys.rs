@@ -173,6 +173,35 @@ fn private_keys_go_when_nobody_can_need_them() {
 }
 
 #[test]
+fn so_many_private_keys_are_kept_and_those_that_end_last() {
+    let mut alice = Device::new(1);
+    let (first, last_resort) =
+        (alice.package(Suite::Classical, false), alice.package(Suite::Classical, true));
+    let mut second = Vec::new();
+    for number in 0..limits::KEY_PACKAGES_KEPT {
+        alice.wall = START.plus(MOMENT * u32::try_from(number + 1).unwrap());
+        let package = alice.package(Suite::Classical, false);
+        if number == 0 {
+            second = package;
+        }
+    }
+    alice.packages.sweep(alice.wall);
+    alice.restart();
+    let of = |package: &[u8]| {
+        let crypto = Crypto::verifier(portable());
+        let package = validate(&crypto, package).unwrap();
+        package.hash_ref(&crypto).unwrap()
+    };
+    let keeps = |package: &[u8]| {
+        let found: Option<KeyPackageBundle> =
+            alice.packages.overlay.key_package(&of(package)).unwrap();
+        found.is_some()
+    };
+    assert!(!keeps(&first));
+    assert!(keeps(&second) && keeps(&last_resort));
+}
+
+#[test]
 fn other_suites_kinds_and_lengths_are_refused() {
     let mut alice = Device::new(1);
     let package = alice.package(Suite::Classical, false);

@@ -1,6 +1,6 @@
 use super::super::content::ContentBody;
 use super::*;
-use crate::id::DeviceId;
+use crate::id::{AccountId, DeviceId};
 
 /// What people say, as `Debug` of bytes or of text would show it.
 fn shows_nothing(printed: &str) {
