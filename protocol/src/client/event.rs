@@ -403,14 +403,14 @@ pub(super) enum Contradiction {
 
 impl From<Contradiction> for Failed {
     fn from(contradiction: Contradiction) -> Self {
-        Self::Untrusted(match contradiction {
-            Contradiction::Moved => {
-                "the name leads to another account than before, which nobody has accepted"
-            }
-            Contradiction::SecondName => {
-                "the directory gives that account, or that name, to somebody else as well"
-            }
-        })
+        match contradiction {
+            Contradiction::Moved => Self::NameChanged(
+                "the name leads to another account than before, which nobody has accepted",
+            ),
+            Contradiction::SecondName => Self::Untrusted(
+                "the directory gives that account, or that name, to somebody else as well",
+            ),
+        }
     }
 }
 
@@ -436,6 +436,8 @@ pub enum Failed {
     Obsolete(&'static str),
     /// The server's answer does not hold: a record wrongly signed, a proof that does not verify.
     Untrusted(&'static str),
+    /// The name stands for another account than it did: see [`Trust::Changed`].
+    NameChanged(&'static str),
     /// The account's own sealed key does not open: wrong password, or a server that lies.
     SealedKey,
     /// The connection cannot be made, and trying again cannot help.
