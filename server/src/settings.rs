@@ -19,7 +19,7 @@ digits) or from the file of mode 0600 that db-key-file names, never from a flag 
 variable that is empty counts as unset; only in production an empty QPC_DB_KEY is refused.
 
 Examples:
-  qpc-server                                   develop: 127.0.0.1:7000, state in ./qpc-data, made certificate
+  qpc-server                                   develop: 127.0.0.1:7000, state in ./qpc-data
   qpc-server --listen 127.0.0.1:0              a free port; the printed line says which
   qpc-server --production --listen [::]:7000 --public-host chat.example.org \\
       --cert chain.pem --key key.pem --data-dir /var/lib/qpc --db-key-file /etc/qpc/db.key

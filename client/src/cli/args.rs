@@ -46,7 +46,7 @@ Exit codes:
   3    the server cannot be reached, does not answer in time, or is not the one that it should be
   4    password missing or wrong, login refused, logged out
   5    state of this device: none there, in use, damaged, of a newer version, disk full
-  6    refused: by the server, by the rules of the group, or because a name, a number or a log is not what it was
+  6    refused: by the server, by a group's rules, or because a name or log is not what it was
   7    queued: stored on this device, not yet accepted by the server; goes out with the next command that reaches it
   130  interrupted
   141  nobody reads the output";
@@ -223,7 +223,7 @@ Ends with the end of the input, once everything sent is accepted. JSON as of sen
   qpc verify bob                    sixty digits; on a terminal it asks whether they match
   qpc verify bob --mark             they did: the account that was shown is verified from now on
   qpc verify bob --qr               a QR code beside the digits; Bob's device shows the same one
-  qpc verify bob --scanned AEAQ…    compares what was scanned from Bob's screen; verified if it is the same
+  qpc verify bob --scanned AEAQ…    what was scanned from Bob's screen; verified if it is the same
   qpc verify --group team           a checkpoint: what this device read of the group's log, signed
   qpc verify --group team --with AEAQ…    whether the member who gave it read the same log
 
