@@ -51,7 +51,7 @@
 #   24  RecordStale         a newer record of this device is known
 #   25  DeviceRevoked       this device was revoked
 #   30  KeyPackageInvalid   the key package is malformed, expired, or not of this device
-#   31  KeyPackageQuota     the device has as many key packages as it may
+#   31  KeyPackageQuota     more key packages at once than the server keeps for a device
 #   33  NoKeyPackage        the account has no key package to claim
 #   40  ChannelUnknown      no such channel
 #   41  ChannelExists       this channel exists already

@@ -21,6 +21,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use directories::ProjectDirs;
 use qpc_protocol::crypto::{self, seal};
 use qpc_protocol::id::Digest;
+use qpc_server::crash_point;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -386,11 +387,14 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Problem> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        crash_point();
         fs::rename(&fresh, path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
     };
-    write().map_err(|error| file_problem(path, &error))
+    write().map_err(|error| file_problem(path, &error))?;
+    crash_point();
+    Ok(())
 }
 
 /// Reads a small file; `None` if there is none.

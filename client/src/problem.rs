@@ -165,6 +165,10 @@ impl Problem {
         self.code == Code::Local(code)
     }
 
+    pub(crate) fn is_server(&self, code: ErrorCode) -> bool {
+        self.code == Code::Server(code)
+    }
+
     /// Whether the server could not be reached, or not in time.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.is(Local::Unreachable) || self.is(Local::Timeout)
@@ -256,7 +260,9 @@ fn server_next(code: ErrorCode) -> &'static str {
         ErrorCode::DeviceLimit => "Revoke a device that is not used any more: `qpc devices list`.",
         ErrorCode::AccountUnknown => "Check the spelling of the name.",
         ErrorCode::NoKeyPackage => "Its devices have to come online once; then invite again.",
-        ErrorCode::NotAllowed => "Ask an admin of the group: `qpc group members <group>`.",
+        ErrorCode::NotAllowed => {
+            "See who is an admin: `qpc group members <group>`. An admin names another by `qpc group role`."
+        }
         ErrorCode::NotMember => "Ask a member to invite you.",
         _ => "Try again; if it stays, ask who runs the server.",
     }
@@ -272,6 +278,7 @@ impl From<Failed> for Problem {
             ),
             Failed::Obsolete(why) => Self::new(Local::Obsolete, why),
             Failed::Untrusted(why) => Self::new(Local::ServerLies, why),
+            Failed::NameChanged(why) => Self::new(Local::NameChanged, why),
             Failed::SealedKey => {
                 Self::new(Local::SealedKey, "the account's sealed key does not open")
             }

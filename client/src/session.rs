@@ -28,6 +28,11 @@ const UNABLE: [ErrorCode; 3] = [ErrorCode::Unavailable, ErrorCode::Busy, ErrorCo
 
 /// How long what was queued earlier may hold up a command that is done itself.
 const FLUSH_TIME: Duration = Duration::from_secs(3);
+/// The same for what nobody asked for, as the account's new device that is to be added: a process that always ended
+/// before the answer would begin anew each time.
+const DUTY_TIME: Duration = Duration::from_millis(500);
+/// How often is looked whether the machine has come to rest: that is no event.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Where the server is and whom to trust for it.
 #[derive(Clone, Debug)]
@@ -200,18 +205,22 @@ impl Session {
         Ok(())
     }
 
-    /// Gives what was queued earlier the time to go out and to be told, while there is a connection.
+    /// Gives what was queued earlier the time to go out and to be told, and the machine's own duties a moment, while
+    /// there is a connection.
     pub(crate) async fn flush(&mut self) -> Result<(), Problem> {
-        let deadline = self.deadline().min(Instant::now() + FLUSH_TIME);
+        let begin = Instant::now();
+        let deadline = self.deadline().min(begin + FLUSH_TIME);
         while self.online {
             let (pending, idle) =
                 self.ask(|client, _| (client.pending(), client.is_idle())).await?;
+            let asked_for = pending > 0 || self.owed > 0;
+            let until = if asked_for { deadline } else { deadline.min(begin + DUTY_TIME) };
             // What is accepted is told once it is durable here.
-            if pending == 0 && (self.owed == 0 || idle) {
+            if (pending == 0 && idle) || Instant::now() >= until {
                 break;
             }
-            match self.next(deadline).await {
-                Err(problem) if problem.is_unreachable() => break,
+            match self.next(until.min(Instant::now() + LOOK)).await {
+                Err(problem) if problem.is_unreachable() => {}
                 event => drop(event?),
             }
         }
@@ -346,11 +355,13 @@ impl Session {
             }
             Event::Done(ticket, outcome) if !self.own.contains(ticket) => {
                 self.owed = self.owed.saturating_sub(1);
-                if let Outcome::Sent(sent) = outcome {
-                    let seq = sent.accepted.seq;
-                    output
-                        .note(&format!("a message that was queued before is sent now, as #{seq}"));
-                }
+                output.note(&match outcome {
+                    Outcome::Sent(sent) => {
+                        let seq = sent.accepted.seq;
+                        format!("a message that was queued before is sent now, as #{seq}")
+                    }
+                    _ => "something else that was queued before is done now".to_owned(),
+                });
             }
             Event::Failed(ticket, failed) if !self.own.contains(ticket) => {
                 self.owed = self.owed.saturating_sub(1);

@@ -11,6 +11,7 @@ use data_encoding::HEXLOWER;
 use qpc_protocol::error::{StoreFault, StoreFaultKind};
 use qpc_protocol::io::Page;
 use qpc_protocol::store::batch::{Batch, Op, Records};
+use qpc_server::crash_point;
 use qpc_smol::store::ClientStore;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use zeroize::Zeroizing;
@@ -107,7 +108,10 @@ impl SqlStore {
 
 impl ClientStore for SqlStore {
     fn apply(&mut self, batch: &Batch) -> Result<(), StoreFault> {
-        self.transact(batch).map_err(|error| fault(&error))
+        crash_point();
+        let applied = self.transact(batch).map_err(|error| fault(&error));
+        crash_point();
+        applied
     }
 
     fn load(&mut self, page: &Page) -> Result<Records, StoreFault> {
@@ -204,6 +208,7 @@ fn migrate(db: &mut Connection, path: &Path) -> Result<(), Problem> {
         transaction.pragma_update(None, "user_version", known)?;
         transaction.commit()
     };
+    crash_point();
     apply().map_err(|error| self::explain(path, &error))
 }
 

@@ -229,7 +229,7 @@ error_codes! {
     DeviceRevoked = 25, "this device was revoked";
 
     KeyPackageInvalid = 30, "the key package is malformed, expired, or not of this device";
-    KeyPackageQuota = 31, "the device has as many key packages as it may";
+    KeyPackageQuota = 31, "more key packages at once than the server keeps for a device";
     NoKeyPackage = 33, "the account has no key package to claim";
 
     ChannelUnknown = 40, "no such channel";

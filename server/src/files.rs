@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::crash::crash_point;
 use crate::error::StartError;
 
 /// No private file of ours is longer.
@@ -69,13 +70,16 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), StartError>
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(bytes)?;
         file.sync_all()?;
+        crash_point();
         fs::rename(&fresh, path)?;
         match path.parent() {
             Some(parent) if parent != Path::new("") => File::open(parent)?.sync_all(),
             _ => File::open(".")?.sync_all(),
         }
     };
-    write().map_err(at(path))
+    write().map_err(at(path))?;
+    crash_point();
+    Ok(())
 }
 
 /// Reads a file; `None` if there is none.

@@ -3,6 +3,7 @@
 //! The binary is [`main`] and nothing else, so that other programs can run the same server.
 #![forbid(unsafe_code)]
 
+mod crash;
 mod database_key;
 mod error;
 mod files;
@@ -15,6 +16,7 @@ pub mod store;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use crash::crash_point;
 pub use error::StartError;
 pub use run::{Running, start};
 pub use settings::{Settings, SettingsError, StoreKind, without_empty_variables};

@@ -20,6 +20,7 @@ use smol::stream::StreamExt;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
+use crate::crash::crash_point;
 use crate::error::StartError;
 use crate::files::DataDir;
 use crate::settings::{LogFormat, Settings, SettingsError, StoreKind};
@@ -70,7 +71,10 @@ pub fn start(
     let server_secrets = secrets::obtain(&dir, backend, &key, fresh)?;
     let store: Box<dyn ServerStore> = match settings.store_backend {
         StoreKind::Memory => Box::new(InMemory(MemoryStore::default())),
-        StoreKind::Sqlcipher => Box::new(SqliteStore::open(&database, key.clone())?),
+        StoreKind::Sqlcipher => {
+            crash_point();
+            Box::new(OnDisk(SqliteStore::open(&database, key.clone())?))
+        }
     };
 
     let clock = Clock::start();
@@ -236,6 +240,18 @@ fn audit(event: AuditEvent) {
         channel = shown(event.channel.map(|id| id.to_string())),
         error = event.error.map(qpc_protocol::error::ErrorCode::number),
     );
+}
+
+/// The store in the data directory.
+struct OnDisk(SqliteStore);
+
+impl ServerStore for OnDisk {
+    fn apply(&mut self, ops: &[StoreOp]) -> Result<Vec<StoreReply>, StoreFault> {
+        crash_point();
+        let replies = self.0.apply(ops);
+        crash_point();
+        replies
+    }
 }
 
 /// The store that forgets.

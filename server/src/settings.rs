@@ -13,19 +13,19 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const EXAMPLES: &str = "\
-Settings come from defaults, then --config, then QPC_* variables, then flags; the later wins. The file is TOML with
-the names of the flags, with - or _, as in: store_backend = \"sqlcipher\". The database's key comes from QPC_DB_KEY (64 hexadecimal
-digits) or from the file of mode 0600 that db-key-file names, never from a flag or the settings themselves. A
+Settings come from defaults, then --config, then QPC_* variables, then flags; the later wins. The file is TOML with \
+the names of the flags, with - or _, as in: store_backend = \"sqlcipher\". The database's key comes from QPC_DB_KEY (64 hexadecimal \
+digits) or from the file of mode 0600 that db-key-file names, never from a flag or the settings themselves. A \
 variable that is empty counts as unset; only in production an empty QPC_DB_KEY is refused.
 
 Examples:
-  qpc-server                                   develop: 127.0.0.1:7000, state in ./qpc-data, made certificate
+  qpc-server                                   develop: 127.0.0.1:7000, state in ./qpc-data
   qpc-server --listen 127.0.0.1:0              a free port; the printed line says which
   qpc-server --production --listen [::]:7000 --public-host chat.example.org \\
       --cert chain.pem --key key.pem --data-dir /var/lib/qpc --db-key-file /etc/qpc/db.key
 
-Once listening, one line on standard output: qpc://127.0.0.1:7000#<pin>, the address for clients. Logs go to standard
-error. SIGINT or SIGTERM: calls in flight finish (at most 30 s), then all connections close; a second signal ends at
+Once listening, one line on standard output: qpc://127.0.0.1:7000#<pin>, the address for clients. Logs go to standard \
+error. SIGINT or SIGTERM: calls in flight finish (at most 30 s), then all connections close; a second signal ends at \
 once.
 
 Exit codes:
@@ -40,7 +40,7 @@ Exit codes:
 
 /// The reference server of quicprochat.
 #[derive(Debug, Parser)]
-#[command(name = "qpc-server", version, about, after_help = EXAMPLES)]
+#[command(name = "qpc-server", version, about, after_help = EXAMPLES, max_term_width = 120)]
 pub(crate) struct Cli {
     /// A TOML file with settings.
     #[arg(long, value_name = "FILE", env = "QPC_CONFIG", hide_env_values = true)]

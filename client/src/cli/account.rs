@@ -3,55 +3,70 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use qpc_protocol::client::event::Outcome;
+use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{AccountId, DeviceId};
 use qpc_protocol::wire::message::{DeviceEntry, Username};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::context::Context;
+use super::context::{Before, Beginning, Context};
 use crate::output::moment;
 use crate::problem::{Local, Problem};
 use crate::session::Session;
 
 /// `qpc register`.
 pub(super) async fn register(context: &Context, username: String) -> Result<(), Problem> {
-    let work = async |session: &mut Session, password: Zeroizing<String>| {
+    let work = async |session: &mut Session, Beginning { password, before }: Beginning| {
         let known = session.ask(|client, _| client.whoami().map(|(name, ..)| name)).await?;
         // A registration that was interrupted after the server had it is finished by logging in.
-        let again = known
+        let own = known
             .as_ref()
             .is_some_and(|known| Username::prepare(&username).as_ref() == Some(known));
-        if again && session.ask(|client, _| client.may_connect()).await?.is_ok() {
+        let logged_in_here = session.ask(|client, _| client.may_connect()).await?.is_ok();
+        if own && logged_in_here && before == Before::Finished {
             let (username, account, device, _) = whoever(session).await?;
             session
                 .output()
                 .note(&format!("this home is a device of {username} already; nothing was changed"));
             return settled(session, Outcome::Account { username, account, device }).await;
         }
-        let outcome = session
-            .command(move |client, now| {
-                if again {
-                    client.login(now, &username, password)
-                } else {
-                    client.register(now, &username, password)
-                }
-            })
-            .await?;
+        if own {
+            let outcome = log_in(session, username, password).await?;
+            return settled(session, outcome).await;
+        }
+        let (name, secret) = (username.clone(), password.clone());
+        let made = session.command(move |client, now| client.register(now, &name, secret)).await;
+        let outcome = match made {
+            // It may be ours, from before the interruption: the password says so.
+            Err(taken) if before == Before::Begun && taken.is_server(ErrorCode::UsernameTaken) => {
+                log_in(session, username, password).await.map_err(|error| {
+                    if error.is_server(ErrorCode::LoginFailed) { taken } else { error }
+                })?
+            }
+            made => made?,
+        };
         settled(session, outcome).await
     };
     context.on_new_device(work, true).await
 }
 
+async fn log_in(
+    session: &mut Session,
+    username: String,
+    password: Zeroizing<String>,
+) -> Result<Outcome, Problem> {
+    session.command(move |client, now| client.login(now, &username, password)).await
+}
+
 /// `qpc login`.
 pub(super) async fn login(context: &Context, username: Option<String>) -> Result<(), Problem> {
-    let work = async |session: &mut Session, password: Zeroizing<String>| {
+    let work = async |session: &mut Session, Beginning { password, .. }: Beginning| {
         let known = session.ask(|client, _| client.whoami().map(|(name, ..)| name)).await?;
         let username = username.or(known.map(|known| known.to_string())).ok_or_else(|| {
             Problem::new(Local::Invalid, "whom to log in?")
                 .next("Name the account: `qpc login <username>`.")
         })?;
-        let outcome =
-            session.command(move |client, now| client.login(now, &username, password)).await?;
+        let outcome = log_in(session, username, password).await?;
         settled(session, outcome).await
     };
     context.on_new_device(work, false).await

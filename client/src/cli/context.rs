@@ -6,6 +6,7 @@ use std::time::Duration;
 use qpc_protocol::client::event::{GroupSummary, Outcome};
 use qpc_protocol::wire::message::{ChannelKind, Username};
 use smol::future;
+use zeroize::Zeroizing;
 
 use super::account::unexpected;
 use super::args::Global;
@@ -27,6 +28,22 @@ pub(super) struct Context {
     key_file: Option<PathBuf>,
     pub(super) passwords: Source,
     timeout: Duration,
+}
+
+/// How far a registration or login has come in a home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    /// It was interrupted: what the server knows of it is not known.
+    Begun,
+    Finished,
+}
+
+/// What a device begins with.
+pub(super) struct Beginning {
+    pub(super) password: Zeroizing<String>,
+    /// How far somebody came here before.
+    pub(super) before: Before,
 }
 
 impl Context {
@@ -122,11 +139,11 @@ impl Context {
         }
     }
 
-    /// Runs `work` on a device that may be new, for register and login; it gets the password. What a first try
-    /// made is taken back if it fails.
+    /// Runs `work` on a device that may be new, for register and login. What a first try made is taken back if it
+    /// fails.
     pub(super) async fn on_new_device(
         &self,
-        work: impl AsyncFnOnce(&mut Session, zeroize::Zeroizing<String>) -> Result<(), Problem>,
+        work: impl AsyncFnOnce(&mut Session, Beginning) -> Result<(), Problem>,
         twice: bool,
     ) -> Result<(), Problem> {
         let path = self.path()?;
@@ -151,7 +168,13 @@ impl Context {
         let store = home.unlock(&secret)?;
         // Held here too: it goes on after the session.
         let mut session = Session::start(None, Box::new(store), &server, self.terms(true))?;
-        let result = until_interrupted(work(&mut session, password)).await;
+        let before = match (sealed_by, home::remembered(&path)?) {
+            (None, _) => Before::Nothing,
+            (Some(_), None) => Before::Begun,
+            (Some(_), Some(_)) => Before::Finished,
+        };
+        let beginning = Beginning { password, before };
+        let result = until_interrupted(work(&mut session, beginning)).await;
         let known = session.ask(|client, _| client.whoami().is_some()).await;
         let result = finish(session, result).await;
         match result {

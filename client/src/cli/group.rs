@@ -78,6 +78,10 @@ pub(super) fn suite_name(suite: Suite) -> &'static str {
 pub(super) async fn list(context: &Context, offline: bool) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
         let synced = if offline { Ok(()) } else { session.synced().await };
+        // What was queued has its time first: it may change what is listed.
+        if synced.is_ok() {
+            session.flush().await?;
+        }
         // What is known here is shown even if the server cannot be reached.
         let synced = match synced {
             Err(problem) if !problem.is_unreachable() => return Err(problem),
@@ -256,7 +260,10 @@ pub(super) async fn member_account(
         return Ok(**account);
     }
     let unknown = || {
-        Problem::new(Local::MemberUnknown, format!("{} is no member of the group", plain(wanted)))
+        Problem::new(
+            Local::MemberUnknown,
+            format!("no member of the group is called \"{}\"", plain(wanted)),
+        )
     };
     if name.is_none() {
         return Err(unknown());

@@ -6,6 +6,7 @@ use qpc_protocol::client::event::Outcome;
 use qpc_protocol::client::{ProfileChange, Role};
 use qpc_protocol::id::Digest;
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::ChannelKind;
 use serde_json::json;
 
 use super::account::unexpected;
@@ -75,7 +76,11 @@ pub(super) async fn role(context: &Context, wanted: NewRole) -> Result<(), Probl
     };
     let work = async |session: &mut Session| {
         session.synced().await?;
-        let group = find_group(session, &group).await?.channel;
+        let found = find_group(session, &group).await?;
+        if found.kind == ChannelKind::Direct {
+            return Err(Problem::new(Local::Invalid, "a direct channel has no roles"));
+        }
+        let group = found.channel;
         let account = member_account(session, group, &username).await?;
         let outcome = session
             .lasting("the role", move |client, now| client.set_role(now, group, account, role))

@@ -30,8 +30,8 @@ const STALLED: Duration = Duration::from_secs(5);
 
 /// Lines of a chat that wait for the server; the next one is not read before.
 const UNDER_WAY: usize = 256;
-/// How long a message may wait for the directory's word on its sender's name.
-const NAME_TIME: Duration = Duration::from_millis(300);
+/// How long a message may wait for the claim of its sender's name, which a member sends by itself.
+const CLAIM_TIME: Duration = Duration::from_millis(300);
 
 /// `qpc send`.
 pub(super) async fn send(context: &Context, group: String, text: String) -> Result<(), Problem> {
@@ -140,18 +140,21 @@ impl Reader {
 }
 
 impl Reader {
-    /// A sender's name may be on its way from the directory: a member says it, the server is asked before it is
-    /// believed. It is worth a moment, once.
+    /// A sender's name may be on its way: a member says it, which is worth a moment, once; then the directory is asked
+    /// before it is believed, and its answer is waited for as any other.
     async fn sender_name(
         &mut self,
         session: &Session,
         account: AccountId,
     ) -> Result<Option<Username>, Problem> {
-        let patience = if self.nameless.insert(account) { NAME_TIME } else { Duration::ZERO };
-        let deadline = Instant::now() + patience;
+        let first = self.nameless.insert(account);
+        let (claimed_by, answered_by) = (Instant::now() + CLAIM_TIME, session.deadline());
         loop {
-            let name = session.ask(move |client, _| client.username(account).cloned()).await?;
-            if name.is_some() || !session.is_online() || Instant::now() >= deadline {
+            let (name, asked) = session
+                .ask(move |client, _| (client.username(account).cloned(), client.is_confirming()))
+                .await?;
+            let until = if asked { answered_by } else { claimed_by };
+            if name.is_some() || !first || !session.is_online() || Instant::now() >= until {
                 return Ok(name);
             }
             Timer::after(Duration::from_millis(10)).await;

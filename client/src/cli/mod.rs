@@ -58,12 +58,10 @@ fn misused(error: &clap::Error) -> ExitCode {
     let json = std::env::args_os().any(|argument| argument == "--json");
     let bare = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !asked && (json || !bare) {
-        let text = error.render().to_string();
-        let text = match bare {
-            true => "a verb is missing",
-            false => text.trim().strip_prefix("error: ").unwrap_or(text.trim()),
+        let problem = match bare {
+            true => Problem::new(Local::Usage, "a verb is missing"),
+            false => misuse(&error.render().to_string()),
         };
-        let problem = Problem::new(Local::Usage, text);
         Output::new(json).problem(&problem);
         return ExitCode::from(problem.exit());
     }
@@ -73,6 +71,21 @@ fn misused(error: &clap::Error) -> ExitCode {
         return ExitCode::from(problem.exit());
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(crate::problem::exit::USAGE))
+}
+
+/// What clap says in several lines, in one; how the verb is used is what to look at next.
+fn misuse(rendered: &str) -> Problem {
+    let lines = || rendered.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_usage = |line: &&str| line.starts_with("Usage: ");
+    let said: Vec<_> = lines()
+        .filter(|line| !is_usage(line) && !line.starts_with("For more information"))
+        .map(|line| line.strip_prefix("error: ").unwrap_or(line))
+        .collect();
+    let problem = Problem::new(Local::Usage, said.join(" "));
+    match lines().find(is_usage) {
+        Some(usage) => problem.next(usage),
+        None => problem,
+    }
 }
 
 fn log() -> Result<(), Problem> {

@@ -268,7 +268,10 @@ async fn contact(session: &Session, username: &str) -> Result<TrustEntry, Proble
     let contacts = session.ask(|client, _| client.trust_list()).await?;
     let known = contacts.into_iter().find(|entry| Some(&entry.username) == wanted.as_ref());
     known.ok_or_else(|| {
-        Problem::new(Local::ContactUnknown, format!("{} is not known here", plain(username)))
+        Problem::new(
+            Local::ContactUnknown,
+            format!("nobody is known here as \"{}\"", plain(username)),
+        )
     })
 }
 

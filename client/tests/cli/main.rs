@@ -19,6 +19,8 @@ mod many;
 mod rejoin;
 mod search;
 mod secrets;
+#[cfg(debug_assertions)]
+mod steps;
 mod support;
 mod trouble;
 mod trust;

@@ -16,13 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A place with a server and homes; all of it goes when this goes.
 pub(crate) struct Place {
     pub(crate) dir: TempDir,
-    server: Option<Child>,
+    pub(crate) server: Option<Child>,
     pub(crate) address: String,
     traced: bool,
     /// The server's, beside the usual ones.
     arguments: Vec<OsString>,
     /// The largest file that the server may write, in the blocks of `ulimit -f`.
     pub(crate) limit: Option<u32>,
+    /// A variable of the server's environment.
+    pub(crate) extra: Option<(&'static str, String)>,
 }
 
 impl Place {
@@ -44,15 +46,26 @@ impl Place {
     }
 
     fn with(traced: bool, arguments: impl FnOnce(&Path) -> Vec<OsString>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let arguments = arguments(dir.path());
-        let address = String::new();
-        let mut place = Self { dir, server: None, address, traced, arguments, limit: None };
+        let mut place = Self::unstarted();
+        place.arguments = arguments(place.dir.path());
+        place.traced = traced;
         place.start("127.0.0.1:0");
         place
     }
 
-    fn start(&mut self, listen: &str) {
+    pub(crate) fn unstarted() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            server: None,
+            address: String::new(),
+            traced: false,
+            arguments: Vec::new(),
+            limit: None,
+            extra: None,
+        }
+    }
+
+    pub(crate) fn start(&mut self, listen: &str) {
         let log = self.dir.path().join("server.log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = bare();
@@ -63,13 +76,19 @@ impl Place {
             .args(["__serve", "--json", "--listen", listen, "--logins-per-account", "1000"])
             .args(["--logins-per-source", "1000", "--data-dir"])
             .arg(self.dir.path().join("server"))
-            .args(&self.arguments);
+            .args(&self.arguments)
+            .envs(self.extra.clone());
         if let Some(blocks) = self.limit {
             command = limited(&command, blocks);
         }
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line.is_empty() && self.extra.take().is_some() {
+            // It was to die before it could say anything.
+            child.wait().unwrap();
+            return self.start(listen);
+        }
         let line: Value = serde_json::from_str(&line).unwrap();
         self.address = line["address"].as_str().unwrap().to_owned();
         self.server = Some(child);
@@ -85,8 +104,10 @@ impl Place {
 
     /// On the same port and data.
     pub(crate) fn restart_server(&mut self) {
-        let (place, _) = self.address.split_once('#').unwrap();
-        let listen = place.strip_prefix("qpc://").unwrap().to_owned();
+        let listen = match self.address.split_once('#') {
+            Some((place, _)) => place.strip_prefix("qpc://").unwrap().to_owned(),
+            None => "127.0.0.1:0".to_owned(),
+        };
         self.start(&listen);
     }
 
@@ -231,6 +252,7 @@ impl Device {
 /// What a process came to.
 #[derive(Debug)]
 pub(crate) struct Done {
+    /// -1 if a signal ended it.
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,

@@ -232,5 +232,11 @@ fn help_names_every_exit_code_and_usage_errors_have_theirs() {
     assert!(serve.out.contains("Usage: qpc __serve "), "{}", serve.out);
     assert_eq!(qpc(&["no-such-verb"]).code, 2);
     let wrong = qpc(&["send", "--json"]);
-    assert_eq!((wrong.code, &wrong.error()["code"]), (2, &"E100".into()));
+    let error = wrong.error();
+    assert_eq!((wrong.code, &error["code"]), (2, &"E100".into()));
+    // On one line each, in text and in JSON.
+    let said = "the following required arguments were not provided: <GROUP> <TEXT>";
+    assert_eq!(error["message"], said);
+    let wrong = qpc(&["send"]);
+    assert_eq!(wrong.err, format!("error[E100 Usage]: {said}\nUsage: qpc send <GROUP> <TEXT>\n"));
 }

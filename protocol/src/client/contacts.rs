@@ -21,8 +21,8 @@ impl Client {
         self.call(Call::Confirm(account), Request::AccountLookup { username });
     }
 
-    /// Whether the directory is asked about a name.
-    pub(super) fn is_confirming(&self) -> bool {
+    /// Whether the directory is being asked what an account is called: its name may be known in a moment.
+    pub fn is_confirming(&self) -> bool {
         self.net.conn.as_ref().is_some_and(|conn| {
             conn.calls.values().any(|pending| matches!(pending.what, Call::Confirm(_)))
         })

@@ -388,7 +388,9 @@ impl Client {
             Some(Failed::Server { detail: why, .. } | Failed::NotAdded { why, .. }) => {
                 Some(why.clone())
             }
-            Some(Failed::Obsolete(why) | Failed::Untrusted(why)) => Some((*why).to_owned()),
+            Some(Failed::Obsolete(why) | Failed::Untrusted(why) | Failed::NameChanged(why)) => {
+                Some((*why).to_owned())
+            }
             Some(other) => Some(format!("{other:?}")),
         };
         let all = |why: String| devices.iter().map(move |device| (*device, why.clone())).collect();

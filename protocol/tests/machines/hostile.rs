@@ -210,7 +210,7 @@ fn a_name_that_leads_elsewhere_is_told_and_not_followed() {
         }
     });
     let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
-    assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
+    assert!(matches!(failed, Failed::NameChanged(_)), "{failed:?}");
     let told = |event: &Event| matches!(event, Event::AccountChanged { before, now, .. } if (*before, *now) == (bobs, mallorys));
     assert!(saw(&world, alice, told));
     assert_eq!(world.group(alice, channel).members, 1);

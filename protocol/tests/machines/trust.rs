@@ -115,9 +115,9 @@ fn a_changed_name_is_told_after_every_restart_and_not_followed_until_it_is_accep
         assert_eq!(told(&world), count);
         assert_eq!(listed(&mut world), [("bob".to_owned(), mallory, changed)]);
         let failed = fails(&mut world, ALICE, |client, now| client.invite(now, channel, "bob"));
-        assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
+        assert!(matches!(failed, Failed::NameChanged(_)), "{failed:?}");
         let failed = fails(&mut world, ALICE, |client, now| client.open_direct(now, "bob"));
-        assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
+        assert!(matches!(failed, Failed::NameChanged(_)), "{failed:?}");
     }
     assert_eq!(world.group(ALICE, channel).members, 1);
     // Asking once more is no acceptance; saying so is.

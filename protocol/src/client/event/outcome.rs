@@ -199,6 +199,8 @@ pub enum Failed {
     Obsolete(&'static str),
     /// The server's answer does not hold: a record wrongly signed, a proof that does not verify.
     Untrusted(&'static str),
+    /// The name stands for another account than it did: see [`Trust::Changed`].
+    NameChanged(&'static str),
     /// The account's own sealed key does not open: wrong password, or a server that lies.
     SealedKey,
     /// The connection cannot be made, and trying again cannot help.

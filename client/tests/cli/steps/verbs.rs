@@ -1,0 +1,301 @@
+//! The verbs that are struck down, and how one sees whether their wish came true: once.
+
+use serde_json::Value;
+
+use super::world::World;
+
+/// A command line; `<server>` stands for the server's address, `<second>` for the id of that device.
+pub(super) type Words = &'static [&'static str];
+
+/// A verb, and what is to be true when it is through, however often it was struck down.
+pub(super) struct Verb {
+    pub(super) by: &'static str,
+    pub(super) words: Words,
+    /// What others do first, undisturbed.
+    pub(super) before: &'static [(&'static str, Words)],
+    /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
+    /// them. Whoever sees that it has not runs the verb again.
+    pub(super) is_true: fn(&World) -> bool,
+    /// Exit codes of running it again, besides 0: it says that there is nothing left to do.
+    pub(super) again: &'static [i32],
+    /// How many epochs of the team it takes, whoever commits, until the next message is sent there.
+    pub(super) epochs: Option<u64>,
+    /// Whether the talk says more of it than `check`.
+    pub(super) of_the_team: bool,
+    /// Who can talk in the team afterwards: the first, who has not read everything, speaks, the others listen.
+    pub(super) talkers: &'static [&'static str],
+    /// What else has to hold.
+    pub(super) check: fn(&World),
+}
+
+const ALL: &[&str] = &["alice", "bob", "second", "carol"];
+
+/// A verb of Alice's that takes one epoch of the team.
+const COMMIT: Verb = Verb {
+    by: "alice",
+    words: &[],
+    before: &[],
+    is_true: |world| world.team("alice")["epoch"] != world.start().epoch,
+    again: &[],
+    epochs: Some(1),
+    of_the_team: true,
+    talkers: ALL,
+    check: |_| {},
+};
+
+/// A verb of Alice's that has nothing to do with the team.
+const ASIDE: Verb =
+    Verb { epochs: Some(0), of_the_team: false, talkers: &["alice", "bob"], ..COMMIT };
+
+fn members(world: &World, by: &str, of: &str) -> Vec<String> {
+    let listed = world.device(by).ok(&["group", "members", of]);
+    let mut names: Vec<_> =
+        listed.iter().map(|member| member["username"].as_str().unwrap_or("?").to_owned()).collect();
+    names.sort();
+    names
+}
+
+fn named(groups: &[Value], name: &str) -> usize {
+    groups.iter().filter(|group| group["name"] == name).count()
+}
+
+fn trust(world: &World, username: &str) -> Value {
+    let contacts = world.device("alice").ok(&["trust", "list"]);
+    let of = contacts.iter().find(|contact| contact["username"] == username);
+    of.map_or(Value::Null, |contact| contact["trust"].clone())
+}
+
+/// Devices of Alice's account that are not revoked.
+fn devices(world: &World) -> usize {
+    let listed = world.device("alice").ok(&["devices", "list"]);
+    listed.iter().filter(|device| device["revoked"] == false).count()
+}
+
+/// Alice's third device is added by the others when they hear of it, sooner or later: no command waits for that.
+fn the_third_is_in(world: &World) {
+    assert!((0..20).any(|_| world.team("alice")["members"] == 5));
+    world.device("alice").send("team", "for the third");
+    assert_eq!(world.device("third").texts().last().unwrap(), "for the third");
+    assert_eq!(members(world, "bob", "team").len(), 5);
+}
+
+/// What changes the team.
+pub(super) fn of_the_team() -> Vec<Verb> {
+    vec![
+        Verb { words: &["group", "update", "team"], ..COMMIT },
+        Verb {
+            words: &["group", "set", "team", "--name", "harbour", "--description", "sailing"],
+            check: |world| assert_eq!(world.team("bob")["name"], "harbour"),
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "role", "team", "bob", "admin"],
+            check: |world| {
+                let members = world.device("carol").ok(&["group", "members", "team"]);
+                let admins = members.iter().filter(|member| member["admin"] == true);
+                // Bob's device, and two of Alice's.
+                assert_eq!(admins.count(), 3);
+            },
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "invite", "team", "dave"],
+            talkers: &["alice", "dave", "bob"],
+            check: |world| assert_eq!(members(world, "carol", "team").len(), 5),
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "remove", "team", "carol"],
+            talkers: &["alice", "bob", "second"],
+            check: |world| {
+                assert_eq!(world.team("carol")["member"], false);
+                assert_eq!(members(world, "bob", "team").len(), 3);
+            },
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "reset", "team"],
+            is_true: |world| world.team("alice")["generation"] != world.start().generation,
+            epochs: None,
+            check: |world| assert_eq!(world.team("bob")["generation"], 2),
+            ..COMMIT
+        },
+        Verb { words: &["group", "rejoin", "team"], ..COMMIT },
+        // Whoever leaves proposes it, and somebody else commits it.
+        Verb {
+            by: "bob",
+            words: &["group", "leave", "team"],
+            is_true: |world| world.team("bob")["authenticator"].is_null(),
+            talkers: &["alice", "carol"],
+            check: |world| assert_eq!(members(world, "carol", "team").len(), 3),
+            ..COMMIT
+        },
+        Verb {
+            words: &["recv"],
+            before: &[("bob", &["group", "leave", "team"])],
+            is_true: |_| true,
+            talkers: &["alice", "carol"],
+            check: |world| assert_eq!(members(world, "carol", "team").len(), 3),
+            ..COMMIT
+        },
+    ]
+}
+
+/// What changes accounts, devices and their keys.
+pub(super) fn of_devices() -> Vec<Verb> {
+    vec![
+        Verb {
+            words: &["devices", "rotate"],
+            is_true: |world| {
+                world.listed("alice");
+                world.since() != world.start().since
+            },
+            // The groups follow by themselves.
+            epochs: None,
+            check: |world| {
+                assert_eq!(world.team("alice")["epoch"], world.start().epoch + 1);
+                assert_eq!(world.team("bob")["epoch"], world.start().epoch + 1);
+            },
+            ..COMMIT
+        },
+        Verb {
+            words: &["devices", "revoke", "<second>"],
+            is_true: |world| devices(world) == 1,
+            talkers: &["alice", "bob", "carol"],
+            check: |world| {
+                assert_eq!(world.device("second").fails(&["recv"]).0, 4);
+                assert_eq!(members(world, "bob", "team").len(), 3);
+            },
+            ..COMMIT
+        },
+        Verb {
+            by: "third",
+            words: &["login", "alice", "--server", "<server>"],
+            is_true: |_| false,
+            // Another device of the account adds it when it hears of it.
+            check: |world| {
+                assert_eq!(devices(world), 3);
+                the_third_is_in(world);
+            },
+            epochs: None,
+            ..ASIDE
+        },
+        Verb {
+            words: &["recv"],
+            before: &[("third", &["login", "alice", "--server", "<server>"])],
+            is_true: |_| true,
+            epochs: None,
+            check: the_third_is_in,
+            ..ASIDE
+        },
+        Verb {
+            by: "frank",
+            words: &["register", "frank", "--server", "<server>"],
+            is_true: |_| false,
+            check: |world| {
+                world.device("alice").send("@frank", "welcome");
+                assert_eq!(world.device("frank").texts(), ["welcome"]);
+            },
+            ..ASIDE
+        },
+        Verb {
+            words: &["keys", "refresh"],
+            is_true: |_| false,
+            check: |world| {
+                let keys = world.device("alice").ok(&["keys", "status"]);
+                assert!((20..=100).contains(&keys[0]["available"].as_u64().unwrap()), "{keys:?}");
+                world.device("dave").send("@alice", "by a fresh one");
+                assert!(world.hear("alice").contains(&"by a fresh one".to_owned()));
+            },
+            ..ASIDE
+        },
+        Verb {
+            by: "erin",
+            words: &["logout"],
+            is_true: |_| false,
+            again: &[4],
+            check: |world| {
+                world.device("erin").ok(&["login"]);
+                world.device("erin").send("@dave", "in again");
+                assert_eq!(world.device("dave").texts(), ["in again"]);
+            },
+            ..ASIDE
+        },
+        Verb {
+            by: "erin",
+            words: &["delete-account", "--yes"],
+            is_true: |_| false,
+            again: &[4],
+            check: |world| {
+                assert_eq!(
+                    world.device("alice").fails(&["verify", "erin"]).1,
+                    "E017 AccountUnknown"
+                );
+            },
+            ..ASIDE
+        },
+    ]
+}
+
+/// What makes groups, what is said in them, and whom names stand for.
+pub(super) fn of_people() -> Vec<Verb> {
+    vec![
+        Verb {
+            words: &["group", "create", "pottery"],
+            is_true: |world| named(&world.listed("alice"), "pottery") > 0,
+            check: |world| {
+                assert_eq!(named(&world.listed("alice"), "pottery"), 1);
+                world.device("alice").ok(&["group", "invite", "pottery", "erin"]);
+                world.device("alice").send("pottery", "clay");
+                assert_eq!(world.device("erin").texts(), ["clay"]);
+            },
+            ..ASIDE
+        },
+        // Opens the direct channel first.
+        Verb {
+            words: &["send", "@dave", "out of the blue"],
+            is_true: |world| {
+                world.listed("alice");
+                world.hear("dave").contains(&"out of the blue".to_owned())
+            },
+            check: |world| {
+                assert_eq!(world.hear("dave"), ["out of the blue"]);
+                assert!(world.hear("second").contains(&"out of the blue".to_owned()));
+                assert_eq!(named(&world.listed("alice"), "dave"), 1);
+                assert_eq!(members(world, "dave", "@alice"), ["alice", "alice", "dave"]);
+            },
+            ..ASIDE
+        },
+        Verb {
+            words: &["recv"],
+            before: &[
+                ("bob", &["group", "update", "team"]),
+                ("carol", &["send", "team", "more"]),
+                ("dave", &["send", "@alice", "aside"]),
+            ],
+            is_true: |_| true,
+            check: |world| {
+                let mut heard = world.hear("alice");
+                heard.sort();
+                assert_eq!(heard, ["aside", "more", super::world::UNREAD]);
+            },
+            ..ASIDE
+        },
+        Verb {
+            words: &["verify", "dave", "--mark"],
+            before: &[("alice", &["verify", "dave"])],
+            is_true: |world| trust(world, "dave") == "verified",
+            ..ASIDE
+        },
+        Verb {
+            words: &["verify", "dave"],
+            is_true: |world| trust(world, "dave") == "seen",
+            ..ASIDE
+        },
+        Verb {
+            words: &["trust", "forget", "bob"],
+            is_true: |world| trust(world, "bob").is_null(),
+            ..ASIDE
+        },
+    ]
+}
