@@ -5,8 +5,10 @@
 //! are stored in blocks, so that a message or a commit writes what it changes and not the whole: see `blocks`.
 
 mod blocks;
+mod byte;
 mod cut;
 mod members;
+mod out;
 mod storage;
 mod stored;
 #[cfg(test)]
