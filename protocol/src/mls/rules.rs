@@ -14,7 +14,7 @@ use openmls::treesync::LeafNodeSource;
 use super::data::GroupData;
 use super::public::outside::Reader;
 use super::suite::Suite;
-use super::{MlsError, encode};
+use super::{MlsError, encode, parallel};
 use crate::crypto::Backend;
 use crate::crypto::hpke::{self, Kem};
 use crate::crypto::identity::{DeviceRecord, Revocation};
@@ -153,6 +153,13 @@ fn check_package(backend: Backend, suite: Suite, package: &KeyPackage) -> Result
     Ok(Added { record, expires: expiry(package)? })
 }
 
+fn package_in(proposal: &QueuedProposal) -> Option<&KeyPackage> {
+    match proposal.proposal() {
+        Proposal::Add(add) => Some(add.key_package()),
+        _ => None,
+    }
+}
+
 /// The signed end of a key package's life.
 pub(super) fn expiry(package: &KeyPackage) -> Result<UnixMillis, MlsError> {
     let extension = package.extensions().unknown(EXPIRY_EXTENSION).ok_or(MlsError::Expired)?;
@@ -280,11 +287,16 @@ impl Before<'_> {
         if self.records.get(&own.u32()) != Some(&verdict.committer) {
             verdict.updated.push(verdict.committer.clone());
         }
+        let proposals = commit.queued_proposals();
+        let packages: Vec<_> = proposals.filter_map(|proposal| package_in(proposal)).collect();
+        let added =
+            parallel::each(&packages, |package| check_package(self.backend, self.suite, package));
+        let mut added = added.into_iter();
         for proposal in commit.queued_proposals() {
             match proposal.proposal() {
                 Proposal::ExternalInit(_) if external => {}
                 Proposal::Remove(remove) if external && remove.removed() == own => {}
-                _ => self.apply(own, proposal, &mut verdict)?,
+                _ => self.apply(own, proposal, &mut added, &mut verdict)?,
             }
         }
         self.check_result(&verdict)?;
@@ -375,11 +387,12 @@ impl Before<'_> {
         &self,
         committer: LeafNodeIndex,
         proposal: &QueuedProposal,
+        added: &mut impl Iterator<Item = Result<Added, MlsError>>,
         verdict: &mut Verdict,
     ) -> Result<(), MlsError> {
         match proposal.proposal() {
-            Proposal::Add(add) => {
-                let added = check_package(self.backend, self.suite, add.key_package())?;
+            Proposal::Add(_) => {
+                let added = added.next().ok_or(MlsError::Record)??;
                 self.may_change(proposal, added.record.account)?;
                 verdict.added.push(added);
             }
