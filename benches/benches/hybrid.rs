@@ -65,11 +65,33 @@ fn ed25519(c: &mut Criterion, name: &str, backend: Backend) {
     group.finish();
 }
 
+fn primitives(c: &mut Criterion, name: &str, backend: Backend) {
+    let (secret, message) = ([9; 32], [10; 128]);
+    let public = backend.x25519_public(&secret);
+    let mut group = c.benchmark_group(format!("primitives/{name}"));
+    group.bench_function("x25519 public key", |b| {
+        b.iter(|| backend.x25519_public(black_box(&secret)));
+    });
+    group.bench_function("x25519", |b| b.iter(|| backend.x25519(black_box(&secret), &public)));
+    group.bench_function("x25519 both", |b| {
+        b.iter(|| backend.x25519_both(black_box(&secret), &public));
+    });
+    group.bench_function("sha256 128 B", |b| b.iter(|| backend.sha256(&[black_box(&message)])));
+    group.bench_function("hmac-sha256 128 B", |b| {
+        b.iter(|| backend.hmac_sha256(&secret, &[black_box(&message)]));
+    });
+    group.bench_function("hmac-sha512 128 B", |b| {
+        b.iter(|| backend.hmac_sha512(&secret, &[black_box(&message)]));
+    });
+    group.finish();
+}
+
 fn hybrid(c: &mut Criterion) {
     for (name, backend) in [("portable", portable()), ("fast", fast())] {
         xwing(c, name, backend);
         envelope(c, name, backend);
         ed25519(c, name, backend);
+        primitives(c, name, backend);
     }
 }
 

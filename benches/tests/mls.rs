@@ -23,7 +23,7 @@ impl Visitor for Lives {
 }
 
 fn lives<M: Member>(name: &str, pair: &Pair<M::Saved>) -> Result<(), Error> {
-    let (mut one, mut other) = (M::load(&pair.one)?, M::load(&pair.other)?);
+    let (mut one, mut other) = (M::load(pair.one)?, M::load(pair.other)?);
     assert_eq!((one.written(), other.written()), (0, 0), "{name}");
     for _ in 0..2 {
         let before = one.authenticator()?;
@@ -37,7 +37,7 @@ fn lives<M: Member>(name: &str, pair: &Pair<M::Saved>) -> Result<(), Error> {
         assert!(one.written() > 0 && other.written() > 0, "{name}");
         // Whatever was done is on the disk.
         let (as_one, as_other) = (one.authenticator()?, other.authenticator()?);
-        (one, other) = (M::load(&one.saved())?, M::load(&other.saved())?);
+        (one, other) = (M::load(one.saved())?, M::load(other.saved())?);
         assert_eq!((one.authenticator()?, other.authenticator()?), (as_one, as_other), "{name}");
         (one, other) = (other, one);
     }

@@ -73,6 +73,9 @@ const BANNED_CRATES: &[&str] = &[
     "ureq",
 ];
 
+/// The one file that shares work among threads, as OpenMLS itself does: what comes out does not tell.
+const SHARES_WORK: (&str, &str) = ("protocol/src/mls/parallel.rs", "rayon");
+
 /// What the core's text must not say outside comments. The generated code is not excepted.
 const BANNED_WORDS: &[&str] = &[
     "SystemTime",
@@ -166,7 +169,9 @@ fn the_text_names_nothing_of_the_world_outside() {
     assert!(lines.len() > 10_000, "the sources were not found");
     let found: Vec<_> = lines
         .iter()
-        .filter_map(|(place, line)| banned(line).map(|word| format!("{place}: {word}")))
+        .filter_map(|(place, line)| banned(line).map(|word| (place, word)))
+        .filter(|(place, word)| !place.contains(SHARES_WORK.0) || *word != SHARES_WORK.1)
+        .map(|(place, word)| format!("{place}: {word}"))
         .collect();
     assert!(found.is_empty(), "{found:#?}");
     assert_eq!(banned("let now = std::time::SystemTime::now();"), Some("SystemTime"));

@@ -15,7 +15,7 @@ impl Visitor for Bytes {
                 let blank = blank::<M>(&founded::<M>(kind, suite, members)?)?;
                 let full = full::<M>(kind, suite, members)?;
                 for (pair, tree) in [(blank, "blank tree"), (full, "full tree")] {
-                    let (mut one, mut other) = (M::load(&pair.one)?, M::load(&pair.other)?);
+                    let (mut one, mut other) = (M::load(pair.one)?, M::load(pair.other)?);
                     let row = |what: &str, bytes: usize| {
                         println!("{what}, {tree}\t{suite:?}\t{members}\t{name}\t{bytes}");
                     };

@@ -101,13 +101,13 @@ impl Table<'_> {
 
     fn messages<M: Member>(&mut self, name: &str, world: &World<'_, M>) {
         self.group("encrypt 1 KiB", world).bench_function(name, |b| {
-            let mut sender = M::load(&world.pair(Tree::Blank).one).unwrap();
+            let mut sender = M::load(world.pair(Tree::Blank).one.clone()).unwrap();
             b.iter(|| sender.encrypt(&CONTENT).unwrap());
         });
         self.group("decrypt 1 KiB", world).bench_function(name, |b| {
             let pair = world.pair(Tree::Blank);
-            let mut sender = M::load(&pair.one).unwrap();
-            let receiver = RefCell::new(M::load(&pair.other).unwrap());
+            let mut sender = M::load(pair.one.clone()).unwrap();
+            let receiver = RefCell::new(M::load(pair.other.clone()).unwrap());
             let encrypt = || sender.encrypt(&CONTENT).unwrap();
             let decrypt = |message: Vec<u8>| receiver.borrow_mut().decrypt(&message).unwrap();
             b.iter_batched(encrypt, decrypt, BatchSize::SmallInput);
@@ -118,11 +118,16 @@ impl Table<'_> {
                 member.join(&founded.invitation).unwrap();
                 member
             };
-            b.iter_batched(|| M::load(&founded.invited).unwrap(), join, BatchSize::PerIteration);
+            b.iter_batched(
+                || M::load(founded.invited.clone()).unwrap(),
+                join,
+                BatchSize::PerIteration,
+            );
         });
         self.group("load", world).bench_function(name, |b| {
             let pair = world.pair(Tree::Blank);
-            b.iter_with_large_drop(|| M::load(&pair.other).unwrap());
+            let load = |saved| M::load(saved).unwrap();
+            b.iter_batched(|| pair.other.clone(), load, BatchSize::SmallInput);
         });
     }
 
@@ -139,18 +144,18 @@ impl Table<'_> {
         for (tree, of) in [(Tree::Blank, "blank tree"), (Tree::Full, "full tree")] {
             self.group(&format!("self-update, {of}"), world).bench_function(name, |b| {
                 let pair = world.pair(tree);
-                let load = || M::load(&pair.one).unwrap();
+                let load = || M::load(pair.one.clone()).unwrap();
                 let update = |mut member: M| (member.update().unwrap(), member);
                 b.iter_batched(load, update, BatchSize::PerIteration);
             });
             self.group(&format!("process a commit, {of}"), world).bench_function(name, |b| {
                 let pair = world.pair(tree);
-                let commit = M::load(&pair.one).unwrap().update().unwrap();
+                let commit = M::load(pair.one.clone()).unwrap().update().unwrap();
                 let process = |mut member: M| {
                     member.process(&commit).unwrap();
                     member
                 };
-                let load = || M::load(&pair.other).unwrap();
+                let load = || M::load(pair.other.clone()).unwrap();
                 b.iter_batched(load, process, BatchSize::PerIteration);
             });
         }

@@ -97,6 +97,7 @@ pub struct MlsRs<C: CryptoProvider + Clone> {
 }
 
 /// See [`Member::Saved`].
+#[derive(Clone)]
 pub struct Saved<C> {
     setup: Setup<C>,
     suite: CipherSuite,
@@ -359,12 +360,11 @@ impl<C: CryptoProvider + Clone> Member for MlsRs<C> {
         }
     }
 
-    fn load(saved: &Saved<C>) -> Result<Self, Error> {
-        let mut stored = saved.stored.clone();
+    fn load(saved: Saved<C>) -> Result<Self, Error> {
+        let Saved { mut stored, .. } = saved;
         stored.written = 0;
         let disk = Disk(Arc::new(Mutex::new(stored)));
-        let (setup, identity) = (saved.setup.clone(), saved.identity.clone());
-        let mut this = Self::over(setup, saved.suite, identity, disk);
+        let mut this = Self::over(saved.setup, saved.suite, saved.identity, disk);
         if let Some(id) = &saved.group {
             this.group = Some(this.client.load_group(id)?);
         }

@@ -28,7 +28,7 @@ pub trait Member: Sized {
     /// What a member is made with.
     type Kind;
     /// All that a member has on its disk, and its keys.
-    type Saved;
+    type Saved: Clone;
 
     /// Whether members of this kind do this suite.
     fn does(kind: &Self::Kind, suite: Suite) -> bool;
@@ -100,7 +100,7 @@ pub trait Member: Sized {
     ///
     /// # Errors
     /// See the trait.
-    fn load(saved: &Self::Saved) -> Result<Self, Error>;
+    fn load(saved: Self::Saved) -> Result<Self, Error>;
 
     /// Bytes written to its disk since the last call, keys and values.
     fn written(&mut self) -> usize;
@@ -213,9 +213,9 @@ pub struct Pair<S> {
 /// # Errors
 /// A defect of the measurement.
 pub fn blank<M: Member>(founded: &Founded<M::Saved>) -> Result<Pair<M::Saved>, Error> {
-    let mut invited = M::load(&founded.invited)?;
+    let mut invited = M::load(founded.invited.clone())?;
     invited.join(&founded.invitation)?;
-    agreeing(&M::load(&founded.founder)?, &invited)
+    agreeing(&M::load(founded.founder.clone())?, &invited)
 }
 
 /// A group of `members` in which every parent has a key: each member updates its leaf, then adds the next. The last two

@@ -101,7 +101,7 @@ impl Member for Stock {
         let suite = suite.ciphersuite();
         let signer = Arc::new(SignatureKeyPair::new(suite.signature_algorithm())?);
         let device = Device { suite, number, signer };
-        Self::load(&Saved { device, records: Records::new(), group: None })
+        Self::load(Saved { device, records: Records::new(), group: None })
     }
 
     fn key_package(&mut self) -> Result<Vec<u8>, Error> {
@@ -191,17 +191,17 @@ impl Member for Stock {
         Saved { device: self.device.clone(), records, group }
     }
 
-    fn load(saved: &Saved) -> Result<Self, Error> {
+    fn load(saved: Saved) -> Result<Self, Error> {
         let Saved { device, records, group } = saved;
         let provider = OpenMlsRustCrypto::default();
         let mut values = provider.storage().values.write().map_err(|_| "poisoned")?;
         values.extend(records.iter().map(|(key, value)| (key.clone(), value.clone())));
         drop(values);
         let group = match group {
-            Some(id) => Some(MlsGroup::load(provider.storage(), id)?.ok_or("no group stored")?),
+            Some(id) => Some(MlsGroup::load(provider.storage(), &id)?.ok_or("no group stored")?),
             None => None,
         };
-        Ok(Self { device: device.clone(), provider, group, before: records.clone() })
+        Ok(Self { device, provider, group, before: records })
     }
 
     fn written(&mut self) -> usize {

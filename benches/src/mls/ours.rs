@@ -109,7 +109,7 @@ impl Member for Ours {
         let record = DeviceRecord::sign(backend, &account, id, key.public(), 1, WALL);
         let local = LocalDevice { key, record };
         let device = Device { backend, suite, number, local };
-        Self::load(&Saved { device, disks: Disks::default() })
+        Self::load(Saved { device, disks: Disks::default() })
     }
 
     fn key_package(&mut self) -> Result<Vec<u8>, Error> {
@@ -180,8 +180,8 @@ impl Member for Ours {
         Saved { device: self.device.clone(), disks: self.disks.clone() }
     }
 
-    fn load(saved: &Saved) -> Result<Self, Error> {
-        let Saved { device, disks } = saved.clone();
+    fn load(saved: Saved) -> Result<Self, Error> {
+        let Saved { device, disks } = saved;
         let seed = device.backend.sha256(&[b"operations", &device.number.to_be_bytes()]);
         let packages = KeyPackages::restore(device.backend, records(&disks.packages))?;
         let group = match disks.group.is_empty() {

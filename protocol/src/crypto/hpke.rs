@@ -183,10 +183,7 @@ pub fn setup_receiver_and_export<'a>(
 pub fn derive_keypair(backend: Backend, kem: Kem, ikm: &[u8]) -> (Zeroizing<[u8; 32]>, Vec<u8>) {
     match kem {
         Kem::X25519 => {
-            let suite = kem.suite();
-            let prk = labeled_extract(backend, &suite, &[], b"dkp_prk", ikm);
-            let info = labeled_info(&suite, &[0, 32], b"sk");
-            let secret = kdf::expand_key(backend, prk.as_slice(), &info);
+            let secret = derive_x25519(backend, ikm);
             let public = backend.x25519_public(&secret).to_vec();
             (secret, public)
         }
@@ -197,6 +194,13 @@ pub fn derive_keypair(backend: Backend, kem: Kem, ikm: &[u8]) -> (Zeroizing<[u8;
             (secret, public)
         }
     }
+}
+
+fn derive_x25519(backend: Backend, ikm: &[u8]) -> Zeroizing<[u8; 32]> {
+    let suite = Kem::X25519.suite();
+    let prk = labeled_extract(backend, &suite, &[], b"dkp_prk", ikm);
+    let info = labeled_info(&suite, &[0, 32], b"sk");
+    kdf::expand_key(backend, prk.as_slice(), &info)
 }
 
 /// X-Wing's key pair as draft-ietf-hpke-pq-05 derives it:
@@ -275,14 +279,38 @@ pub fn setup_sender<'a>(
     info: impl Into<Info<'a>>,
     randomness: &[u8],
 ) -> Result<(Vec<u8>, Context), CryptoError> {
-    let (enc, shared) = match kem {
-        Kem::X25519 => dhkem_encapsulate(backend, public, randomness)?,
+    let (enc, shared) = encapsulate(backend, kem, public, randomness)?;
+    Ok((enc, Context::new(backend, Suite { kem, aead }, &shared, info.into())?))
+}
+
+/// What takes the time of [`setup_sender`] and depends on nothing but the key: the encapsulated secret, and the shared
+/// one, which is good for a single context.
+pub(crate) fn encapsulate(
+    backend: Backend,
+    kem: Kem,
+    public: &[u8],
+    randomness: &[u8],
+) -> Result<(Vec<u8>, Zeroizing<[u8; 32]>), CryptoError> {
+    match kem {
+        Kem::X25519 => dhkem_encapsulate(backend, public, randomness),
         Kem::XWing => {
             let randomness = randomness.try_into().map_err(|_| CryptoError)?;
-            xwing::encapsulate(backend, public, randomness)?
+            xwing::encapsulate(backend, public, randomness)
         }
-    };
-    Ok((enc, Context::new(backend, Suite { kem, aead }, &shared, info.into())?))
+    }
+}
+
+/// The rest of [`seal`].
+pub(crate) fn seal_to(
+    backend: Backend,
+    kem: Kem,
+    aead: Aead,
+    shared: &[u8; 32],
+    info: &InfoHash,
+    aad: &[u8],
+    plaintext: &[u8],
+) -> Result<Vec<u8>, CryptoError> {
+    Context::new(backend, Suite { kem, aead }, shared, info.into())?.seal(aad, plaintext)
 }
 
 /// Decapsulates `enc` and derives the same [`Context`].
@@ -432,11 +460,10 @@ fn dhkem_encapsulate(
     if randomness.len() != Kem::X25519.randomness_len() {
         return Err(CryptoError);
     }
-    let (ephemeral, enc) = derive_keypair(backend, Kem::X25519, randomness);
     // RFC 9180 §7.1.4: a secret of zeros is refused; the primitive does so.
-    let dh = backend.x25519(&ephemeral, public)?;
-    let shared = dhkem_shared(backend, &dh, &enc, public);
-    Ok((enc, shared))
+    let (enc, dh) = backend.x25519_both(&derive_x25519(backend, randomness), public);
+    let shared = dhkem_shared(backend, &*dh?, &enc, public);
+    Ok((enc.to_vec(), shared))
 }
 
 fn dhkem_decapsulate(
@@ -445,8 +472,8 @@ fn dhkem_decapsulate(
     enc: &[u8],
 ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
     let enc: &[u8; 32] = enc.try_into().map_err(|_| CryptoError)?;
-    let dh = backend.x25519(secret, enc)?;
-    Ok(dhkem_shared(backend, &dh, enc, &backend.x25519_public(secret)))
+    let (public, dh) = backend.x25519_both(secret, enc);
+    Ok(dhkem_shared(backend, &*dh?, enc, &public))
 }
 
 /// `ExtractAndExpand` of RFC 9180 §4.1.

@@ -46,6 +46,9 @@ impl Aead {
     }
 }
 
+/// What two keys agree on, if they do.
+pub type SharedSecret = Result<Zeroizing<[u8; 32]>, CryptoError>;
+
 /// The primitives that everything else is built from. No method draws randomness.
 pub trait Primitives: fmt::Debug + Send + Sync {
     /// `portable` or `fast`.
@@ -77,11 +80,11 @@ pub trait Primitives: fmt::Debug + Send + Sync {
     /// X25519 public key (RFC 7748).
     fn x25519_public(&self, secret: &[u8; 32]) -> [u8; 32];
     /// X25519 shared secret; fails if it is all zeros.
-    fn x25519(
-        &self,
-        secret: &[u8; 32],
-        public: &[u8; 32],
-    ) -> Result<Zeroizing<[u8; 32]>, CryptoError>;
+    fn x25519(&self, secret: &[u8; 32], public: &[u8; 32]) -> SharedSecret;
+    /// [`Self::x25519_public`] of the secret and [`Self::x25519`] of both, which backends may do for less than the two.
+    fn x25519_both(&self, secret: &[u8; 32], public: &[u8; 32]) -> ([u8; 32], SharedSecret) {
+        (self.x25519_public(secret), self.x25519(secret, public))
+    }
     /// Ed25519 public key of a seed (RFC 8032).
     fn ed25519_public(&self, seed: &[u8; 32]) -> [u8; 32];
     /// Ed25519 signature.

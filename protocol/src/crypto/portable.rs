@@ -4,7 +4,7 @@ use aes_gcm::aead::array::typenum::U12;
 use aes_gcm::aead::{AeadCore, KeyInit, Payload};
 use aes_gcm::{Aes128Gcm, Aes256Gcm};
 use chacha20poly1305::ChaCha20Poly1305;
-use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, SigningKey, Verifier as _, VerifyingKey};
 use hmac::{Hmac, Mac as _};
 use ml_kem::kem::Decapsulate as _;
 use ml_kem::ml_kem_768::{Ciphertext, DecapsulationKey, EncapsulationKey};
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use super::{Aead, CryptoError, Primitives, Signer, strict};
+use super::{Aead, CryptoError, Primitives, SharedSecret, Signer, strict};
 
 impl Signer for SigningKey {
     fn sign(&self, message: &[u8]) -> [u8; 64] {
@@ -90,11 +90,7 @@ impl Primitives for Portable {
         PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
     }
 
-    fn x25519(
-        &self,
-        secret: &[u8; 32],
-        public: &[u8; 32],
-    ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
+    fn x25519(&self, secret: &[u8; 32], public: &[u8; 32]) -> SharedSecret {
         let shared = StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(*public));
         // RFC 7748 §6.1: the all-zero secret means that the other side contributed nothing.
         if shared.was_contributory() {
@@ -124,7 +120,9 @@ impl Primitives for Portable {
     ) -> Result<(), CryptoError> {
         strict::check_ed25519(public, signature)?;
         let key = VerifyingKey::from_bytes(public).map_err(|_| CryptoError)?;
-        key.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| CryptoError)
+        // `verify_strict` would decode R as well, to see that it is not of small order. That is known by now, and R is
+        // compared by its encoding, which is canonical.
+        key.verify(message, &Signature::from_bytes(signature)).map_err(|_| CryptoError)
     }
 
     fn mlkem768_public(&self, seed: &[u8; 64]) -> Vec<u8> {

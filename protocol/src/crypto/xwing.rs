@@ -71,8 +71,7 @@ pub fn encapsulate(
     let ephemeral = Zeroizing::new(*ephemeral);
 
     let (mut ciphertext, mlkem_shared) = backend.mlkem768_encapsulate(mlkem_public, &message)?;
-    let x25519_ciphertext = backend.x25519_public(&ephemeral);
-    let x25519_shared = x25519(backend, &ephemeral, x25519_public);
+    let (x25519_ciphertext, x25519_shared) = x25519(backend, &ephemeral, x25519_public);
     ciphertext.extend_from_slice(&x25519_ciphertext);
     Ok((ciphertext, combine(&mlkem_shared, &x25519_shared, &x25519_ciphertext, x25519_public)))
 }
@@ -87,8 +86,7 @@ pub fn decapsulate(
     let (mlkem_ciphertext, x25519_ciphertext) = split::<MLKEM_CIPHERTEXT>(ciphertext)?;
     let halves = Halves::expand(secret);
     let mlkem_shared = backend.mlkem768_decapsulate(&halves.mlkem, mlkem_ciphertext)?;
-    let x25519_shared = x25519(backend, &halves.x25519, x25519_ciphertext);
-    let x25519_public = backend.x25519_public(&halves.x25519);
+    let (x25519_public, x25519_shared) = x25519(backend, &halves.x25519, x25519_ciphertext);
     Ok(combine(&mlkem_shared, &x25519_shared, x25519_ciphertext, &x25519_public))
 }
 
@@ -119,10 +117,15 @@ impl Halves {
     }
 }
 
-/// X25519 without RFC 7748's optional check: the draft leaves it out, because a secret of zeros costs the combiner
+/// The secret's own public key, and X25519 without RFC 7748's optional check: the draft leaves it out, because a secret of zeros costs the combiner
 /// no more than the X25519 half, and whoever sent it could have told that half to anybody anyway.
-fn x25519(backend: Backend, secret: &[u8; 32], public: &[u8; 32]) -> Zeroizing<[u8; 32]> {
-    backend.x25519(secret, public).unwrap_or_else(|CryptoError| Zeroizing::new([0; 32]))
+fn x25519(
+    backend: Backend,
+    secret: &[u8; 32],
+    public: &[u8; 32],
+) -> ([u8; 32], Zeroizing<[u8; 32]>) {
+    let (own, shared) = backend.x25519_both(secret, public);
+    (own, shared.unwrap_or_else(|CryptoError| Zeroizing::new([0; 32])))
 }
 
 fn combine(

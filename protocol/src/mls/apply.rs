@@ -4,8 +4,8 @@ use core::fmt;
 
 use openmls::group::{ProcessMessageError, StageCommitError, ValidationError};
 use openmls::prelude::{
-    BasicCredential, Credential, MlsMessageBodyIn, ProcessedMessageContent, Proposal,
-    ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
+    BasicCredential, Credential, MlsMessageBodyIn, OpenMlsProvider as _, ProcessedMessageContent,
+    Proposal, ProtocolMessage, QueuedProposal, Sender as MlsSender, StagedCommit,
 };
 use openmls::treesync::errors::ApplyUpdatePathError;
 use zeroize::Zeroizing;
@@ -15,6 +15,7 @@ use super::path::Path;
 use super::provider::Provider;
 use super::public::{Peeked, PublicState};
 use super::rules::{Verdict, invalid};
+use super::verified::Verified;
 use super::{Context, MlsError, parse};
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
@@ -72,6 +73,10 @@ impl Group {
         payload: &[u8],
     ) -> Result<Received, MlsError> {
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
+        if matches!(message, ProtocolMessage::PublicMessage(_)) {
+            provider.crypto().know(Verified::of_commit(cx.backend, payload));
+            provider.crypto().remember_tree(self.records.len());
+        }
         // Signed by a member and tagged under this epoch's keys, unlike what comes from outside.
         let member = matches!(&message, ProtocolMessage::PublicMessage(public)
             if matches!(public.sender(), MlsSender::Member(_)));

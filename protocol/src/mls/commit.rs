@@ -13,7 +13,7 @@ use super::data::GroupData;
 use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
 use super::provider::{Crypto, Provider};
 use super::rules::{self, Before, invalid};
-use super::{Context, MlsError, encode, key_package, signer};
+use super::{Context, MlsError, encode, key_package, parallel, signer};
 use crate::crypto::identity::Revocation;
 use crate::env::UnixMillis;
 use crate::id::Sender;
@@ -74,8 +74,8 @@ impl Group {
         let queued = self.select_queued(cx.wall, plan.leave_adds_out)?;
         let crypto = Crypto::verifier(cx.backend);
         let mut adds = Vec::new();
-        for package in &plan.adds {
-            let package = key_package::validate(&crypto, package)?;
+        for package in parallel::each(&plan.adds, |add| key_package::validate(&crypto, add)) {
+            let package = package?;
             if !queued.adds.contains(&rules::record_in(package.leaf_node())?.sender()) {
                 adds.push(package);
             }
@@ -100,6 +100,9 @@ impl Group {
         }
         self.mls.set_aad(evidence);
         let provider = Provider::new(cx.backend, cx.entropy, &self.overlay);
+        provider.crypto().remember_tree(self.records.len() + adds.len());
+        let joining: Vec<_> = adds.iter().map(|add| add.hpke_init_key().as_slice()).collect();
+        provider.crypto().encapsulate_ahead(self.suite().kem(), &joining);
         let mut builder = self
             .mls
             .commit_builder()

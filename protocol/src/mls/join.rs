@@ -20,7 +20,8 @@ use super::overlay::Overlay;
 use super::provider::Provider;
 use super::rules::{self, invalid};
 use super::suite::Suite;
-use super::{Context, MlsError, encode, parse, signer};
+use super::verified::Verified;
+use super::{Context, MlsError, encode, parallel, parse, signer};
 use crate::crypto::Backend;
 use crate::id::GroupId;
 use crate::limits;
@@ -114,7 +115,7 @@ impl Group {
         if tree.len() > limits::TREE_BYTES {
             return Err(invalid("tree too long"));
         }
-        let tree = RatchetTreeIn::tls_deserialize_exact(tree)
+        let nodes = RatchetTreeIn::tls_deserialize_exact(tree)
             .map_err(|error| MlsError::Invalid(error.to_string()))?;
         let config = config();
         let keys = Provider::new(cx.backend, cx.entropy, &packages.overlay);
@@ -122,8 +123,11 @@ impl Group {
             StagedWelcome::build_from_welcome(&keys, &config, welcome).map_err(welcome_error)?;
         let processed = builder.processed_welcome();
         let package = processed.own_key_package().cloned().ok_or(MlsError::NotForUs)?;
+        let group = processed.unverified_group_info().group_id().as_slice();
+        keys.crypto().know(Verified::of_tree(cx.backend, group, tree));
+        keys.crypto().remember_tree(nodes.leaves().count());
         let staged = builder
-            .with_ratchet_tree(tree)
+            .with_ratchet_tree(nodes)
             .skip_lifetime_validation()
             .build()
             .map_err(welcome_error)?;
@@ -182,14 +186,15 @@ pub(super) fn config() -> MlsGroupJoinConfig {
 pub(super) fn check_tree(backend: Backend, suite: Suite, mls: &MlsGroup) -> Result<(), MlsError> {
     rules::check_context(mls.extensions())?;
     let mut devices = BTreeSet::new();
-    for (_, leaf) in mls.treesync().full_leaves() {
-        if !devices.insert(rules::check_leaf(backend, suite, leaf)?.sender()) {
+    let leaves: Vec<_> = mls.treesync().full_leaves().collect();
+    for record in parallel::each(&leaves, |(_, leaf)| rules::check_leaf(backend, suite, leaf)) {
+        if !devices.insert(record?.sender()) {
             return Err(invalid("a device with two leaves"));
         }
     }
-    for (_, parent) in mls.treesync().full_parents() {
-        rules::check_first_key(suite, parent)?;
-    }
+    let parents: Vec<_> = mls.treesync().full_parents().collect();
+    let checks = parallel::each(&parents, |(_, parent)| rules::check_first_key(suite, *parent));
+    checks.into_iter().collect::<Result<(), _>>()?;
     if devices.len() > limits::MEMBERS { Err(invalid("too many members")) } else { Ok(()) }
 }
 

@@ -9,13 +9,16 @@
 //! All state is a map of records in memory; every change is also noted in a write set that the machine takes and
 //! puts into its batch. After an error the write set is discarded and the group read again from its records.
 
+mod ahead;
 mod apply;
 pub mod commit;
 pub mod data;
 pub mod group;
+mod hashes;
 mod join;
 pub mod key_package;
 pub mod overlay;
+mod parallel;
 mod path;
 pub mod provider;
 pub mod public;
@@ -25,6 +28,7 @@ mod signer;
 pub mod suite;
 #[cfg(test)]
 mod tests;
+mod verified;
 mod welcome;
 
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};

@@ -5,9 +5,10 @@
 //! are stored in blocks, so that a message or a commit writes what it changes and not the whole: see `blocks`.
 
 mod blocks;
+mod byte;
 mod cut;
-mod erasing;
 mod members;
+mod out;
 mod storage;
 mod stored;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use zeroize::Zeroizing;
 
 use crate::store::batch::{Op, Records};
 use blocks::Blocks;
-use erasing::Erasing;
+use out::Out;
 pub(super) use stored::tree_in;
 
 /// A record that does not encode or decode.
@@ -300,7 +301,7 @@ impl Kind {
     fn encode<T: Serialize>(self, value: &T) -> Result<Value, RecordFault> {
         let bytes = match self {
             Self::JoinConfig => serde_json::to_vec(value).ok().map(Zeroizing::new),
-            _ => postcard::serialize_with_flavor(value, Erasing::default()).ok(),
+            _ => postcard::serialize_with_flavor(value, Out::default()).ok(),
         };
         bytes.ok_or(self.fault())
     }

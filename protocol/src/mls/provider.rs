@@ -81,7 +81,11 @@ use openmls_traits::types::{
 use tls_codec::SecretVLBytes;
 use zeroize::Zeroizing;
 
+use super::ahead::Encapsulations;
+use super::hashes::Hashes;
 use super::overlay::Overlay;
+use super::parallel;
+use super::verified::Verified;
 use crate::crypto::hpke::{self, Info, InfoHash, Kem};
 use crate::crypto::{Aead, Backend};
 use crate::env::Entropy;
@@ -90,8 +94,8 @@ use crate::env::Entropy;
 ///
 /// OpenMLS encrypts path secrets on several threads, so a shared stream of randomness would be handed out in the
 /// order in which threads happen to run. The randomness of an encapsulation is therefore derived from the seed and
-/// from all that is encrypted; the other draws happen on the calling thread and are counted. The seed lives as long
-/// as this value and is never stored.
+/// from all that is encrypted, or, if it is made ahead of that, from a draw and the key; the other draws happen on the
+/// calling thread and are counted. The seed lives as long as this value and is never stored.
 pub struct Crypto {
     backend: Backend,
     seed: Zeroizing<[u8; 32]>,
@@ -99,6 +103,10 @@ pub struct Crypto {
     /// What one commit encrypts under: its GroupContext to the path, its GroupInfo to each new member. Hashing the
     /// latter anew for each would take most of the time that adding a thousand members takes.
     infos: [OnceLock<Memo>; 2],
+    /// Signatures that need no second look.
+    verified: OnceLock<Verified>,
+    hashes: OnceLock<Hashes>,
+    ahead: OnceLock<Encapsulations>,
 }
 
 struct Memo {
@@ -116,6 +124,9 @@ impl Crypto {
             seed: Zeroizing::new(entropy.array()),
             draws: AtomicU64::new(0),
             infos: [const { OnceLock::new() }; 2],
+            verified: OnceLock::new(),
+            hashes: OnceLock::new(),
+            ahead: OnceLock::new(),
         }
     }
 
@@ -127,6 +138,31 @@ impl Crypto {
     /// The primitives in use.
     pub fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// Takes note of signatures verified ahead; only the first time.
+    pub(super) fn know(&self, verified: Verified) {
+        let _ = self.verified.set(verified);
+    }
+
+    /// Remembers the hashes of a tree with so many leaves; only the first time.
+    pub(super) fn remember_tree(&self, leaves: usize) {
+        if let Some(hashes) = Hashes::of_tree(leaves) {
+            let _ = self.hashes.set(hashes);
+        }
+    }
+
+    /// Encapsulates to keys that each something is about to be encrypted to, side by side; only the first time, and only
+    /// for many. OpenMLS encrypts to joiners one after the other.
+    pub(super) fn encapsulate_ahead(&self, kem: Kem, keys: &[&[u8]]) {
+        if keys.len() < parallel::MANY {
+            return;
+        }
+        let draw = self.draws.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let randomness = |key: &[u8]| {
+            self.backend.hmac_sha512(&*self.seed, &[b"ahead", &draw, &kem.id().to_be_bytes(), key])
+        };
+        let _ = self.ahead.set(Encapsulations::new(self.backend, kem, keys, randomness));
     }
 
     fn fill(&self, out: &mut [u8]) {
@@ -273,7 +309,11 @@ impl OpenMlsCrypto for Crypto {
 
     fn hash(&self, hash_type: HashType, data: &[u8]) -> Result<Vec<u8>, CryptoError> {
         sha256_only(hash_type)?;
-        Ok(self.backend.sha256(&[data]).to_vec())
+        let hash = match self.hashes.get() {
+            Some(hashes) => hashes.hash(self.backend, data),
+            None => self.backend.sha256(&[data]),
+        };
+        Ok(hash.to_vec())
     }
 
     fn aead_encrypt(
@@ -322,6 +362,9 @@ impl OpenMlsCrypto for Crypto {
         signature: &[u8],
     ) -> Result<(), CryptoError> {
         ed25519_only(alg)?;
+        if self.verified.get().is_some_and(|verified| verified.holds(pk, data, signature)) {
+            return Ok(());
+        }
         let public = pk.try_into().map_err(|_| CryptoError::InvalidPublicKey)?;
         let signature = signature.try_into().map_err(|_| CryptoError::InvalidSignature)?;
         self.backend
@@ -350,6 +393,11 @@ impl OpenMlsCrypto for Crypto {
     ) -> Result<HpkeCiphertext, CryptoError> {
         let (kem, aead) = hpke_parts(&config)?;
         let info = self.info_hash(kem, aead, info);
+        if let Some(made) = self.ahead.get().and_then(|ahead| ahead.take(kem, pk_r)) {
+            let sealed = hpke::seal_to(self.backend, kem, aead, &made.shared, &info, aad, ptxt);
+            let ciphertext = sealed.map_err(|_| CryptoError::HpkeEncryptionError)?.into();
+            return Ok(HpkeCiphertext { kem_output: made.enc.clone().into(), ciphertext });
+        }
         let randomness = self.encapsulation(kem, pk_r, &info, aad, ptxt);
         let (enc, ciphertext) = hpke::seal(
             self.backend,

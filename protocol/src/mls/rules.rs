@@ -8,12 +8,13 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use openmls::prelude::{
-    LeafNode, LeafNodeIndex, Proposal, QueuedProposal, Sender as MlsSender, StagedCommit,
+    KeyPackage, LeafNode, LeafNodeIndex, Proposal, QueuedProposal, Sender as MlsSender,
+    StagedCommit,
 };
 
-use super::MlsError;
 use super::data::GroupData;
 use super::suite::Suite;
+use super::{MlsError, parallel};
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::env::UnixMillis;
@@ -26,6 +27,13 @@ pub(super) use leaf::{
     EXPIRY_EXTENSION, capabilities, check_context, check_first_key, check_key, check_leaf,
     context_extensions, expiry, invalid, record_in,
 };
+
+fn package_in(proposal: &QueuedProposal) -> Option<&KeyPackage> {
+    match proposal.proposal() {
+        Proposal::Add(add) => Some(add.key_package()),
+        _ => None,
+    }
+}
 
 /// An epoch before a commit, and what the commit brings along.
 #[derive(Clone, Debug)]
@@ -148,6 +156,11 @@ impl Before<'_> {
         if self.records.get(&own.u32()) != Some(&verdict.committer) {
             verdict.updated.push(verdict.committer.clone());
         }
+        let proposals = commit.queued_proposals();
+        let packages: Vec<_> = proposals.filter_map(|proposal| package_in(proposal)).collect();
+        let added =
+            parallel::each(&packages, |package| check_package(self.backend, self.suite, package));
+        let mut added = added.into_iter();
         for proposal in commit.queued_proposals() {
             match proposal.proposal() {
                 Proposal::ExternalInit(_) if external => {}
@@ -156,7 +169,7 @@ impl Before<'_> {
                     verdict.data = Some(check_context(change.extensions())?);
                     changed_by = Some(self.proposer(proposal)?.1.account);
                 }
-                _ => self.apply(own, proposal, &mut verdict)?,
+                _ => self.apply(own, proposal, &mut added, &mut verdict)?,
             }
         }
         if let (Some(data), Some(by)) = (&verdict.data, changed_by) {
@@ -254,11 +267,12 @@ impl Before<'_> {
         &self,
         committer: LeafNodeIndex,
         proposal: &QueuedProposal,
+        added: &mut impl Iterator<Item = Result<Added, MlsError>>,
         verdict: &mut Verdict,
     ) -> Result<(), MlsError> {
         match proposal.proposal() {
-            Proposal::Add(add) => {
-                let added = check_package(self.backend, self.suite, add.key_package())?;
+            Proposal::Add(_) => {
+                let added = added.next().ok_or(MlsError::Record)??;
                 self.may_change(proposal, added.record.account)?;
                 verdict.added.push(added);
             }

@@ -1,5 +1,6 @@
 //! Groups of several devices in memory.
 
+mod ahead;
 mod bytes;
 mod cost;
 mod epochs;

@@ -163,17 +163,17 @@ pub(in crate::client) enum Contradiction {
 
 impl From<Contradiction> for Failed {
     fn from(contradiction: Contradiction) -> Self {
-        Self::Untrusted(match contradiction {
-            Contradiction::Moved => {
-                "the name leads to another account than before, which nobody has accepted"
-            }
-            Contradiction::SecondName => {
-                "the directory gives that account, or that name, to somebody else as well"
-            }
+        match contradiction {
+            Contradiction::Moved => Self::NameChanged(
+                "the name leads to another account than before, which nobody has accepted",
+            ),
+            Contradiction::SecondName => Self::Untrusted(
+                "the directory gives that account, or that name, to somebody else as well",
+            ),
             Contradiction::Full => {
-                return Self::Obsolete("this device keeps no more contacts: forget some first");
+                Self::Obsolete("this device keeps no more contacts: forget some first")
             }
-        })
+        }
     }
 }
 

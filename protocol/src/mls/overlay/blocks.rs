@@ -5,13 +5,20 @@
 //! is around the vectors is one more block. The head says how all of them go together, and has a sum over them: blocks
 //! that are missing, or of another time than the head, are found out when they are read.
 
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use core::ops::Range;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::members::{self, Exceptions, Members};
+use self::reader::Reader;
+pub(super) use self::reader::Scattered;
+use super::members::{Exceptions, Members};
 use crate::id::Digest;
 use crate::store::batch::Op;
 use crate::store::record;
@@ -73,14 +80,14 @@ pub(super) struct Cut {
 pub(super) struct Saved {
     pub(super) sum: Sum,
     head: Vec<u8>,
-    exceptions: BTreeMap<(u32, u32), Exceptions>,
+    exceptions: Arc<BTreeMap<(u32, u32), Exceptions>>,
 }
 
 /// The ratchet tree that lists of members lean on.
 pub(super) struct Tree {
     pub(super) sum: Sum,
-    /// Its members by leaf, encoded. `None`: what is stored of the lists holds still; or there is no tree.
-    pub(super) members: Option<Exceptions>,
+    /// Its members. `None`: what is stored of the lists holds still; or there is no tree.
+    pub(super) members: Option<Members>,
 }
 
 /// The sum of the hashes of blocks, in four lanes. It tells damage, not malice: who can write the records can write a
@@ -158,15 +165,17 @@ impl Blocks {
         })
     }
 
-    /// The members in a tree, by leaf, encoded.
-    pub(super) fn leaves(&self) -> Exceptions {
-        let leaves = self.plain().next().map(|(_, leaves)| leaves);
-        let each = leaves.into_iter().flat_map(|leaves| {
-            (0..leaves.len)
-                .zip(0..)
-                .filter_map(|(leaf, at)| Some((leaf, members::in_leaf(leaf, leaves.block(at)?)?)))
-        });
-        each.collect()
+    /// The members in a tree.
+    pub(super) fn leaves(&self) -> Members {
+        let mut members = Members::default();
+        if let Some((_, leaves)) = self.plain().next() {
+            for (leaf, at) in (0..leaves.len).zip(0..) {
+                if let Some(stored) = leaves.block(at) {
+                    members.push_leaf(leaf, stored);
+                }
+            }
+        }
+        members
     }
 
     fn literals(&self) -> BTreeMap<u32, Zeroizing<Vec<u8>>> {
@@ -191,10 +200,14 @@ impl Blocks {
         writer.lists(&old.plain().collect(), &self.plain().collect());
         let before = saved.map(|saved| saved.exceptions.clone()).unwrap_or_default();
         let exceptions = match &tree.members {
-            None => before.clone(),
-            Some(tree) => self.members().map(|(at, list)| (at, list.exceptions(tree))).collect(),
+            None => before,
+            Some(tree) => {
+                let lists = self.members().map(|(at, list)| (at, list.exceptions(tree)));
+                let exceptions: Arc<BTreeMap<_, _>> = Arc::new(lists.collect());
+                writer.exceptions(&before, &exceptions);
+                exceptions
+            }
         };
-        writer.exceptions(&before, &exceptions);
         let Writer { mut ops, sum } = writer;
         let head = self.head(sum.plus(tree.sum));
         if saved.map(|saved| &saved.head) != Some(&head) {
@@ -205,7 +218,7 @@ impl Blocks {
 
     /// What has to be deleted when this record is.
     pub(super) fn removal(&self, key: &[u8]) -> Vec<Op> {
-        let none = Tree { sum: Sum::default(), members: Some(Exceptions::new()) };
+        let none = Tree { sum: Sum::default(), members: Some(Members::default()) };
         let (mut ops, _) = Self::default().changes(key, self, &none);
         ops.retain(|op| matches!(op, Op::Delete(_)));
         ops.push(Op::Delete(head_key(key)));
@@ -230,7 +243,7 @@ impl Blocks {
     /// missing, left over, or of another time.
     pub(super) fn read(
         head: Vec<u8>,
-        stored: &mut BTreeMap<Name, Zeroizing<Vec<u8>>>,
+        stored: &mut Scattered,
         tree: impl FnOnce() -> Tree,
     ) -> Option<Self> {
         let decoded: Head = record::decode(b"head", &head).ok()?;
@@ -238,34 +251,29 @@ impl Blocks {
         let leans = decoded.parts.iter().any(|part| matches!(part.shape, Shape::Members { .. }));
         let none = Tree { sum: Sum::default(), members: None };
         let tree = if leans { tree() } else { none };
-        let mut reader =
-            Reader { blocks: BTreeMap::new(), exceptions: BTreeMap::new(), members: tree.members };
-        let mut sum = Sum::default();
+        let (mut all, mut sum) = (Vec::new(), Sum::default());
         for scope in scopes {
-            let mut block = stored.range((scope, 0, 0)..=(scope, u32::MAX, u32::MAX)).next();
-            while let Some((&name, _)) = block {
-                let value = stored.remove(&name)?;
-                sum = sum.plus(Sum::of(name, &value));
-                reader.blocks.insert(name, value);
-                block = stored.range((scope, 0, 0)..=(scope, u32::MAX, u32::MAX)).next();
+            for (name, block) in stored.take(scope) {
+                let block = Zeroizing::new(block);
+                sum = sum.plus(Sum::of(name, &block));
+                all.push((name, block));
             }
         }
+        let mut reader = Reader::new(all, tree.members);
         let mut cursors: BTreeMap<u32, (usize, u32)> = BTreeMap::new();
         let mut blocks = Self::default();
         for HeadPart { scope, literal, shape } in decoded.parts {
             let (from, slot) = cursors.entry(scope).or_default();
             let to = from.checked_add(usize::try_from(literal).ok()?)?;
-            let around = reader.blocks.get(&(scope, 0, 0)).map_or(&[][..], |block| block);
+            let around = reader.around(scope);
             let literal = Zeroizing::new(around.get(*from..to)?.to_vec());
             *from = to;
             *slot += 1;
             let (slot, list) = (*slot, reader.list((scope, *slot), &shape)?);
             blocks.parts.push(Part { scope, slot, literal, list });
         }
-        let whole = cursors.iter().all(|(scope, (len, _))| {
-            reader.blocks.get(&(*scope, 0, 0)).map_or(0, |block| block.len()) == *len
-        });
-        let exceptions = reader.exceptions;
+        let whole = cursors.iter().all(|(scope, (len, _))| reader.around(*scope).len() == *len);
+        let exceptions = Arc::new(reader.exceptions);
         let sound = whole && sum.plus(tree.sum).to_bytes() == decoded.sum;
         blocks.saved = Some(Saved { sum, head, exceptions });
         sound.then_some(blocks)
@@ -287,11 +295,51 @@ impl Cut {
     /// zero).
     fn block(&self, at: usize) -> Option<&[u8]> {
         let end = *self.ends.get(at)?;
-        let start = if at == 0 { 0 } else { self.ends[at - 1] };
-        let block = self.bytes.get(start..end)?;
+        let block = self.bytes.get(self.start(at)..end)?;
         block.iter().any(|byte| *byte != 0).then_some(block)
     }
+
+    fn start(&self, at: usize) -> usize {
+        at.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0)
+    }
+
+    /// The blocks that may differ. Most are the same in both: those in front and behind are compared in one go.
+    fn differing(&self, other: &Self) -> Range<usize> {
+        let all = self.ends.len().max(other.ends.len());
+        let front = same_in_front(&self.bytes, &other.bytes);
+        let ends = self.ends.iter().zip(&other.ends);
+        let first = ends.take_while(|(end, same)| end == same && **end <= front).count();
+        if self.ends.len() != other.ends.len() {
+            return first..all;
+        }
+        let behind = same_behind(&self.bytes, &other.bytes);
+        let rest = |cut: &Self, at| cut.bytes.len() - cut.start(at);
+        let same = |at: &usize| rest(self, *at) == rest(other, *at) && rest(self, *at) <= behind;
+        first..all - (first..all).rev().take_while(same).count()
+    }
 }
+
+/// How many bytes two slices have in common from their front on.
+fn same_in_front(one: &[u8], other: &[u8]) -> usize {
+    let chunks = one.chunks(CHUNK).zip(other.chunks(CHUNK));
+    let whole = CHUNK * chunks.take_while(|(one, other)| one == other).count();
+    let whole = whole.min(one.len()).min(other.len());
+    let rest = one[whole..].iter().zip(&other[whole..]);
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
+/// The same from their back on.
+fn same_behind(one: &[u8], other: &[u8]) -> usize {
+    let chunks = one.rchunks(CHUNK).zip(other.rchunks(CHUNK));
+    let whole = CHUNK * chunks.take_while(|(one, other)| one == other).count();
+    let whole = whole.min(one.len()).min(other.len());
+    let (one, other) = (&one[..one.len() - whole], &other[..other.len() - whole]);
+    let rest = one.iter().rev().zip(other.iter().rev());
+    whole + rest.take_while(|(one, other)| one == other).count()
+}
+
+/// So many bytes are compared in one go.
+const CHUNK: usize = 128;
 
 impl Sum {
     fn of((scope, slot, at): Name, value: &[u8]) -> Self {
@@ -370,10 +418,7 @@ impl Writer {
         for (scope, slot) in keys_of(old, new) {
             let old = old.get(&(scope, slot)).copied().unwrap_or(&none);
             let new = new.get(&(scope, slot)).copied().unwrap_or(&none);
-            if old.bytes == new.bytes && old.ends == new.ends {
-                continue;
-            }
-            for at in 0..old.ends.len().max(new.ends.len()) {
+            for at in old.differing(new) {
                 let name = (scope, slot, u32::try_from(at).unwrap_or(u32::MAX));
                 self.change(name, old.block(at), new.block(at));
             }
@@ -391,49 +436,6 @@ impl Writer {
             for leaf in keys_of(old, new) {
                 let (old, new) = (old.get(&leaf), new.get(&leaf));
                 self.change((at.0, at.1, leaf), old.map(Vec::as_slice), new.map(Vec::as_slice));
-            }
-        }
-    }
-}
-
-/// Takes blocks apart into vectors.
-struct Reader {
-    blocks: BTreeMap<Name, Zeroizing<Vec<u8>>>,
-    exceptions: BTreeMap<(u32, u32), Exceptions>,
-    members: Option<Exceptions>,
-}
-
-impl Reader {
-    fn list(&mut self, (scope, slot): (u32, u32), shape: &Shape) -> Option<List> {
-        match *shape {
-            Shape::None => Some(List::None),
-            Shape::Plain { per, len } if (1..=PLACES).contains(&per) && len <= PLACES => {
-                let blank = |at| usize::try_from(per.min(len - at * per)).ok();
-                let blocks = (0..len.div_ceil(per)).map(|at| {
-                    let block = self.blocks.get(&(scope, slot, at));
-                    let len = block.map_or_else(|| blank(at), |block| Some(block.len()))?;
-                    Some((block, len))
-                });
-                let blocks = blocks.collect::<Option<Vec<_>>>()?;
-                // All at once: what outgrows its memory leaves a copy there.
-                let bytes = Vec::with_capacity(blocks.iter().map(|(_, len)| len).sum());
-                let mut cut = Cut { per, len, bytes: Zeroizing::new(bytes), ..Cut::default() };
-                for (block, len) in blocks {
-                    let end = cut.bytes.len() + len;
-                    cut.bytes.extend_from_slice(block.map_or(&[], |block| block.as_slice()));
-                    cut.bytes.resize(end, 0);
-                    cut.ends.push(end);
-                }
-                Some(List::Plain(cut))
-            }
-            Shape::Plain { .. } => None,
-            Shape::Members { len } => {
-                let of_list = self.blocks.range((scope, slot, 0)..=(scope, slot, u32::MAX));
-                let exceptions: Exceptions =
-                    of_list.map(|((_, _, leaf), block)| (*leaf, block.to_vec())).collect();
-                let list = Members::restore(self.members.as_ref()?, &exceptions);
-                self.exceptions.insert((scope, slot), exceptions);
-                (list.len() == len).then(|| List::Members(Arc::new(list)))
             }
         }
     }

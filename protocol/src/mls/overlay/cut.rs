@@ -6,24 +6,26 @@
 
 use std::sync::Arc;
 
+use postcard::ser_flavors::Flavor as _;
 use postcard::{Error, Result};
 use serde::ser::{self, Serialize, Serializer as _};
 use zeroize::Zeroizing;
 
 use super::blocks::{Blocks, Cut, List, Part};
-use super::erasing::Erasing;
+use super::byte::byte_in;
 use super::members::Members;
+use super::out::Out;
 
 /// Cuts `value`. Scopes that `old` has too keep their numbers; others are given the next.
 pub(super) fn cut<T: Serialize>(value: &T, old: &Blocks, next: &mut u32) -> Result<Blocks> {
     let mut cutter = Cutter {
         old,
         next,
-        out: postcard::Serializer { output: Erasing::default() },
+        out: postcard::Serializer { output: Out::default() },
         parts: Vec::new(),
         scopes: Vec::new(),
         want: None,
-        cutting: false,
+        cutting: None,
     };
     let outer = old.parts.first().map(|part| part.scope);
     let outer = outer.unwrap_or_else(|| cutter.fresh());
@@ -62,14 +64,14 @@ const SCOPE: &str = "MessageSecrets";
 struct Cutter<'a> {
     old: &'a Blocks,
     next: &'a mut u32,
-    out: postcard::Serializer<Erasing>,
+    out: postcard::Serializer<Out>,
     parts: Vec<Part>,
     /// The innermost last.
     scopes: Vec<Scope>,
     /// How the next vector is to be cut.
     want: Option<Want>,
-    /// Whether a vector is being cut.
-    cutting: bool,
+    /// The vector that is being cut.
+    cutting: Option<Listing>,
 }
 
 struct Scope {
@@ -124,6 +126,26 @@ impl Cutter<'_> {
     fn leave(&mut self) {
         self.end_part(List::None);
         self.scopes.pop();
+    }
+
+    /// Ends the vector that is being cut.
+    fn end_list(&mut self) -> Result<()> {
+        let Some(Listing { want, literal, mut cut, left }) = self.cutting.take() else {
+            return Ok(());
+        };
+        cut.bytes = self.take();
+        if left != cut.per {
+            cut.ends.push(cut.bytes.len());
+        }
+        let list = match want {
+            Want::Blocks(_) => List::Plain(cut),
+            Want::Members => {
+                let members = Members::new(core::mem::take(&mut *cut.bytes), &cut.ends);
+                List::Members(Arc::new(members.ok_or(Error::SerdeSerCustom)?))
+            }
+        };
+        self.push_part(literal, list);
+        Ok(())
     }
 
     /// The members that were stored behind the same secrets before: they are the same as long as the secrets are.
@@ -227,13 +249,14 @@ impl<'c, 'a> ser::Serializer for &'c mut Cutter<'a> {
 
     fn serialize_seq(self, len: Option<usize>) -> Result<Seq<'c, 'a>> {
         self.out.serialize_seq(len)?;
-        let Some(want) = self.want.take().filter(|_| !self.cutting) else {
-            return Ok(Seq { cutter: self, list: None });
+        let len = len.unwrap_or_default();
+        let Some(want) = self.want.take().filter(|_| self.cutting.is_none()) else {
+            return Ok(Seq { cutter: self, cuts: false, len, byte: None });
         };
         let (literal, per) = (self.take(), if let Want::Blocks(per) = want { per } else { 1 });
-        self.cutting = true;
         let cut = Cut { per, ..Cut::default() };
-        Ok(Seq { cutter: self, list: Some(Listing { want, literal, cut }) })
+        self.cutting = Some(Listing { want, literal, cut, left: per });
+        Ok(Seq { cutter: self, cuts: true, len, byte: None })
     }
 
     fn serialize_tuple(self, _len: usize) -> Result<Self> {
@@ -261,7 +284,7 @@ impl<'c, 'a> ser::Serializer for &'c mut Cutter<'a> {
     }
 
     fn serialize_struct(self, name: &'static str, _len: usize) -> Result<Struct<'c, 'a>> {
-        if name == SCOPE && !self.cutting {
+        if name == SCOPE && self.cutting.is_none() {
             self.enter();
         }
         Ok(Struct { cutter: self, name })
@@ -281,8 +304,37 @@ impl<'c, 'a> ser::Serializer for &'c mut Cutter<'a> {
 
 struct Seq<'c, 'a> {
     cutter: &'c mut Cutter<'a>,
-    /// What it becomes, if it is cut.
-    list: Option<Listing>,
+    /// Whether it is the one that is being cut.
+    cuts: bool,
+    /// How many elements are said to come.
+    len: usize,
+    /// Where the next byte goes, in a vector of bytes: most of what OpenMLS stores is such, and serde hands it over byte
+    /// by byte, so there is room for all of them at once.
+    byte: Option<usize>,
+}
+
+impl Seq<'_, '_> {
+    #[inline]
+    fn write_byte(&mut self, byte: u8) -> Result<()> {
+        let at = match self.byte {
+            Some(at) => at,
+            None => self.cutter.out.output.make_room(self.len),
+        };
+        self.byte = Some(at + 1);
+        match self.cutter.out.output.0.get_mut(at) {
+            Some(place) => *place = byte,
+            None => self.cutter.out.output.try_push(byte)?,
+        }
+        Ok(())
+    }
+
+    /// Ends the bytes, which may be fewer than was said.
+    #[inline]
+    fn end_bytes(&mut self) {
+        if let Some(end) = self.byte.take() {
+            self.cutter.out.output.0.truncate(end);
+        }
+    }
 }
 
 struct Listing {
@@ -290,39 +342,40 @@ struct Listing {
     /// What was before it.
     literal: Zeroizing<Vec<u8>>,
     cut: Cut,
+    /// How many places the present block still has.
+    left: u32,
 }
 
 impl ser::SerializeSeq for Seq<'_, '_> {
     type Ok = ();
     type Error = Error;
 
+    #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
+        if !self.cuts
+            && let Some(byte) = byte_in(value)
+        {
+            return self.write_byte(byte);
+        }
+        self.end_bytes();
         value.serialize(&mut *self.cutter)?;
-        if let Some(Listing { cut, .. }) = &mut self.list {
+        if self.cuts
+            && let Some(Listing { cut, left, .. }) = &mut self.cutter.cutting
+        {
             cut.len += 1;
-            if cut.len.is_multiple_of(cut.per) {
+            *left -= 1;
+            if *left == 0 {
+                *left = cut.per;
                 cut.ends.push(self.cutter.out.output.0.len());
             }
         }
         Ok(())
     }
 
-    fn end(self) -> Result<()> {
-        let Some(Listing { want, literal, mut cut }) = self.list else { return Ok(()) };
-        cut.bytes = self.cutter.take();
-        if !cut.len.is_multiple_of(cut.per) {
-            cut.ends.push(cut.bytes.len());
-        }
-        let list = match want {
-            Want::Blocks(_) => List::Plain(cut),
-            Want::Members => {
-                let members = Members::new(core::mem::take(&mut *cut.bytes), &cut.ends);
-                List::Members(Arc::new(members.ok_or(Error::SerdeSerCustom)?))
-            }
-        };
-        self.cutter.cutting = false;
-        self.cutter.push_part(literal, list);
-        Ok(())
+    #[inline]
+    fn end(mut self) -> Result<()> {
+        self.end_bytes();
+        if self.cuts { self.cutter.end_list() } else { Ok(()) }
     }
 }
 
@@ -355,7 +408,7 @@ impl ser::SerializeStruct for Struct<'_, '_> {
     }
 
     fn end(self) -> Result<()> {
-        if self.name == SCOPE && !self.cutter.cutting {
+        if self.name == SCOPE && self.cutter.cutting.is_none() {
             self.cutter.leave();
         }
         Ok(())
@@ -407,3 +460,6 @@ impl ser::SerializeMap for &mut Cutter<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use openmls::prelude::Credential;
+use openmls::prelude::CredentialType;
+use serde::Deserialize;
 
 /// Encoded members by leaf, where they differ from others; nothing for a leaf that nobody had.
 pub(super) type Exceptions = BTreeMap<u32, Vec<u8>>;
@@ -43,43 +44,80 @@ impl Members {
         pairs.map(|((leaf, end), start)| (*leaf, &self.bytes[start..*end]))
     }
 
+    fn push(&mut self, leaf: u32, member: &[u8]) {
+        self.bytes.extend_from_slice(member);
+        self.ends.push((leaf, self.bytes.len()));
+    }
+
+    /// Adds the member in a leaf as the tree stores it, in the encoding of these lists. Not one that looks otherwise
+    /// than it does in OpenMLS 0.9.2: then the lists have such members in full.
+    pub(super) fn push_leaf(&mut self, leaf: u32, stored: &[u8]) {
+        let mut number = [0; 5];
+        if let Some((encryption_key, signature_key, credential)) = parts_of(stored)
+            && let Ok(number) = postcard::to_slice(&leaf, &mut number)
+        {
+            for part in [number, credential, encryption_key, signature_key] {
+                self.bytes.extend_from_slice(part);
+            }
+            self.ends.push((leaf, self.bytes.len()));
+        }
+    }
+
     /// What tells this list from `others`.
-    pub(super) fn exceptions(&self, others: &Exceptions) -> Exceptions {
-        let mut exceptions: Exceptions = others.keys().map(|leaf| (*leaf, Vec::new())).collect();
+    pub(super) fn exceptions(&self, others: &Self) -> Exceptions {
+        let mut exceptions = Exceptions::new();
+        let mut others = others.each().peekable();
         for (leaf, member) in self.each() {
-            if others.get(&leaf).is_some_and(|other| other == member) {
-                exceptions.remove(&leaf);
-            } else {
+            while let Some((gone, _)) = others.next_if(|(other, _)| *other < leaf) {
+                exceptions.insert(gone, Vec::new());
+            }
+            if others.next_if(|(other, _)| *other == leaf).is_none_or(|(_, same)| same != member) {
                 exceptions.insert(leaf, member.to_vec());
             }
         }
+        exceptions.extend(others.map(|(gone, _)| (gone, Vec::new())));
         exceptions
     }
 
     /// The list that differs from `others` by these exceptions.
-    pub(super) fn restore(others: &Exceptions, exceptions: &Exceptions) -> Self {
-        let mut all: BTreeMap<u32, &Vec<u8>> = others.iter().map(|(leaf, m)| (*leaf, m)).collect();
-        all.extend(exceptions.iter().map(|(leaf, member)| (*leaf, member)));
+    pub(super) fn restore(others: &Self, exceptions: &Exceptions) -> Self {
         let mut list = Self::default();
-        for (leaf, member) in all.into_iter().filter(|(_, member)| !member.is_empty()) {
-            list.bytes.extend_from_slice(member);
-            list.ends.push((leaf, list.bytes.len()));
+        let mut exceptions = exceptions.iter().map(|(leaf, member)| (*leaf, member)).peekable();
+        let mut except = |list: &mut Self, here: &dyn Fn(u32) -> bool| {
+            let mut last = None;
+            while let Some((leaf, member)) = exceptions.next_if(|(leaf, _)| here(*leaf)) {
+                last = Some(leaf);
+                if !member.is_empty() {
+                    list.push(leaf, member);
+                }
+            }
+            last
+        };
+        for (leaf, member) in others.each() {
+            if except(&mut list, &|other| other <= leaf) != Some(leaf) {
+                list.push(leaf, member);
+            }
         }
+        except(&mut list, &|_| true);
         list
     }
 }
 
-/// The member in a leaf as the tree stores it, encoded as lists of members have it. `None` for a blank leaf, or for one
-/// that looks otherwise than it does in OpenMLS 0.9.2: then the lists have such members in full.
-pub(super) fn in_leaf(leaf: u32, stored: &[u8]) -> Option<Vec<u8>> {
+/// Encryption key, signature key and credential in a leaf that is not blank, each as it is encoded.
+fn parts_of(stored: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     // Some(LeafNode { payload: { encryption key, signature key, credential, … }, … })
     let fields = stored.strip_prefix(&[1])?;
-    let (fields, _): ((&[u8], &[u8], Credential), _) = postcard::take_from_bytes(fields).ok()?;
-    let (encryption_key, signature_key, credential) = fields;
-    let mut member = postcard::to_extend(&(leaf, credential), Vec::new()).ok()?;
-    for key in [encryption_key, signature_key] {
-        member = postcard::to_extend(&key.len(), member).ok()?;
-        member.extend_from_slice(key);
-    }
-    Some(member)
+    let (encryption_key, rest) = first::<&[u8]>(fields)?;
+    let (signature_key, rest) = first::<&[u8]>(rest)?;
+    let (credential, _) = first::<(CredentialType, &[u8])>(rest)?;
+    Some((encryption_key, signature_key, credential))
 }
+
+/// The bytes of the value that comes first, and those behind it.
+fn first<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let (_, rest) = postcard::take_from_bytes::<T>(bytes).ok()?;
+    bytes.split_at_checked(bytes.len() - rest.len())
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,9 @@ use postcard::Result;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::blocks::{BLOCK, Blocks, HEAD, Saved, Sum, Tree, block_name};
+use super::blocks::{BLOCK, Blocks, HEAD, Saved, Scattered, Sum, Tree, block_name};
 use super::cut::cut;
-use super::members::Exceptions;
+use super::members::Members;
 use super::{Kind, State, Stored, Undo};
 use crate::store::batch::{Op, Records};
 
@@ -18,13 +18,12 @@ const SECRETS: u8 = Kind::MessageSecrets as u8;
 
 /// The tree of the one group in these records, whatever the others are like.
 pub(in crate::mls) fn tree_in(stored: Records) -> Option<TreeSync> {
-    let (mut blocks, mut head, mut whole) = (BTreeMap::new(), None, None);
+    let (mut blocks, mut head, mut whole) = (Scattered::default(), None, None);
     for (key, value) in stored {
-        let value = Zeroizing::new(value);
         match (key.as_slice(), block_name(&key)) {
-            (_, Some(name)) => drop(blocks.insert(name, value)),
-            ([HEAD, TREE, ..], _) => head = Some(value.to_vec()),
-            ([TREE, ..], _) => whole = Some(value),
+            (_, Some(name)) => blocks.push(name, value),
+            ([HEAD, TREE, ..], _) => head = Some(value),
+            ([TREE, ..], _) => whole = Some(Zeroizing::new(value)),
             _ => {}
         }
     }
@@ -35,20 +34,19 @@ pub(in crate::mls) fn tree_in(stored: Records) -> Option<TreeSync> {
 
 impl State {
     pub(super) fn read(stored: Records) -> Self {
-        let (mut heads, mut blocks) = (Vec::new(), BTreeMap::new());
+        let (mut heads, mut blocks) = (Vec::new(), Scattered::default());
         let mut state = Self::default();
         let mut sound = true;
         for (key, value) in stored {
             match (key.first(), block_name(&key)) {
-                (_, Some(name)) => drop(blocks.insert(name, Zeroizing::new(value))),
+                (_, Some(name)) => blocks.push(name, value),
                 (Some(&BLOCK), None) => sound = false,
                 (Some(&HEAD), _) => heads.push((key[1..].to_vec(), value)),
                 _ => drop(state.records.insert(key, Stored::Whole(Zeroizing::new(value)))),
             }
         }
         // Every scope has a block: what is around its vectors has their lengths at least.
-        let last = blocks.keys().next_back();
-        state.next_scope = last.map_or(0, |(scope, _, _)| scope.saturating_add(1));
+        state.next_scope = blocks.last_scope().map_or(0, |scope| scope.saturating_add(1));
         // What leans on a tree comes after it.
         heads.sort_by_key(|(key, _)| key.first() != Some(&TREE));
         let mut read = Vec::new();
@@ -135,7 +133,7 @@ impl State {
         let beside = with_kind(key, TREE);
         let same = new.leans_as(old) && old.leans_as(new) && !before.contains_key(&beside);
         if !new.leans() {
-            return Tree { sum: Sum::default(), members: (!same).then(Exceptions::new) };
+            return Tree { sum: Sum::default(), members: (!same).then(Members::default) };
         }
         let members = || self.members(&beside).unwrap_or_default();
         let sum = saved.get(&beside).map_or_else(|| self.sum(&beside), |saved| saved.sum);
@@ -151,9 +149,9 @@ impl State {
     }
 
     /// The members in a tree.
-    fn members(&self, tree: &[u8]) -> Option<Exceptions> {
+    fn members(&self, tree: &[u8]) -> Option<Members> {
         match self.records.get(tree)? {
-            Stored::Whole(_) => Some(Exceptions::new()),
+            Stored::Whole(_) => Some(Members::default()),
             Stored::Blocks(tree) => Some(tree.leaves()),
             Stored::Damaged => None,
         }

@@ -7,11 +7,15 @@ use data_encoding::HEXLOWER;
 use openmls::prelude::{HpkeAeadType, HpkeConfig, HpkeKdfType, HpkeKemType};
 use openmls_traits::crypto::OpenMlsCrypto;
 use openmls_traits::random::OpenMlsRand;
-use openmls_traits::types::{AeadType, Ciphersuite, CryptoError, HashType, SignatureScheme};
+use openmls_traits::types::{
+    AeadType, Ciphersuite, CryptoError, HashType, HpkeKeyPair, SignatureScheme,
+};
 
 use super::Crypto;
+use crate::crypto::hpke::Kem;
 use crate::crypto::portable;
 use crate::env::Entropy;
+use crate::mls::parallel::MANY;
 use crate::mls::suite::Suite;
 
 fn crypto(seed: u8) -> Crypto {
@@ -35,6 +39,35 @@ fn draws_differ_and_depend_on_the_seed_and_their_count_alone() {
     assert_eq!(long.len(), 200);
     let blocks: std::collections::BTreeSet<_> = long.chunks(64).collect();
     assert_eq!(blocks.len(), 4);
+}
+
+#[test]
+fn an_encapsulation_made_ahead_is_used_once_and_is_the_same_in_every_run() {
+    for (name, kem) in KEMS.into_iter().zip([Kem::X25519, Kem::XWing]) {
+        let pairs: Vec<_> = (0..2 * MANY)
+            .map(|n| crypto(9).derive_hpke_keypair(config(name), &[n as u8; 32]).unwrap())
+            .collect();
+        let keys: Vec<&[u8]> = pairs.iter().map(|pair| pair.public.as_slice()).collect();
+        let run = |keys: &[&[u8]]| {
+            let crypto = crypto(1);
+            crypto.encapsulate_ahead(kem, keys);
+            let seal = |pair: &HpkeKeyPair| {
+                crypto.hpke_seal(config(name), &pair.public, b"info", b"aad", b"secret").unwrap()
+            };
+            [pairs.iter().map(seal).collect::<Vec<_>>(), pairs.iter().map(seal).collect()]
+        };
+        let [first, second] = run(&keys);
+        assert_eq!(run(&keys), [first.clone(), second.clone()]);
+        // Those that were not made ahead, and those that were made are used up.
+        let [plain, again] = run(&keys[..MANY - 1]);
+        assert_eq!((&plain, &second), (&again, &again));
+        for (pair, sealed) in pairs.iter().zip(&first) {
+            let open = crypto(2).hpke_open(config(name), sealed, &pair.private, b"info", b"aad");
+            assert_eq!(open.unwrap(), b"secret");
+            let of_all = first.iter().chain(&second);
+            assert_eq!(of_all.filter(|all| all.kem_output == sealed.kem_output).count(), 1);
+        }
+    }
 }
 
 #[test]

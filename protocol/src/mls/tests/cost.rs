@@ -24,6 +24,20 @@ fn median<T>(runs: usize, mut run: impl FnMut() -> T) -> f64 {
     times[times.len() / 2]
 }
 
+/// The same with all threads and with one, in turns, so that both meet the same machine.
+fn shared_and_alone(what: &str, runs: usize, mut run: impl FnMut() + Send) {
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    let (mut shared, mut alone) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        shared.push(median(1, &mut run));
+        alone.push(median(1, || one.install(&mut run)));
+    }
+    shared.sort_by(f64::total_cmp);
+    alone.sort_by(f64::total_cmp);
+    let (shared, alone) = (shared[runs / 2], alone[runs / 2]);
+    println!("{what}: {shared:.1} ms, with one thread {alone:.1} ms");
+}
+
 #[test]
 #[ignore = "it measures"]
 fn of_a_thousand_members() {
@@ -37,12 +51,11 @@ fn of_a_thousand_members() {
             }
         });
         println!("{suite:?}: check 999 key packages {checked:.1} ms");
-        let add = median(5, || {
+        shared_and_alone(&format!("{suite:?}: found, add 999, store and read"), 5, || {
             let mut founder = device(0);
             founder.found(suite);
             founder.commit(&adding(&packages)).unwrap();
         });
-        println!("{suite:?}: found, add 999, store and read {add:.1} ms");
         let mut joiner = device(5_000);
         let package = joiner.package(suite, false);
         let bundle = here[0].commit(&adding(&[package])).unwrap();
@@ -51,7 +64,7 @@ fn of_a_thousand_members() {
             device.follow(&bundle.commit).unwrap();
         }
         let disk = joiner.package_disk.clone();
-        let join = median(7, || {
+        shared_and_alone(&format!("{suite:?}: join"), 7, || {
             joiner.packages =
                 key_package::KeyPackages::restore(joiner.backend, disk.records()).unwrap();
             let (cx, local) = (
@@ -65,7 +78,6 @@ fn of_a_thousand_members() {
             let welcome = bundle.welcome.as_ref().unwrap();
             Group::join(cx, local, &mut joiner.packages, welcome, &tree).unwrap();
         });
-        println!("{suite:?}: join {join:.1} ms");
         for round in 0..3 {
             let bundle = world.turn(&mut here, round, &Plan::default());
             println!("{suite:?}: commit of {} bytes", bundle.commit.len());
