@@ -237,6 +237,8 @@ pub const PUBLIC_GROUP_BYTES: usize = 256 * 1024 * 1024;
 /// How long the others are asked to wait for a member whose changes of a group came too late
 /// [`COMMIT_LOSSES`] times in a row: above the round trip of the slowest link that people would use.
 pub const COMMIT_TURN: Duration = Duration::from_secs(2);
+/// When whoever is asked to wait is to try again: such a turn lasts a round trip or two as a rule.
+pub const COMMIT_TURN_RETRY: Duration = Duration::from_millis(200);
 /// Who let such a turn pass gets no other for this long: a sixth of the time at most is lost to one that is gone.
 pub const COMMIT_TURN_PAUSE: Duration = Duration::from_secs(10);
 /// Accounts in a group whose losses are counted.

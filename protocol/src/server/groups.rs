@@ -18,6 +18,7 @@ use crate::mls::MlsError;
 use crate::mls::public::{CheckedCommit, PublicState};
 use crate::server::audit::AuditKind;
 use crate::server::op::{Member, StoreOp, StoreReply};
+use crate::wire::message::Failure;
 
 /// The groups in use.
 #[derive(Debug)]
@@ -258,7 +259,7 @@ impl Server {
             return self.refuse_work(channel, code, present, "");
         }
         if changes && !slot.turns.may(work.sender.account, self.now.mono) {
-            return self.refuse_work(channel, ErrorCode::Busy, 0, "");
+            return self.wait_for_turn(channel);
         }
         let generation = work.generation();
         let held = slot
@@ -270,6 +271,20 @@ impl Server {
         }
         self.forget_state(channel);
         self.load_state(channel);
+    }
+
+    /// It is somebody else's turn, and over soon as a rule.
+    fn wait_for_turn(&mut self, channel: ChannelId) {
+        if let Some(work) = self.head(channel) {
+            let (call, kind) = (work.call, work.audit_kind());
+            let busy = ErrorCode::Busy;
+            if let Some(kind) = kind {
+                self.audit(kind, Some(call.conn), Some(channel), Some(busy));
+            }
+            let retry_after_ms = limits::COMMIT_TURN_RETRY.as_millis() as u32;
+            self.refuse(call, Failure { retry_after_ms, ..busy.into() });
+        }
+        self.end_work(channel);
     }
 
     fn load_state(&mut self, channel: ChannelId) {
@@ -500,7 +515,7 @@ impl Server {
         self.accept(call, channel, message, submitted.payload, seq, chain, time);
         if !duplicate {
             if let Some(slot) = self.groups.slots.get_mut(&channel) {
-                slot.turns.won(submitted.entry.sender.account);
+                slot.turns.won(submitted.entry.sender.account, self.now.mono);
             }
             self.end_readers(channel, removed, seq);
             let entry = crate::wire::message::Entry { seq, time, ..submitted.entry.clone() };
