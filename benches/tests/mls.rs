@@ -13,8 +13,8 @@ impl Visitor for Lives {
                 continue;
             }
             for members in [2, 3, 6] {
-                lives::<M>(name, &blank::<M>(&founded::<M>(kind, suite, members)?)?)?;
-                lives::<M>(name, &full::<M>(kind, suite, members)?)?;
+                lives::<M>(name, blank::<M>(&founded::<M>(kind, suite, members)?)?)?;
+                lives::<M>(name, full::<M>(kind, suite, members)?)?;
                 self.0 += 1;
             }
         }
@@ -22,7 +22,7 @@ impl Visitor for Lives {
     }
 }
 
-fn lives<M: Member>(name: &str, pair: &Pair<M::Saved>) -> Result<(), Error> {
+fn lives<M: Member>(name: &str, pair: Pair<M::Saved>) -> Result<(), Error> {
     let (mut one, mut other) = (M::load(pair.one)?, M::load(pair.other)?);
     assert_eq!((one.written(), other.written()), (0, 0), "{name}");
     for _ in 0..2 {
