@@ -129,7 +129,13 @@ impl Oracle {
 
     /// A device's disk was put back to an older state.
     pub(crate) fn put_back(&mut self, device: usize, disk: &BTreeMap<Vec<u8>, Vec<u8>>) {
-        self.readers[device].put_back(disk);
+        let reader = &mut self.readers[device];
+        let known = |id: &ChannelId| disk.contains_key([b"d/c/".as_slice(), &id.0].concat().as_slice());
+        if let Some(of) = reader.sender {
+            let was_in = self.logs.channels.iter().filter(|(_, log)| log.was_member(of));
+            reader.lost = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
+        }
+        reader.put_back(disk);
     }
 
     /// Somebody lies to a device, or changes what it says.
@@ -237,7 +243,11 @@ impl Oracle {
             let word = text.split([' ', '(']).next().unwrap_or_default().to_owned();
             *self.alarms.entry(word).or_default() += 1;
         }
-        let alarm = is_alarm(event) && !self.dishonest;
+        let expected = match event {
+            Event::Unreadable { channel, .. } => self.readers[device].is_disturbed(*channel),
+            _ => false,
+        };
+        let alarm = is_alarm(event) && !self.dishonest && !expected;
         self.check(!alarm, "no alarm without a cause", || format!("device {device}: {event:?}"));
         match event {
             Event::Message(message) => self.message(device, message),
@@ -257,6 +267,7 @@ impl Oracle {
             }
             Event::Changed(change) => self.changed(device, change),
             Event::Joined { channel, .. } => {
+                self.readers[device].lost.remove(channel);
                 let of = self.readers[device].sender;
                 let log = self.logs.channels.get(channel);
                 let member = log.zip(of).is_some_and(|(log, of)| log.was_member(of));

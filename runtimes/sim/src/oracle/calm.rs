@@ -64,7 +64,7 @@ impl Oracle {
             }
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
-                if log.kind == ChannelKind::Direct && alone {
+                if (log.kind == ChannelKind::Direct && alone) || reader.lost.contains(&id) {
                     continue;
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));

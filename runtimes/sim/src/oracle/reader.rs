@@ -72,6 +72,8 @@ pub(super) struct Reader {
     pub(super) lied: bool,
     /// Its disk was put back to an older state.
     pub(super) restored: bool,
+    /// Groups that it was added to after the backup that it was restored from: it knows nothing of them.
+    pub(super) lost: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Its session ended for good, until it logs in again.
@@ -152,9 +154,16 @@ impl Reader {
         }
     }
 
+    /// Whether it has told, or has reason, that it cannot read all of a group.
+    pub(super) fn is_disturbed(&self, channel: ChannelId) -> bool {
+        let out = self.out.contains(&channel) || self.back.contains_key(&channel);
+        self.lied || self.restored || out
+    }
+
     /// Whether this device may miss an entry: it was not there, or was lied to.
     pub(super) fn may_miss(&self, (channel, seq): At, place: Place) -> bool {
         self.lied
+            || self.lost.contains(&channel)
             || self.out.contains(&channel)
             || self.back.get(&channel).is_some_and(|back| place < *back)
             || self.gaps.iter().any(|(of, from, to)| *of == channel && (*from..*to).contains(&seq))
