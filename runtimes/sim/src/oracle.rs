@@ -238,9 +238,10 @@ impl Oracle {
     }
 
     fn event(&mut self, device: usize, event: &Event) {
-        if is_alarm(event) {
+        let cut_off = matches!(event, Event::Gap { .. } | Event::Evicted { by: None, .. });
+        if is_alarm(event) || cut_off {
             let text = format!("{event:?}");
-            let word = text.split([' ', '(']).next().unwrap_or_default().to_owned();
+            let word = text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
             *self.alarms.entry(word).or_default() += 1;
         }
         let expected = match event {
@@ -287,6 +288,10 @@ impl Oracle {
             }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
+            }
+            // A server that says so to a device which cannot read the log keeps it out until a member acts.
+            Event::Evicted { channel, by: None } if self.readers[device].lied => {
+                self.readers[device].lost.insert(*channel);
             }
             Event::Restored { .. } => {
                 let expected = self.readers[device].restored || self.dishonest;
