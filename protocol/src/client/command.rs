@@ -9,11 +9,11 @@ use super::event::{Failed, GroupMember, Outcome};
 use super::load::{LOAD_PAGE, Loading};
 use super::metadata::{Metadata, Profile};
 use super::net::Ask;
-use super::session::{AuthStep, AuthTask};
+use super::session::{AuthStep, AuthTask, Phase};
 use super::{Channel, Client, Event};
 use crate::auth::client::Password;
 use crate::env::Now;
-use crate::error::Refused;
+use crate::error::{CloseCode, Refused};
 use crate::id::{AccountId, ChannelId, DeviceId, GroupId, MessageId};
 use crate::io::{Page, Ticket};
 use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
@@ -83,6 +83,10 @@ impl Client {
             register_sent: false,
             step: AuthStep::Waiting,
         });
+        if self.phase() == Some(Phase::Online) {
+            // A connection has one session: the password opens another.
+            self.close_connection(CloseCode::DONE);
+        }
         self.connect_soon();
         self.advance_session();
         Ok(ticket)
@@ -105,7 +109,7 @@ impl Client {
     /// Closes the connection and stays away until [`Self::connect`]; what is unacknowledged stays in the outbox.
     pub fn disconnect(&mut self, now: Now) {
         self.set_now(now);
-        self.close_connection(crate::error::CloseCode::DONE);
+        self.close_connection(CloseCode::DONE);
         self.net.connect_at = None;
     }
 

@@ -222,15 +222,14 @@ impl Client {
 
     /// Makes the commit, once everything that it takes is here.
     fn try_rejoin(&mut self, id: ChannelId) {
+        // The leaf may be older than the present key: what comes back under an old one follows by an update.
+        let devices = self.own_devices();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(Rejoining { known: Some(known), offer: Some(offer), .. }) = &channel.rejoining
         else {
             return;
         };
         let Some(tree) = offer.tree.whole() else { return };
-        let Some(device) = self.identity.as_ref().and_then(|identity| identity.local()) else {
-            return;
-        };
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let floor = Floor {
@@ -240,9 +239,16 @@ impl Client {
             known,
         };
         let mut entropy = self.entropy.fork();
-        let cx =
-            Context { backend: self.config.backend, entropy: &mut entropy, wall: self.now.wall };
-        match Group::rejoin(cx, &device, &offer.group_info, tree, &floor) {
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let mut made = Err(MlsError::NotMember);
+        for device in &devices {
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            made = Group::rejoin(cx, device, &offer.group_info, tree, &floor);
+            if !matches!(made, Err(MlsError::NotMember)) {
+                break;
+            }
+        }
+        match made {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),

@@ -26,6 +26,7 @@ use qpc_protocol::io::{
 };
 use qpc_protocol::limits::READ_CHUNK;
 use qpc_protocol::server::memory::MemoryStore;
+use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::server::{Config as ServerConfig, Server, ServerSecrets};
 use qpc_protocol::store::batch::{Batch, Op, Records};
 use qpc_protocol::wire::frame::{Decoder, encode};
@@ -74,6 +75,19 @@ pub type Liar = Box<dyn FnMut(usize, bool, Frame) -> Vec<Frame>>;
 
 /// Changes the bytes that are about to arrive at the server (`up`) or at a device.
 pub type Garbler = Box<dyn FnMut(usize, bool, &mut Vec<u8>)>;
+
+/// What a [`Watcher`] sees.
+pub enum Seen<'a> {
+    /// What a device's machine, or the server's (`usize::MAX`), put out, with the bytes that go with it.
+    Output(usize, &'a Output, &'a [u8]),
+    /// A batch became durable on a device.
+    Persisted(usize, &'a Batch),
+    /// The server's store executed a transaction.
+    Stored(&'a [StoreOp], &'a [StoreReply]),
+}
+
+/// Sees what happens, at the moment in which it does, and changes nothing.
+pub type Watcher = Box<dyn FnMut(Duration, &Seen<'_>)>;
 
 /// One direction of a link.
 #[derive(Debug, Default)]
@@ -172,13 +186,15 @@ pub struct World {
     pub server_disk_full: bool,
     /// Changes what the server sends to a device, for a server that lies.
     #[allow(clippy::type_complexity, reason = "one hook")]
-    pub tap: Option<Box<dyn FnMut(&mut Vec<qpc_protocol::server::op::StoreReply>)>>,
+    pub tap: Option<Box<dyn FnMut(&mut Vec<StoreReply>)>>,
     /// Lies about frames.
     pub liar: Option<Liar>,
     /// Spoils bytes.
     pub garbler: Option<Garbler>,
     /// Everything that machines say of themselves, if it is kept.
     pub said: Option<String>,
+    /// Sees everything.
+    pub watch: Option<Watcher>,
 }
 
 impl World {
@@ -206,6 +222,7 @@ impl World {
             liar: None,
             garbler: None,
             said: None,
+            watch: None,
         };
         world.start_server();
         world
@@ -562,6 +579,7 @@ impl World {
                 Op::DeletePrefix(prefix) => device.disk.retain(|key, _| !key.starts_with(prefix)),
             }
         }
+        self.watched(&Seen::Persisted(index, batch));
         self.to_device(index, Input::Persisted(batch.id, Ok(())));
     }
 
@@ -699,7 +717,7 @@ impl World {
         idle
     }
 
-    fn transact(&mut self, ops: Vec<(qpc_protocol::io::OpId, qpc_protocol::server::op::StoreOp)>) {
+    fn transact(&mut self, ops: Vec<(qpc_protocol::io::OpId, StoreOp)>) {
         let (ids, ops): (Vec<_>, Vec<_>) = ops.into_iter().unzip();
         if self.server_disk_full {
             for id in ids {
@@ -709,6 +727,7 @@ impl World {
             return;
         }
         let mut replies = self.store.apply(&ops);
+        self.watched(&Seen::Stored(&ops, &replies));
         if let Some(tap) = &mut self.tap {
             tap(&mut replies);
         }
@@ -819,7 +838,15 @@ impl World {
         self.last_id
     }
 
+    fn watched(&mut self, seen: &Seen<'_>) {
+        let now = self.now.mono;
+        if let Some(watch) = &mut self.watch {
+            watch(now, seen);
+        }
+    }
+
     fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
+        self.watched(&Seen::Output(who, output, bytes));
         if let Some(said) = &mut self.said {
             said.push_str(&format!("{who} {output:?}\n"));
         }
