@@ -21,6 +21,8 @@ mod script;
 mod seeds;
 mod server;
 mod stage;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use seeds::seeds;
