@@ -10,9 +10,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use qpc_protocol::crypto::portable;
 use qpc_protocol::id::ChannelId;
 
+use crate::insecure;
 use crate::oracle::{Oracle, portable_overheard};
 use crate::scenario::{Class, Crypto, Scenario, Step};
 use crate::trace::Trace;
@@ -42,7 +42,7 @@ impl<'a> Play<'a> {
     pub(crate) fn new(scenario: &'a Scenario, trace: Option<Trace>) -> Self {
         let setting = &scenario.setting;
         let real = setting.crypto == Crypto::Portable;
-        let backend = if real { portable_overheard() } else { portable() };
+        let backend = if real { portable_overheard() } else { insecure::quick() };
         let rules = Rules {
             links: setting.links,
             split: setting.split,

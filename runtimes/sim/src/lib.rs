@@ -3,6 +3,8 @@
 
 mod actors;
 pub mod cli;
+pub mod fuzz;
+pub mod insecure;
 mod minimise;
 mod oracle;
 mod run;
