@@ -329,6 +329,7 @@ impl Client {
         self.store_intent(ticket, intent);
         self.inflight.remove(&ticket);
         self.leave_generation(id);
+        self.fulfil_rejoins(id, 0);
         if let Some(at) = &at {
             self.forget_accepted(id, at.seq());
         }
@@ -428,11 +429,7 @@ impl Client {
             self.leave_again(id);
         }
         let epoch = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
-        for ticket in self.intents_of(id) {
-            if matches!(self.intents.get(&ticket).map(|intent| &intent.want), Some(Want::Rejoin)) {
-                self.fulfil(ticket, Outcome::Epoch(epoch));
-            }
-        }
+        self.fulfil_rejoins(id, epoch);
     }
 
     // ---- all back -----------------------------------------------------------------------------
