@@ -60,15 +60,8 @@ impl<'a> Play<'a> {
             model.borrow_mut().see(now, seen);
         }));
         let liars = Rc::default();
-        let mut play = Self {
-            scenario,
-            world,
-            oracle,
-            backups: Vec::new(),
-            liars,
-            applied: 0,
-            operations: 0,
-        };
+        let mut play =
+            Self { scenario, world, oracle, backups: Vec::new(), liars, applied: 0, operations: 0 };
         for _ in &setting.accounts {
             play.oracle.borrow_mut().device();
             play.backups.push(None);

@@ -38,8 +38,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Runs worlds of seeds, each twice, and compares all their outputs
-    #[command(after_help = "Examples:\n  qpc-sim run --seed 7\n  qpc-sim run --seeds 0..300 --jobs 2\n  \
-                            qpc-sim run --minutes 60")]
+    #[command(
+        after_help = "Examples:\n  qpc-sim run --seed 7\n  qpc-sim run --seeds 0..300 --jobs 2\n  \
+                            qpc-sim run --minutes 60"
+    )]
     Run(Run),
     /// Runs one world again
     #[command(after_help = "Examples:\n  qpc-sim replay --seed 7 --trace | less\n  \
@@ -134,7 +136,8 @@ impl Source {
 }
 
 fn read(file: &Path) -> Result<Scenario, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     text.parse().map_err(|misread| format!("{}: {misread}", file.display()))
 }
 
@@ -240,7 +243,12 @@ fn one(args: &Run, seed: u64, sum: &Mutex<Sum>, started: Instant) {
         println!("{first}");
     }
     if sum.worlds.is_multiple_of(50) {
-        eprintln!("… {} worlds, {} broken, {:.0?}", sum.worlds, sum.broken.len(), started.elapsed());
+        eprintln!(
+            "… {} worlds, {} broken, {:.0?}",
+            sum.worlds,
+            sum.broken.len(),
+            started.elapsed()
+        );
     }
 }
 

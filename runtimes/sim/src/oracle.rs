@@ -17,8 +17,8 @@ use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::wire::message::{EntryKind, Part};
 
-use self::log::{Broken, Logs};
 use self::ear::MessageKey;
+use self::log::{Broken, Logs};
 use self::reader::{At, Reader, is_alarm};
 use self::wire::Wire;
 use crate::world::Seen;
@@ -130,7 +130,8 @@ impl Oracle {
     /// A device's disk was put back to an older state.
     pub(crate) fn put_back(&mut self, device: usize, disk: &BTreeMap<Vec<u8>, Vec<u8>>) {
         let reader = &mut self.readers[device];
-        let known = |id: &ChannelId| disk.contains_key([b"d/c/".as_slice(), &id.0].concat().as_slice());
+        let known =
+            |id: &ChannelId| disk.contains_key([b"d/c/".as_slice(), &id.0].concat().as_slice());
         if let Some(of) = reader.sender {
             let was_in = self.logs.channels.iter().filter(|(_, log)| log.was_member(of));
             reader.lost = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
@@ -243,9 +244,14 @@ impl Oracle {
             let text = format!("{event:?}");
             let word = text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
             *self.alarms.entry(word).or_default() += 1;
+            self.readers[device].alarmed = true;
         }
         let expected = match event {
-            Event::Unreadable { channel, .. } => self.readers[device].is_disturbed(*channel),
+            Event::Unreadable { channel, .. } => {
+                let reader = &self.readers[device];
+                let gone = reader.sender.is_some_and(|sender| !self.logs.is_active(sender));
+                gone || reader.is_disturbed(*channel)
+            }
             _ => false,
         };
         let alarm = is_alarm(event) && !self.dishonest && !expected;
@@ -276,6 +282,7 @@ impl Oracle {
             }
             Event::FellOut { channel, .. } => {
                 self.readers[device].out.insert(*channel);
+                self.readers[device].fell = true;
             }
             Event::Rejoined { channel, epoch, .. } => {
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
@@ -286,6 +293,13 @@ impl Oracle {
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
             }
+            Event::NotAdded { channel, device, .. } => {
+                // Until somebody adds it; what it wanted to send there waits as long.
+                let mut readers = self.readers.iter_mut();
+                if let Some(reader) = readers.find(|reader| reader.sender == Some(*device)) {
+                    reader.lost.insert(*channel);
+                }
+            }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
             }
@@ -294,7 +308,9 @@ impl Oracle {
                 self.readers[device].lost.insert(*channel);
             }
             Event::Restored { .. } => {
-                let expected = self.readers[device].restored || self.dishonest;
+                // Added anew while its own way back was under way, it does not know that commit for its own.
+                let reader = &self.readers[device];
+                let expected = reader.restored || reader.fell || self.dishonest;
                 self.check(expected, "no alarm without a cause", || format!("{device}: {event:?}"));
             }
             Event::SessionEnded(_) => self.readers[device].ended = true,
@@ -337,7 +353,8 @@ impl Oracle {
     fn recognise(&mut self, device: usize, message: &Message) -> Option<u32> {
         let body = message.body.as_slice();
         let hex = body.get(PLANTED.len() + 1..PLANTED.len() + 9);
-        let number = hex.and_then(|hex| u32::from_str_radix(core::str::from_utf8(hex).ok()?, 16).ok());
+        let number =
+            hex.and_then(|hex| u32::from_str_radix(core::str::from_utf8(hex).ok()?, 16).ok());
         let said = number.and_then(|number| self.said.get(number as usize)).cloned();
         let (Some(number), Some(said)) = (number, said.filter(|said| said.body == body)) else {
             self.fail("what is read was sent", format!("device {device}: {message:?}"));

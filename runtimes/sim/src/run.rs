@@ -116,7 +116,8 @@ fn play(scenario: &Scenario, trace: Option<Trace>, shared: &Mutex<Report>) {
     let steps = scenario.steps.iter().copied().chain([Step::Calm {}]);
     for (number, step) in steps.enumerate() {
         if let Some(trace) = &trace {
-            trace.say(format!("{:>14} -- {number}: {step}", format!("{:.6?}", play.world.now.mono)));
+            trace
+                .say(format!("{:>14} -- {number}: {step}", format!("{:.6?}", play.world.now.mono)));
         }
         let applied = play.step(number, step);
         if let Some(trace) = trace.as_ref().filter(|_| !applied) {

@@ -44,7 +44,9 @@ impl Trace {
     /// Something happened.
     pub(crate) fn see(&mut self, now: Duration, seen: &Seen<'_>) {
         let line = match seen {
-            Seen::Output(_, Output::Read(_) | Output::Idle { .. } | Output::Persist(_), _) => return,
+            Seen::Output(_, Output::Read(_) | Output::Idle { .. } | Output::Persist(_), _) => {
+                return;
+            }
             Seen::Output(who, Output::Send { link, len, fin }, bytes) => {
                 let end = if *fin { ", the last" } else { "" };
                 let frames = self.frames(*who, *link, bytes);
@@ -81,7 +83,13 @@ fn word(frame: &Frame) -> String {
     let entries = |entries: &Entries| {
         let seqs = entries.entries.iter().map(|entry| format!("{}{:?}", entry.seq, entry.kind));
         let seqs: Vec<_> = seqs.collect();
-        format!("{:?} {} of {}, from {}", entries.channel, seqs.join(" "), entries.head, entries.first)
+        format!(
+            "{:?} {} of {}, from {}",
+            entries.channel,
+            seqs.join(" "),
+            entries.head,
+            entries.first
+        )
     };
     match &frame.body {
         Body::Push(Push::Entries(pushed)) => format!("push {}", entries(pushed)),

@@ -80,22 +80,22 @@ ways! {
     entries_are_dropped: "lie", OF_SERVERS, "drops entries" => [];
     entries_are_repeated: "lie", OF_SERVERS, "repeats entries" => [];
     entries_are_reordered: "lie", OF_SERVERS, "reorders entries" => [];
-    entries_are_replayed: "lie", OF_SERVERS, "replays entries under new seqs" => ["ForkDetected"];
-    entries_are_left_out: "lie", OF_SERVERS, "leaves entries out and counts on" => ["ForkDetected"];
+    entries_are_replayed: "lie", OF_SERVERS, "replays entries under new seqs" => ["ForkDetected", "ForkSuspected", "Unreadable"];
+    entries_are_left_out: "lie", OF_SERVERS, "leaves entries out and counts on" => ["ForkDetected", "ForkSuspected", "Unreadable"];
     another_sender_is_named: "lie", OF_SERVERS, "names another sender" => ["ForkDetected", "ForkSuspected"];
-    a_payload_is_changed: "lie", OF_SERVERS, "changes a payload" => ["ForkDetected", "Unreadable"];
+    a_payload_is_changed: "lie", OF_SERVERS, "changes a payload" => ["ForkSuspected", "Unreadable"];
     a_commit_is_changed: "lie", OF_SERVERS, "changes a commit" => ["Unreadable"];
     entries_are_said_to_be_gone: "lie", OF_SERVERS, "says that entries are gone" => [];
-    the_epoch_is_said_to_have_passed: "lie", OF_SERVERS, "says that the epoch has passed" => [];
+    the_epoch_is_said_to_have_passed: "lie", OF_SERVERS, "says that the epoch has passed" => ["Unreadable"];
     a_member_is_said_to_be_none: "lie", OF_SERVERS, "says that a member is none" => [];
     there_is_no_delivery_proof: "lie", OF_SERVERS, "signs no delivery proof" => ["ForkSuspected"];
     later_state_is_claimed: "lie", OF_SERVERS, "claims to have seen later state" => [];
-    key_packages_are_changed: "lie", OF_SERVERS, "changes key packages" => [];
+    key_packages_are_changed: "lie", OF_SERVERS, "changes key packages" => ["Failed"];
     key_packages_are_hidden: "lie", OF_SERVERS, "hides key packages" => [];
     a_name_leads_elsewhere: "lie", OF_SERVERS, "gives a name to another account" => ["AccountChanged"];
     a_device_is_invented: "lie", OF_SERVERS, "invents a device" => ["Failed"];
-    a_group_info_is_changed: "lie", OF_SERVERS, "changes a GroupInfo" => [];
-    a_tree_is_changed: "lie", OF_SERVERS, "changes a tree" => [];
+    a_group_info_is_changed: "lie", OF_SERVERS, "changes a GroupInfo" => ["Unreadable"];
+    a_tree_is_changed: "lie", OF_SERVERS, "changes a tree" => ["ForkSuspected"];
     other_calls_are_answered: "lie", OF_SERVERS, "answers other calls" => ["ServerFault"];
     the_server_cannot_now: "lie", OF_SERVERS, "says that it cannot now" => [];
 
@@ -103,14 +103,14 @@ ways! {
     a_member_signs_wrongly: "misbehave", OF_MEMBERS, "signs its commit wrongly" => [];
     a_member_sends_a_broken_group_info: "misbehave", OF_MEMBERS, "sends a broken GroupInfo" => [];
     a_member_sends_no_welcome: "misbehave", OF_MEMBERS, "sends no welcome" => [];
-    a_member_sends_a_broken_message: "misbehave", OF_MEMBERS, "sends a broken message" => ["Unreadable"];
+    a_member_sends_a_broken_message: "misbehave", OF_MEMBERS, "sends a broken message" => ["ForkSuspected", "Unreadable"];
     a_member_calls_a_message_a_proposal: "misbehave", OF_MEMBERS, "calls a message a proposal" => [];
     a_member_submits_to_another_epoch: "misbehave", OF_MEMBERS, "submits to another epoch" => [];
     a_member_acknowledges_what_is_not_there: "misbehave", OF_MEMBERS, "acknowledges what is not there" => [];
-    a_member_reads_what_is_others: "misbehave", OF_MEMBERS, "reads what is others'" => [];
+    a_member_reads_what_is_others: "misbehave", OF_MEMBERS, "reads what is others'" => ["Unreadable"];
     a_member_reads_from_before_it_joined: "misbehave", OF_MEMBERS, "reads from before it joined" => [];
     a_member_uploads_broken_key_packages: "misbehave", OF_MEMBERS, "uploads broken key packages" => [];
     a_member_registers_a_forged_device: "misbehave", OF_MEMBERS, "registers a forged device" => [];
-    a_member_says_everything_twice: "misbehave", OF_MEMBERS, "says everything twice" => [];
+    a_member_says_everything_twice: "misbehave", OF_MEMBERS, "says everything twice" => ["ServerFault"];
     a_member_says_nothing: "misbehave", OF_MEMBERS, "says nothing" => [];
 }

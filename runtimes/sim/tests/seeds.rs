@@ -57,7 +57,8 @@ fn three_hundred_worlds_keep_every_promise_twice() {
 #[test]
 fn what_was_found_stays_mended() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failures");
-    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     let broken: Vec<(String, Report)> = files

@@ -297,14 +297,18 @@ pub const OF_SERVERS: &[Way] = &[
     Way {
         name: "says that it cannot now",
         change: |_, frame| {
-            matches!(frame.body, Body::Reply(_)).then(|| vec![failed(frame, ErrorCode::Unavailable)])
+            matches!(frame.body, Body::Reply(_))
+                .then(|| vec![failed(frame, ErrorCode::Unavailable)])
         },
     },
 ];
 
 /// What a device can do to the server, and by it to others.
 pub const OF_MEMBERS: &[Way] = &[
-    Way { name: "changes its commit", change: |_, frame| with_commit(frame, |bytes| bytes.len() / 2) },
+    Way {
+        name: "changes its commit",
+        change: |_, frame| with_commit(frame, |bytes| bytes.len() / 2),
+    },
     Way {
         name: "signs its commit wrongly",
         change: |_, frame| with_commit(frame, |bytes| bytes.len().saturating_sub(100)),

@@ -20,24 +20,32 @@ pub(crate) type Converging = Option<Broken>;
 type Present<'a> = (usize, &'a Client, Sender);
 
 impl Oracle {
-    /// The devices that can have a session.
+    /// The devices that can have a session, but for those that were lied to and said so: what they were told may keep
+    /// them out of a group until somebody acts.
     fn present<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Present<'a>> {
-        self.readers.iter().zip(&world.devices).enumerate().filter_map(|(index, (reader, device))| {
-            let client = device.client.as_ref()?;
-            let sender = reader.sender.filter(|sender| self.logs.is_active(*sender))?;
-            client.may_connect().is_ok().then_some((index, client, sender))
-        })
+        self.readers.iter().zip(&world.devices).enumerate().filter_map(
+            |(index, (reader, device))| {
+                let client = device.client.as_ref()?;
+                if reader.lied && reader.alarmed {
+                    return None;
+                }
+                let sender = reader.sender.filter(|sender| self.logs.is_active(*sender))?;
+                client.may_connect().is_ok().then_some((index, client, sender))
+            },
+        )
     }
 
     /// The first thing that is not as it has to be in the end.
     pub(crate) fn unsettled(&self, world: &World) -> Converging {
         for (device, client, _) in self.present(world) {
-            if !client.is_idle() || client.pending() > 0 {
+            let waits = !self.readers[device].lost.is_empty();
+            if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
             let reader = &self.readers[device];
             let open = reader.tickets.iter().find(|(_, issued)| {
-                issued.life == reader.life && !issued.answered && issued.asked != Asked::Direct
+                let waits = waits || issued.asked == Asked::Direct;
+                issued.life == reader.life && !issued.answered && !waits
             });
             if let Some((ticket, issued)) = open {
                 let what = format!("device {device}: {ticket:?} {:?}", issued.asked);

@@ -120,9 +120,9 @@ impl Log {
 
     /// The device's leaf is gone from the epoch that begins now.
     fn prune(&mut self, device: Sender) {
-        let (_, epoch) = self.place;
-        let spans = self.spans.iter_mut().filter(|span| span.device == device);
-        for span in spans.filter(|span| span.epochs.1.is_none()) {
+        let (generation, epoch) = self.place;
+        let of = |span: &&mut Span| span.device == device && span.generation == generation;
+        for span in self.spans.iter_mut().filter(of).filter(|span| span.epochs.1.is_none()) {
             span.epochs.1 = Some(epoch);
         }
     }
@@ -177,7 +177,10 @@ impl Logs {
                     });
                 }
             }
-            (StoreOp::CreateChannel { channel, kind, generation, creator, .. }, StoreReply::Done) => {
+            (
+                StoreOp::CreateChannel { channel, kind, generation, creator, .. },
+                StoreReply::Done,
+            ) => {
                 self.create(*channel, *kind, *generation, *creator);
             }
             (StoreOp::RevokeDevice { revocation, by, .. }, StoreReply::Told { entries, .. }) => {
@@ -222,7 +225,9 @@ impl Logs {
         let Some(log) = self.channels.get(&id) else { return Ok(()) };
         let foreign = entries.iter().find(|entry| !log.is_handed(reader, entry.seq));
         match foreign {
-            Some(entry) => Err(("entries are for those who were there", format!("{id} {}", entry.seq))),
+            Some(entry) => {
+                Err(("entries are for those who were there", format!("{id} {}", entry.seq)))
+            }
             None => Ok(()),
         }
     }

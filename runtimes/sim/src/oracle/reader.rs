@@ -70,9 +70,13 @@ pub(super) struct Reader {
     pub(super) gaps: Vec<(ChannelId, u64, u64)>,
     /// It was lied to, or its own words were changed.
     pub(super) lied: bool,
+    /// It said that something is wrong with what it was told.
+    pub(super) alarmed: bool,
+    /// It fell out of a group once.
+    pub(super) fell: bool,
     /// Its disk was put back to an older state.
     pub(super) restored: bool,
-    /// Groups that it was added to after the backup that it was restored from: it knows nothing of them.
+    /// Groups that it is kept out of: added to after the backup that it was restored from, or not added anew.
     pub(super) lost: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,

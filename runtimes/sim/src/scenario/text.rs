@@ -69,7 +69,8 @@ impl FromStr for Step {
         let args = Self::KINDS[kind].args;
         let mut numbers = vec![0; args.len()];
         for word in words {
-            let (name, value) = word.split_once('=').ok_or_else(|| format!("`{word}`: name=number"))?;
+            let (name, value) =
+                word.split_once('=').ok_or_else(|| format!("`{word}`: name=number"))?;
             let at = args.iter().position(|arg| *arg == name);
             let at = at.ok_or_else(|| format!("`{name}` is none of {args:?}"))?;
             numbers[at] = number(value)?;
