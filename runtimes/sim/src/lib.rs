@@ -3,12 +3,15 @@
 
 mod actors;
 pub mod cli;
+pub mod crash;
 pub mod fuzz;
 pub mod insecure;
 mod minimise;
 mod oracle;
+pub mod recorder;
 mod run;
 pub mod scenario;
+pub mod takeover;
 mod trace;
 pub mod world;
 

@@ -13,6 +13,7 @@ use qpc_protocol::id::Digest;
 use crate::actors::Play;
 use crate::oracle::Failure;
 use crate::scenario::{Scenario, Step};
+use crate::takeover;
 use crate::trace::Trace;
 
 /// Threads of worlds have this name; what they panic with is a failure and printed by nobody.
@@ -82,6 +83,7 @@ pub fn run_traced(scenario: &Scenario, trace: Option<Trace>) -> Report {
     let under_way: Arc<Mutex<Report>> = Arc::new(Mutex::new(empty(scenario.seed)));
     let (scenario, shared) = (scenario.clone(), under_way.clone());
     let body = move || {
+        takeover::enter(scenario.seed);
         let played = AssertUnwindSafe(|| play(&scenario, trace, &shared));
         panic::catch_unwind(played).err().map(|_| PANIC.take())
     };
