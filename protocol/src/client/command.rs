@@ -74,6 +74,8 @@ impl Client {
         if self.identity.as_ref().is_some_and(|identity| identity.username != username) {
             return Err(Refused::Invalid("this device belongs to another username"));
         }
+        // The login before this one is through but for its key packages, which this one sees to as well.
+        self.greet();
         let ticket = self.next_ticket();
         self.auth = Some(AuthTask {
             ticket,
