@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use bytes::Bytes;
 use qpc_protocol::client::event::GroupSummary;
 use qpc_protocol::client::{Client, ProfileChange, Role};
 use qpc_protocol::env::{Entropy, Now};
 use qpc_protocol::error::Refused;
-use qpc_protocol::id::{ChannelId, Sender};
+use qpc_protocol::id::{ChannelId, Digest, Sender};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::ServerSecrets;
@@ -19,6 +20,7 @@ use qpc_protocol::wire::frame::encode;
 use qpc_protocol::wire::message::{Body, ChannelKind, Frame, Request};
 use zeroize::Zeroizing;
 
+use super::server::{say, session};
 use super::stage::{Disk, Stage};
 
 /// Who there is, with a device each; Dan is in no group of all.
@@ -89,7 +91,33 @@ impl Past {
             past.up.extend(up);
             past.down.extend(down);
         }
+        past.ask();
         past
+    }
+
+    /// What a server answers and our clients do not ask.
+    fn ask(&mut self) {
+        let [channel, _] = self.channels;
+        let chunk = Bytes::from_static(b"a blob");
+        let (hash, total) = (Digest::of(&[&chunk]), chunk.len() as u64);
+        let requests = [
+            Request::ChannelInfo { channel },
+            Request::ChannelList { after: None },
+            Request::Fetch { channel, after: 0, limit: 9, wait_ms: 0 },
+            Request::Fetch { channel, after: 1_000, limit: 1, wait_ms: 9_000 },
+            Request::Unsubscribe { channel },
+            Request::BlobPut { hash, total, offset: 0, chunk },
+        ];
+        let mut stage = self.server();
+        let (_, link) = session(self, &mut stage, ALICE);
+        stage.heard(link);
+        for (call, request) in (100..).zip(requests) {
+            let frame = Frame { call, body: Body::Request(request) };
+            say(&mut stage, link, &frame);
+            stage.run();
+            self.up.push((ALICE, frame));
+            self.down.extend(stage.heard(link).into_iter().map(|frame| (ALICE, frame)));
+        }
     }
 
     /// The machines as they were; all devices off.
@@ -203,6 +231,11 @@ fn ends(past: &Past, stage: &mut Stage) {
     order(stage, CAROL, |c, now| c.remove(now, past.channels[0], past.senders[CAROL].account));
     stage.pass(Duration::from_secs(3_700));
     order(stage, CAROL, |c, now| c.delete_account(now));
+    stage.stop(BOB);
+    // The access token is over by then.
+    stage.pass(Duration::from_secs(8_000));
+    stage.start(BOB);
+    rest(stage);
     order(stage, BOB, |c, now| c.logout(now));
     order(stage, BOB, |c, now| c.login(now, "bob", password("bob")));
     let device = stage.device();

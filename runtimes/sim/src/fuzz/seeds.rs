@@ -20,6 +20,10 @@ pub fn seeds(name: &str) -> Vec<Vec<u8>> {
         "bundle" => bundles(),
         "client" => commands(),
         "mls" => messages(),
+        "join" => product(&[2, 2, 1, 1]),
+        "opaque" => product(&[6, 3, 1]),
+        "restore" => product(&[5, 4, 2, 8, 1]),
+        "world" => worlds(),
         _ => Vec::new(),
     };
     let mut entropy = Entropy::from_seed([10; 32]);
@@ -119,6 +123,33 @@ fn messages() -> Vec<Vec<u8>> {
                 seeds.push(vec![member, channel, first, 0, 0, first + 1, 0, 0]);
             }
         }
+    }
+    seeds
+}
+
+/// Every way to choose among so many sides.
+fn product(sides: &[u8]) -> Vec<Vec<u8>> {
+    let mut seeds = vec![Vec::new()];
+    for sides in sides {
+        let longer = |seed: &Vec<u8>| {
+            let seed = seed.clone();
+            (0..*sides).map(move |side| [seed.as_slice(), &[side]].concat())
+        };
+        seeds = seeds.iter().flat_map(longer).collect();
+    }
+    seeds
+}
+
+/// Four devices of two to four accounts in a group, and steps drawn by lot.
+fn worlds() -> Vec<Vec<u8>> {
+    let mut entropy = Entropy::from_seed([11; 32]);
+    let mut seeds = Vec::new();
+    for number in 0..32 {
+        let mut seed = vec![0, 0, 0, 0, 0, 0, 0, number];
+        seed.extend([number, number / 2, number, 0, 0, 3, 0, 1, 1 + number % 2, number % 4, 1]);
+        let steps: [u8; 120] = entropy.array();
+        seed.extend(steps);
+        seeds.push(seed);
     }
     seeds
 }

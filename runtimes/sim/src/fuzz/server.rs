@@ -88,7 +88,8 @@ fn open(stage: &mut Stage, conn: ConnId, role: LinkRole) -> LinkId {
     link
 }
 
-fn say(stage: &mut Stage, link: LinkId, frame: &Frame) {
+/// A frame on a link of the fuzzer's.
+pub(super) fn say(stage: &mut Stage, link: LinkId, frame: &Frame) {
     let mut bytes = Vec::new();
     encode(frame, &mut bytes);
     stage.say(link, &bytes);

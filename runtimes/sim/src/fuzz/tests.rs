@@ -29,11 +29,12 @@ fn the_stories_say_everything_there_is_to_say() {
     };
     let requests = "Ping Health Hello RegisterStart RegisterFinish LoginStart LoginFinish \
         DeviceRegister Resume Refresh Logout DeviceList DeviceRevoke AccountLookup AccountDelete \
-        KeyPackageUpload KeyPackageStatus KeyPackageFetch ChannelCreate ChannelList Submit Commit \
-        Subscribe Ack GroupInfoFetch BlobGet";
+        KeyPackageUpload KeyPackageStatus KeyPackageFetch ChannelCreate ChannelInfo ChannelList \
+        Submit Commit Fetch Subscribe Unsubscribe Ack GroupInfoFetch BlobPut BlobGet";
     assert_eq!(missing(&up, "request", requests), Vec::<String>::new());
     let replies = "Done Pong Health Hello RegisterStart LoginStart LoginFinish Tokens Session \
-        Devices Account KeyPackages ClaimedKeyPackages Channels Accepted Subscribed GroupInfo Blob";
+        Devices Account KeyPackages ClaimedKeyPackages Channel Channels Accepted Entries Subscribed \
+        GroupInfo BlobPut Blob";
     assert_eq!(missing(&down, "reply", replies), Vec::<String>::new());
     assert_eq!(missing(&down, "push", "Entries"), Vec::<String>::new());
 }
