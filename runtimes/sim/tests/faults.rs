@@ -56,6 +56,9 @@ fn talk(world: &mut World, channel: ChannelId, words: &str) {
         say(world, device, channel, &format!("{words} {device}"));
     }
     world.settle();
+    // Who has read all that it knows of may not know of the last entry yet.
+    world.pass(Duration::from_secs(10));
+    world.settle();
     for reader in ALL {
         for writer in ALL.into_iter().filter(|writer| *writer != reader) {
             let text = format!("{words} {writer}");

@@ -131,7 +131,7 @@ impl Bench {
 
 fn frame(body: Body) -> Vec<u8> {
     let mut bytes = Vec::new();
-    encode(&Frame { call: 1, body }, &mut bytes);
+    encode(&Frame { call: 0, body }, &mut bytes);
     bytes
 }
 
@@ -142,7 +142,7 @@ fn opening() -> Vec<u8> {
 /// Calls whose answers are as long as they are.
 fn pings() -> Vec<u8> {
     let mut stream = Vec::new();
-    for call in 0.. {
+    for call in 1.. {
         let request = Request::Ping(vec![7; limits::PING_BYTES].into());
         encode(&Frame { call, body: Body::Request(request) }, &mut stream);
         if stream.len() > limits::READ_CHUNK - 1_024 {

@@ -81,7 +81,9 @@ impl World {
     pub(super) fn run_disk(&mut self, index: usize) -> Idle {
         let now = self.now.mono;
         let mut worked = false;
-        while let Some(batch) = self.devices[index].writing.take(now) {
+        while !self.devices[index].dying
+            && let Some(batch) = self.devices[index].writing.take(now)
+        {
             worked = true;
             self.write(index, batch);
         }
@@ -108,7 +110,7 @@ impl World {
         if now && moment == Moment::During {
             return self.crash(index);
         }
-        self.devices[index].dying = now;
+        self.devices[index].dying |= now;
         self.to_device(index, Input::Persisted(batch.id, Ok(())));
     }
 

@@ -137,7 +137,9 @@ impl World {
     fn run_storage(&mut self) -> Idle {
         let now = self.now.mono;
         let mut worked = false;
-        while let Some(transaction) = self.storage.under_way.take(now) {
+        while !self.storage.dying
+            && let Some(transaction) = self.storage.under_way.take(now)
+        {
             worked = true;
             self.make(transaction);
         }
@@ -167,7 +169,7 @@ impl World {
         if now && moment == Moment::During {
             return self.kill_server();
         }
-        self.storage.dying = now;
+        self.storage.dying |= now;
         for (id, reply) in ids.into_iter().zip(replies) {
             self.to_server(Input::Stored(id, Ok(reply)));
         }
