@@ -102,7 +102,7 @@ fn public(past: &Past, script: &mut Script) {
     if let Ok(mut state) = PublicState::restore(insecure::open(), pairs(&records)) {
         let _ = (state.members(), state.tree(), state.epoch());
         if let Some(sender) = script.of(&past.senders) {
-            let _ = state.propose(sender, &script.text());
+            let _ = state.propose(sender, &script.text(), UnixMillis(START));
         }
     }
 }
