@@ -5,6 +5,7 @@
 mod check;
 pub mod scripts;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -178,6 +179,8 @@ struct Run {
     again: bool,
     /// Something has crashed: calls under way may have failed.
     crashed: bool,
+    /// How many batches of a device were durable when it first went off since it was asked for something.
+    durable: BTreeMap<usize, u64>,
 }
 
 impl Run {
@@ -194,7 +197,8 @@ impl Run {
         }
         world.storage.transactions = 0;
         let again = point.is_some_and(|point| point.again);
-        let mut run = Self { world, point, again, crashed: false };
+        let durable = BTreeMap::new();
+        let mut run = Self { world, point, again, crashed: false, durable };
         if let Some(point) = point {
             run.arm(point, point.at);
         }
@@ -239,6 +243,7 @@ impl Run {
         let mut told = Vec::new();
         for _ in 0..TRIES {
             let (batches, crashes) = self.life(wish.by);
+            self.durable.clear();
             let ticket = match (wish.ask)(&mut self.world) {
                 Ok(Some(ticket)) => ticket,
                 Ok(None) => return Ok(()),
@@ -259,7 +264,8 @@ impl Run {
             if asked.answer(&self.world) == Some(Ok(())) && wish.holds.is_none() {
                 return Ok(());
             }
-            let kept = wish.kept && self.life(by).0 > batches;
+            let durable = self.durable.get(&by).copied().unwrap_or(self.life(by).0);
+            let kept = wish.kept && durable > batches;
             self.calm()?;
             let answer = asked.answer(&self.world);
             let holds = wish.holds.as_ref().is_some_and(|holds| holds(&self.world));
@@ -291,7 +297,10 @@ impl Run {
             return false;
         }
         self.crashed = true;
-        off.into_iter().for_each(|device| self.world.start(device));
+        for device in off {
+            self.durable.entry(device).or_insert(self.world.devices[device].batches);
+            self.world.start(device);
+        }
         if server {
             self.world.start_server();
         }

@@ -31,6 +31,10 @@ thread_local! {
 
 /// Runs something on a thread of its own whose randomness follows from `seed` and whose clocks stand where
 /// [`stand_at`] says. A panic in there goes on here.
+///
+/// # Panics
+/// If the system gives no thread.
+#[allow(clippy::panic, reason = "there is no world without a thread")]
 pub fn run<T: Send>(seed: u64, world: impl FnOnce() -> T + Send) -> T {
     let run = || {
         enter(seed);

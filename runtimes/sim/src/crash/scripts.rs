@@ -1,5 +1,7 @@
 //! The scripts: together they give every command that a client has.
 
+#![allow(clippy::unwrap_used, reason = "a failure is a panic")]
+
 use std::cell::Cell;
 use std::rc::Rc;
 
