@@ -85,9 +85,9 @@ ways! {
     another_sender_is_named: "lie", OF_SERVERS, "names another sender" => ["ForkDetected", "ForkSuspected"];
     a_payload_is_changed: "lie", OF_SERVERS, "changes a payload" => ["ForkSuspected", "Unreadable"];
     a_commit_is_changed: "lie", OF_SERVERS, "changes a commit" => ["Unreadable"];
-    entries_are_said_to_be_gone: "lie", OF_SERVERS, "says that entries are gone" => [];
+    entries_are_said_to_be_gone: "lie", OF_SERVERS, "says that entries are gone" => ["Gap"];
     the_epoch_is_said_to_have_passed: "lie", OF_SERVERS, "says that the epoch has passed" => ["Unreadable"];
-    a_member_is_said_to_be_none: "lie", OF_SERVERS, "says that a member is none" => [];
+    a_member_is_said_to_be_none: "lie", OF_SERVERS, "says that a member is none" => ["Evicted", "Unreadable"];
     there_is_no_delivery_proof: "lie", OF_SERVERS, "signs no delivery proof" => ["ForkSuspected"];
     later_state_is_claimed: "lie", OF_SERVERS, "claims to have seen later state" => [];
     key_packages_are_changed: "lie", OF_SERVERS, "changes key packages" => ["Failed"];
