@@ -62,6 +62,19 @@ pub const FETCH_WAIT: Duration = Duration::from_secs(30);
 /// Time that calls in flight get to finish when a server drains.
 pub const DRAIN_TIME: Duration = Duration::from_secs(30);
 
+/// Memory in bytes that a connection costs a server's machine before login, if it behaves (1.7 KB measured): a machine
+/// full of them ([`CONNECTIONS`]) needs 40 MB at most.
+pub const STRANGER_MEMORY: usize = 4 * 1024;
+/// The same of one that does its worst until [`HANDSHAKE_TIME`] ends it (130 KB measured): answers that it does not
+/// read, and frames that it does not finish.
+pub const HOSTILE_STRANGER_MEMORY: usize = 256 * 1024;
+/// Memory in bytes that a connection with a session costs a server's machine while nothing happens on it (8.3 KB
+/// measured).
+pub const SESSION_MEMORY: usize = 16 * 1024;
+/// The same of one that does its worst (27 MB measured): answers that it does not read, and frames that it does not
+/// finish, [`CONNECTION_BACKLOG_BYTES`] each, with room for buffers that grow by doubling.
+pub const HOSTILE_SESSION_MEMORY: usize = 3 * CONNECTION_BACKLOG_BYTES;
+
 // ---- accounts and sessions --------------------------------------------------------------------
 
 /// Devices of one account.

@@ -6,9 +6,10 @@ use super::Client;
 use super::command::prepare;
 use super::login::{AuthStep, AuthTask};
 use super::net::Ask;
+use super::session::Phase;
 use crate::auth::client::Password;
 use crate::env::Now;
-use crate::error::Refused;
+use crate::error::{CloseCode, Refused};
 use crate::id::DeviceId;
 use crate::io::Ticket;
 
@@ -62,6 +63,8 @@ impl Client {
         if self.identity.as_ref().is_some_and(|identity| identity.username != username) {
             return Err(Refused::Invalid("this device belongs to another username"));
         }
+        // The login before this one is through but for its key packages, which this one sees to as well.
+        self.greet();
         let ticket = self.next_ticket();
         self.auth = Some(AuthTask {
             ticket,
@@ -71,6 +74,10 @@ impl Client {
             register_sent: false,
             step: AuthStep::Waiting,
         });
+        if self.phase() == Some(Phase::Online) {
+            // A connection has one session: the password opens another.
+            self.close_connection(CloseCode::DONE);
+        }
         self.connect_soon();
         self.advance_session();
         Ok(ticket)
@@ -93,7 +100,7 @@ impl Client {
     /// Closes the connection and stays away until [`Self::connect`]; what is unacknowledged stays in the outbox.
     pub fn disconnect(&mut self, now: Now) {
         self.set_now(now);
-        self.close_connection(crate::error::CloseCode::DONE);
+        self.close_connection(CloseCode::DONE);
         self.net.connect_at = None;
     }
 

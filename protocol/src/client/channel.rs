@@ -114,6 +114,8 @@ pub(super) struct Channel {
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
     pub gaps: u32,
+    /// Entries were left out since the subscription was asked for.
+    pub left_out: bool,
     /// How often the blob that is waited for was another one than the server named.
     pub wrong_blobs: u32,
     /// The inbox's entry with a welcome to this channel for which the log was asked for anew.
@@ -172,6 +174,7 @@ impl Channel {
             tell_at: None,
             retry_at: None,
             gaps: 0,
+            left_out: false,
             wrong_blobs: 0,
             checked_for: 0,
             told: BTreeSet::new(),
@@ -272,6 +275,7 @@ impl Channel {
         self.subscription = Subscription::None;
         self.ready = false;
         self.head = None;
+        self.left_out = false;
     }
 
     /// Whether nothing of the log is of use.

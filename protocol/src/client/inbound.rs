@@ -61,10 +61,16 @@ impl Client {
         }
         channel.subscription = Subscription::Active;
         channel.head = Some(head);
+        let left_out = core::mem::take(&mut channel.left_out);
+        let last = channel.last_seq();
         self.dirty.insert(id);
         let seq = channel.row.cursor.seq();
         if head < seq {
             self.event(Event::ForkSuspected { channel: id, seq });
+        }
+        if left_out && last < head {
+            let expected = last.saturating_add(1);
+            self.on_gap(id, expected, expected, expected);
         }
     }
 
@@ -87,6 +93,10 @@ impl Client {
         }
         // On this connection; the next one asks again.
         channel.subscription = Subscription::Refused;
+        if failure.code == ErrorCode::NotLoggedIn {
+            // The session ended while this was on its way: nothing is said of the log.
+            return;
+        }
         self.wake_inboxes();
         if failure.code == ErrorCode::CursorInvalid {
             self.event(Event::ForkSuspected { channel: id, seq });
@@ -141,11 +151,16 @@ impl Client {
     /// they are gone this device was away too long.
     fn on_gap(&mut self, id: ChannelId, expected: u64, from: u64, first: u64) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        if first <= expected && channel.subscription == Subscription::Asked {
+            // Of a subscription just given up, as many as were on their way: the answer comes behind them.
+            channel.left_out = true;
+            return;
+        }
         channel.unsubscribe();
         self.call(Call::Tell, Request::Unsubscribe { channel: id });
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if first <= expected {
-            // Pushes of a subscription just given up may still arrive; but not again and again.
+            // On another link some may still arrive after it; but not again and again.
             channel.gaps += 1;
             if channel.gaps > GAPS {
                 self.event(Event::ForkSuspected { channel: id, seq: expected });

@@ -47,6 +47,8 @@ const UNKNOWABLE: &str =
 pub(super) struct Rejoining {
     /// The read of the old group's records.
     old: LoadId,
+    /// Read up to here when the server was asked: what it says of the log is no older.
+    since: u64,
     /// Who was in the group.
     known: Option<BTreeSet<AccountId>>,
     offer: Option<Offer>,
@@ -136,9 +138,10 @@ impl Client {
             return;
         }
         let prefix = directory::group_prefix(id, channel.row.generation);
+        let since = channel.row.cursor.seq();
         let old = self.read(Reading::Old(id), prefix);
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.rejoining = Some(Rejoining { old, known: None, offer: None });
+            channel.rejoining = Some(Rejoining { old, since, known: None, offer: None });
         }
         self.call(Call::GroupInfo(id), Request::GroupInfoFetch { channel: id });
     }
@@ -162,15 +165,18 @@ impl Client {
         else {
             return;
         };
-        let Some(channel) = self.channels.get(&id).filter(|c| c.rejoining.is_some()) else {
-            return;
-        };
+        let Some(channel) = self.channels.get(&id) else { return };
+        let Some(Rejoining { since, .. }) = channel.rejoining else { return };
         let cursor = channel.row.cursor.seq();
         if generation != channel.row.generation {
             return self.give_rejoin_up(id, "the group is in another generation");
         }
-        if seq < cursor || !Incoming::may_be_tree(tree_len) {
+        if seq < since || !Incoming::may_be_tree(tree_len) {
             self.event(Event::ForkSuspected { channel: id, seq: cursor });
+            return self.rejoin_later(id);
+        }
+        if seq < cursor {
+            // Entries have overtaken it.
             return self.rejoin_later(id);
         }
         let tree = Incoming::new(tree, tree_len, Vec::new(), self.open_bulk());

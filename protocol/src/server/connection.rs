@@ -21,6 +21,9 @@ const STRANGER_BYTES: usize = 4 * 1024;
 /// Calls that somebody without a session may have in flight.
 const STRANGER_CALLS: usize = 16;
 
+/// Bytes that may wait on a link to be read by somebody without a session: whoever logs in reads.
+const STRANGER_BACKLOG_BYTES: usize = 16 * 1024;
+
 /// Time between the last byte handed to the transport and an orderly close.
 const CLOSE_AFTER: Duration = Duration::from_millis(100);
 
@@ -254,15 +257,19 @@ impl Server {
             }
             let conn = link.conn;
             // Nothing that is allowed before a session is proven needs more.
-            let (calls, bytes) = match connection.auth {
-                Auth::None | Auth::Login(_) => (STRANGER_CALLS, STRANGER_BYTES),
-                Auth::Session(_) => (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES),
+            let (calls, bytes, backlog) = match connection.auth {
+                Auth::None | Auth::Login(_) => {
+                    (STRANGER_CALLS, STRANGER_BYTES, STRANGER_BACKLOG_BYTES)
+                }
+                Auth::Session(_) => {
+                    (limits::CALLS_IN_FLIGHT, limits::FRAME_BYTES, limits::LINK_BACKLOG_BYTES)
+                }
             };
             let (in_flight, load) = (connection.in_flight, link.load());
             // What is small goes on beside what is large.
             let crowded =
                 load > limits::READ_CHUNK && self.load(conn) >= limits::CONNECTION_BACKLOG_BYTES;
-            let full = in_flight >= calls || load >= limits::LINK_BACKLOG_BYTES || crowded;
+            let full = in_flight >= calls || load >= backlog || crowded;
             let Some(link) = self.links.get_mut(&id) else { return };
             let stalled = full || self.ops.len() >= limits::STORE_OPS;
             if stalled {

@@ -1,0 +1,307 @@
+//! Applications: one step is one command to one device's machine.
+
+use qpc_protocol::client::{Client, ProfileChange, Role};
+use qpc_protocol::env::Now;
+use qpc_protocol::error::Refused;
+use qpc_protocol::id::ChannelId;
+use qpc_protocol::io::Ticket;
+use qpc_protocol::mls::suite::Suite;
+
+use super::Play;
+use crate::oracle::{Asked, PLANTED};
+use crate::scenario::Step;
+
+impl Play<'_> {
+    /// Gives a command; whether it was taken.
+    fn give(
+        &mut self,
+        device: usize,
+        asked: Asked,
+        run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+    ) -> bool {
+        if !self.is_on(device) {
+            return false;
+        }
+        let now = self.world.now;
+        let Some(client) = &mut self.world.devices[device].client else { return false };
+        let given = run(client, now);
+        if let Ok(ticket) = given {
+            self.oracle.borrow_mut().issued(device, ticket, asked);
+        }
+        given.is_ok()
+    }
+
+    pub(super) fn command(&mut self, step: Step) -> bool {
+        match step {
+            Step::Register { .. }
+            | Step::Login { .. }
+            | Step::Logout { .. }
+            | Step::Lookup { .. }
+            | Step::Devices { .. }
+            | Step::Revoke { .. }
+            | Step::Rotate { .. }
+            | Step::Delete { .. }
+            | Step::Verify { .. }
+            | Step::Accept { .. }
+            | Step::Forget { .. } => self.of_account(step),
+            Step::Packages { .. }
+            | Step::Refresh { .. }
+            | Step::Ping { .. }
+            | Step::Health { .. }
+            | Step::Connect { .. }
+            | Step::Disconnect { .. } => self.of_service(step),
+            Step::Create { device, suite } => {
+                let device = self.device(device);
+                let suite = suite_of(suite);
+                self.give(device, Asked::Other("create"), |client, now| {
+                    client.create_group(now, &format!("{PLANTED}-name"), suite)
+                })
+            }
+            Step::Direct { device, account } => {
+                let (device, name) = (self.device(device), self.name(account));
+                self.give(device, Asked::Direct, |client, now| client.open_direct(now, &name))
+            }
+            _ => self.of_group(step),
+        }
+    }
+
+    fn password(&self, device: usize) -> (String, String) {
+        let name = self.name(self.scenario.setting.accounts[device].into());
+        let password = format!("{PLANTED}-password of {name}");
+        (name, password)
+    }
+
+    /// A device logs in with its own name and password.
+    pub(super) fn log_in(&mut self, device: usize) -> bool {
+        let (name, password) = self.password(device);
+        let asked = Asked::Other("login");
+        self.give(device, asked, |client, now| client.login(now, &name, password.into()))
+    }
+
+    fn of_account(&mut self, step: Step) -> bool {
+        let contact = |play: &Self, index| play.oracle.borrow().account(&play.name(index));
+        match step {
+            Step::Register { device } => {
+                let device = self.device(device);
+                let (name, password) = self.password(device);
+                let asked = Asked::Other("register");
+                self.give(device, asked, |client, now| client.register(now, &name, password.into()))
+            }
+            Step::Login { device } => self.log_in(self.device(device)),
+            Step::Logout { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("logout"), |client, now| client.logout(now))
+            }
+            Step::Lookup { device, account } => {
+                let (device, name) = (self.device(device), self.name(account));
+                let asked = Asked::Lookup(name.clone());
+                self.give(device, asked, |client, now| client.lookup(now, &name))
+            }
+            Step::Devices { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("devices"), |client, now| client.devices(now))
+            }
+            Step::Revoke { device, other } => {
+                let (device, other) = (self.device(device), self.device(other));
+                let other = self.oracle.borrow().sender(other);
+                let own = self.oracle.borrow().sender(device);
+                let Some(other) = other.filter(|other| {
+                    own.is_some_and(|own| own.account == other.account && own != *other)
+                }) else {
+                    return false;
+                };
+                let asked = Asked::Other("revoke");
+                self.give(device, asked, |client, now| client.revoke(now, other.device))
+            }
+            Step::Rotate { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("rotate"), |client, now| client.rotate(now))
+            }
+            Step::Delete { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("delete"), |client, now| client.delete_account(now))
+            }
+            Step::Verify { device, account } => {
+                let (device, contact) = (self.device(device), contact(self, account));
+                let Some(contact) = contact else { return false };
+                let asked = Asked::Other("verify");
+                self.give(device, asked, |client, now| client.mark_verified(now, contact))
+            }
+            Step::Accept { device, account } => {
+                let (device, contact) = (self.device(device), contact(self, account));
+                let Some(contact) = contact else { return false };
+                let asked = Asked::Other("accept");
+                self.give(device, asked, |client, now| client.accept_change(now, contact))
+            }
+            Step::Forget { device, account } => {
+                let (device, contact) = (self.device(device), contact(self, account));
+                let Some(contact) = contact else { return false };
+                let asked = Asked::Other("forget");
+                self.give(device, asked, |client, now| client.forget(now, contact))
+            }
+            _ => false,
+        }
+    }
+
+    fn of_service(&mut self, step: Step) -> bool {
+        let now = self.world.now;
+        match step {
+            Step::Packages { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("packages"), |client, now| client.key_packages(now))
+            }
+            Step::Refresh { device } => {
+                let device = self.device(device);
+                let asked = Asked::Other("refresh");
+                self.give(device, asked, |client, now| client.refresh_key_packages(now))
+            }
+            Step::Ping { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("ping"), |client, now| client.ping(now))
+            }
+            Step::Health { device } => {
+                let device = self.device(device);
+                self.give(device, Asked::Other("health"), |client, now| client.health(now))
+            }
+            Step::Connect { device } => {
+                let device = self.device(device);
+                self.is_on(device) && {
+                    self.world.client(device).connect(now);
+                    true
+                }
+            }
+            Step::Disconnect { device } => {
+                let device = self.device(device);
+                self.is_on(device) && {
+                    self.world.client(device).disconnect(now);
+                    true
+                }
+            }
+            _ => false,
+        }
+    }
+
+    fn of_group(&mut self, step: Step) -> bool {
+        let (Step::Send { device, group, .. }
+        | Step::Ack { device, group }
+        | Step::Prefer { device, group }
+        | Step::Invite { device, group, .. }
+        | Step::Remove { device, group, .. }
+        | Step::Leave { device, group }
+        | Step::Update { device, group }
+        | Step::Rejoin { device, group }
+        | Step::Reset { device, group, .. }
+        | Step::Describe { device, group }
+        | Step::Role { device, group, .. }
+        | Step::Proofs { device, group }
+        | Step::Members { device, group }
+        | Step::Compare { device, group, .. }) = step
+        else {
+            return false;
+        };
+        let device = self.device(device);
+        let Some(channel) = self.group(group) else { return false };
+        match step {
+            Step::Send { bytes, .. } => self.say(device, channel, bytes.into()),
+            Step::Ack { .. } => self.acknowledge(device, channel),
+            Step::Prefer { .. } => self.prefer(device, channel),
+            Step::Compare { other, .. } => self.compare(device, channel, self.device(other)),
+            Step::Invite { account, .. } => {
+                let name = self.name(account);
+                let asked = Asked::Other("invite");
+                self.give(device, asked, |client, now| client.invite(now, channel, &name))
+            }
+            Step::Remove { account, .. } | Step::Role { account, .. } => {
+                let account = self.oracle.borrow().account(&self.name(account));
+                let Some(account) = account else { return false };
+                match step {
+                    Step::Role { admin, .. } => {
+                        let role = if admin == 1 { Role::Admin } else { Role::Member };
+                        self.give(device, Asked::Other("role"), |client, now| {
+                            client.set_role(now, channel, account, role)
+                        })
+                    }
+                    _ => {
+                        let asked = Asked::Other("remove");
+                        self.give(device, asked, |client, now| client.remove(now, channel, account))
+                    }
+                }
+            }
+            Step::Leave { .. } => {
+                let asked = Asked::Leave(channel);
+                self.give(device, asked, |client, now| client.leave(now, channel))
+            }
+            Step::Update { .. } => {
+                let asked = Asked::Other("update");
+                self.give(device, asked, |client, now| client.update(now, channel))
+            }
+            Step::Rejoin { .. } => {
+                let asked = Asked::Other("rejoin");
+                self.give(device, asked, |client, now| client.rejoin(now, channel))
+            }
+            Step::Reset { suite, .. } => {
+                let suite = (suite == 1).then_some(Suite::Hybrid);
+                let asked = Asked::Other("reset");
+                self.give(device, asked, |client, now| client.reset(now, channel, suite))
+            }
+            Step::Describe { .. } => {
+                let name = Some(format!("{PLANTED}-name again"));
+                let change = ProfileChange { name, ..ProfileChange::default() };
+                self.give(device, Asked::Other("describe"), |client, now| {
+                    client.set_metadata(now, channel, change)
+                })
+            }
+            Step::Proofs { .. } => {
+                let asked = Asked::Other("proofs");
+                self.give(device, asked, |client, now| client.proofs(now, channel, 0, 100))
+            }
+            Step::Members { .. } => {
+                let asked = Asked::Members(channel);
+                self.give(device, asked, |client, now| client.members(now, channel))
+            }
+            _ => false,
+        }
+    }
+
+    /// Sends a text of about that length that nobody has sent before.
+    pub(super) fn say(&mut self, device: usize, channel: ChannelId, bytes: usize) -> bool {
+        if !self.is_on(device) {
+            return false;
+        }
+        let body = self.oracle.borrow_mut().text(device, channel, bytes);
+        let asked = Asked::Said(self.oracle.borrow().last_text());
+        self.give(device, asked, |client, now| client.send(now, channel, &body))
+    }
+
+    fn acknowledge(&mut self, device: usize, channel: ChannelId) -> bool {
+        let told = self.oracle.borrow().last_told(device, channel);
+        let Some(seq) = told.filter(|_| self.is_on(device)) else { return false };
+        let now = self.world.now;
+        let taken = self.world.client(device).ack(now, channel, seq).is_ok();
+        if taken {
+            self.oracle.borrow_mut().acknowledged(device, channel, seq);
+        }
+        taken
+    }
+
+    fn prefer(&mut self, device: usize, channel: ChannelId) -> bool {
+        let now = self.world.now;
+        self.is_on(device) && self.world.client(device).prefer(now, channel).is_ok()
+    }
+
+    /// The other device's checkpoint is compared with what this one has read.
+    fn compare(&mut self, device: usize, channel: ChannelId, other: usize) -> bool {
+        if device == other || !self.is_on(other) {
+            return false;
+        }
+        let Ok(checkpoint) = self.world.client(other).checkpoint(channel) else { return false };
+        let bytes = checkpoint.encode();
+        self.give(device, Asked::Compare, |client, now| {
+            client.compare_checkpoint(now, channel, &bytes)
+        })
+    }
+}
+
+fn suite_of(number: u16) -> Suite {
+    if number == 1 { Suite::Hybrid } else { Suite::Classical }
+}

@@ -1,0 +1,446 @@
+//! The oracle: a small model of accounts, devices, channels and messages that is made from the outside, from commands,
+//! their answers and what the store says, and from nothing that the machines think. What does not fit is a failure.
+
+mod calm;
+mod ear;
+mod log;
+mod reader;
+mod wire;
+
+use core::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+
+use qpc_protocol::client::event::{Event, GroupChange, Message, Outcome};
+use qpc_protocol::id::{AccountId, ChannelId, Sender};
+use qpc_protocol::io::{Output, Ticket};
+use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
+use qpc_protocol::server::op::{StoreOp, StoreReply};
+use qpc_protocol::wire::message::{EntryKind, Part};
+
+use self::ear::MessageKey;
+use self::log::{Broken, Logs};
+use self::reader::{At, Reader, is_alarm};
+use self::wire::Wire;
+use crate::world::Seen;
+
+pub(crate) use self::ear::portable_overheard;
+pub(crate) use self::reader::Asked;
+pub(crate) use self::wire::PLANTED;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which one: the same words for the same promise. Of a panic: where it was.
+    pub rule: String,
+    /// What happened in its place.
+    pub what: String,
+    /// When.
+    pub at: Duration,
+    /// In which step of the scenario, from 0.
+    pub step: usize,
+}
+
+/// A message that somebody was told to send.
+#[derive(Clone, Debug)]
+struct Said {
+    device: usize,
+    channel: ChannelId,
+    body: Vec<u8>,
+    /// Where it is in the log, once that is known.
+    at: Option<u64>,
+    failed: bool,
+}
+
+/// The model, and what it found.
+pub(crate) struct Oracle {
+    /// What was found, in order.
+    pub(crate) failures: Vec<Failure>,
+    /// The step that is under way.
+    pub(crate) step: usize,
+    /// How many things were compared: a run that compares nothing proves nothing.
+    pub(crate) checks: u64,
+    /// What machines were alarmed by, and how often.
+    pub(crate) alarms: BTreeMap<String, usize>,
+    /// Somebody was dishonest: alarms are as they should be.
+    dishonest: bool,
+    now: Duration,
+    logs: Logs,
+    readers: Vec<Reader>,
+    said: Vec<Said>,
+    /// What made the messages of the logs.
+    keys: BTreeMap<At, MessageKey>,
+    /// Channels in the order in which they came to be.
+    channels: Vec<ChannelId>,
+    wire: Wire,
+}
+
+/// More failures than these are not kept: they follow from the first ones.
+const FAILURES: usize = 16;
+
+impl Oracle {
+    /// A model of nothing yet. `real`: the primitives keep secrets.
+    pub(crate) fn new(real: bool) -> Self {
+        Self {
+            failures: Vec::new(),
+            step: 0,
+            checks: 0,
+            alarms: BTreeMap::new(),
+            dishonest: false,
+            now: Duration::ZERO,
+            logs: Logs::default(),
+            readers: Vec::new(),
+            said: Vec::new(),
+            keys: BTreeMap::new(),
+            channels: Vec::new(),
+            wire: Wire::new(real),
+        }
+    }
+
+    fn fail(&mut self, rule: &str, what: String) {
+        if self.failures.len() < FAILURES {
+            let (at, step) = (self.now, self.step);
+            self.failures.push(Failure { rule: rule.to_owned(), what, at, step });
+        }
+    }
+
+    fn check(&mut self, holds: bool, rule: &str, what: impl FnOnce() -> String) {
+        self.checks += 1;
+        if !holds {
+            self.fail(rule, what());
+        }
+    }
+
+    fn broken(&mut self, broken: impl IntoIterator<Item = Broken>) {
+        self.checks += 1;
+        broken.into_iter().for_each(|(rule, what)| self.fail(rule, what));
+    }
+
+    // ---- what the scenario does ---------------------------------------------------------------
+
+    /// A further device, switched on.
+    pub(crate) fn device(&mut self) {
+        self.readers.push(Reader::default());
+    }
+
+    /// A device was switched on again.
+    pub(crate) fn started(&mut self, device: usize) {
+        self.readers[device].start();
+    }
+
+    /// A device's disk was put back to an older state.
+    pub(crate) fn put_back(&mut self, device: usize, disk: &BTreeMap<Vec<u8>, Vec<u8>>) {
+        let reader = &mut self.readers[device];
+        let known =
+            |id: &ChannelId| disk.contains_key([b"d/c/".as_slice(), &id.0].concat().as_slice());
+        if let Some(of) = reader.sender {
+            let was_in = self.logs.channels.iter().filter(|(_, log)| log.was_member(of));
+            reader.lost = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
+        }
+        reader.put_back(disk);
+    }
+
+    /// Somebody lies to a device, or changes what it says.
+    pub(crate) fn lied(&mut self, device: usize) {
+        self.dishonest = true;
+        self.readers[device].lied = true;
+    }
+
+    /// A text that nobody has sent yet, of about that length.
+    pub(crate) fn text(&mut self, device: usize, channel: ChannelId, bytes: usize) -> Vec<u8> {
+        let mut body = format!("{PLANTED}-{:08x}-", self.said.len()).into_bytes();
+        body.resize(body.len().max(bytes), b'.');
+        self.said.push(Said { device, channel, body: body.clone(), at: None, failed: false });
+        body
+    }
+
+    /// The number of the last text.
+    pub(crate) fn last_text(&self) -> u32 {
+        u32::try_from(self.said.len()).unwrap_or(u32::MAX).saturating_sub(1)
+    }
+
+    /// A command was accepted.
+    pub(crate) fn issued(&mut self, device: usize, ticket: Ticket, asked: Asked) {
+        let twice = self.readers[device].issued(ticket, asked);
+        self.broken(twice.map(|what| ("a ticket is given once", what)));
+    }
+
+    /// A channel, by the order in which they came to be.
+    pub(crate) fn channel(&self, number: u16) -> Option<ChannelId> {
+        let count = self.channels.len().max(1);
+        self.channels.get(usize::from(number) % count).copied()
+    }
+
+    /// The account of a name.
+    pub(crate) fn account(&self, name: &str) -> Option<AccountId> {
+        let mut accounts = self.logs.accounts.iter();
+        accounts.find(|(username, _)| username.as_str() == name).map(|(_, account)| *account)
+    }
+
+    /// The last message of a channel that a device was told in this life.
+    pub(crate) fn last_told(&self, device: usize, channel: ChannelId) -> Option<u64> {
+        self.readers[device].last.get(&channel).copied()
+    }
+
+    /// Whether a device's session ended for good though the account wants it.
+    pub(crate) fn is_logged_out(&self, device: usize) -> bool {
+        let reader = &self.readers[device];
+        reader.ended && reader.sender.is_some_and(|sender| self.logs.is_active(sender))
+    }
+
+    /// A device's application has read a channel up to a seq.
+    pub(crate) fn acknowledged(&mut self, device: usize, channel: ChannelId, seq: u64) {
+        self.readers[device].acking.push((channel, seq));
+    }
+
+    /// Where a device is in the model, by its place in the world.
+    pub(crate) fn sender(&self, device: usize) -> Option<Sender> {
+        self.readers[device].sender
+    }
+
+    // ---- what the world shows -----------------------------------------------------------------
+
+    /// Something happened.
+    pub(crate) fn see(&mut self, now: Duration, seen: &Seen<'_>) {
+        self.now = now;
+        match seen {
+            Seen::Output(who, Output::Event(event), _) => self.event(*who, event),
+            Seen::Output(who, Output::Send { link, .. }, bytes) => {
+                let broken = self.wire.sent(*who, *link, bytes, self.readers.get(*who));
+                self.broken(broken);
+            }
+            Seen::Output(..) => {}
+            Seen::Persisted(device, batch) => {
+                if let Some(reader) = self.readers.get_mut(*device) {
+                    reader.persisted(batch);
+                }
+            }
+            Seen::Stored(ops, replies) => {
+                for (op, reply) in ops.iter().zip(*replies) {
+                    self.stored(op, reply);
+                }
+            }
+        }
+    }
+
+    fn stored(&mut self, op: &StoreOp, reply: &StoreReply) {
+        let broken = self.logs.executed(op, reply).err();
+        self.broken(broken);
+        match (op, reply) {
+            (StoreOp::CreateChannel { channel, .. }, StoreReply::Done) => {
+                self.channels.push(*channel);
+            }
+            (StoreOp::Append(append), StoreReply::Appended { seq, .. }) => {
+                if let Part::Inline(payload) = &append.payload {
+                    self.remember_key(append.channel, *seq, payload);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, device: usize, event: &Event) {
+        let cut_off = matches!(event, Event::Gap { .. } | Event::Evicted { by: None, .. });
+        if is_alarm(event) || cut_off {
+            let text = format!("{event:?}");
+            let word = text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
+            *self.alarms.entry(word).or_default() += 1;
+            self.readers[device].alarmed = true;
+        }
+        let expected = match event {
+            Event::Unreadable { channel, .. } => {
+                let reader = &self.readers[device];
+                let gone = reader.sender.is_some_and(|sender| !self.logs.is_active(sender));
+                gone || reader.is_disturbed(*channel)
+            }
+            _ => false,
+        };
+        let alarm = is_alarm(event) && !self.dishonest && !expected;
+        self.check(!alarm, "no alarm without a cause", || format!("device {device}: {event:?}"));
+        match event {
+            Event::Message(message) => self.message(device, message),
+            Event::Done(ticket, outcome) => {
+                if let Some(asked) = self.answered(device, *ticket) {
+                    self.done(device, &asked, outcome);
+                }
+            }
+            Event::Failed(ticket, _) => {
+                if let Some(Asked::Said(number)) = self.answered(device, *ticket)
+                    && let Some(said) = self.said.get_mut(number as usize)
+                {
+                    said.failed = !self.readers[device].lied;
+                    let read = said.at.filter(|_| said.failed);
+                    self.check(read.is_none(), "what failed is not read", || format!("{number}"));
+                }
+            }
+            Event::Changed(change) => self.changed(device, change),
+            Event::Joined { channel, .. } => {
+                self.readers[device].lost.remove(channel);
+                let of = self.readers[device].sender;
+                let log = self.logs.channels.get(channel);
+                let member = log.zip(of).is_some_and(|(log, of)| log.was_member(of));
+                self.check(member, "who joins was added", || format!("{device} {channel}"));
+            }
+            Event::FellOut { channel, .. } => {
+                self.readers[device].out.insert(*channel);
+                self.readers[device].fell = true;
+            }
+            Event::Rejoined { channel, epoch, .. } => {
+                let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
+                let reader = &mut self.readers[device];
+                reader.out.remove(channel);
+                reader.back.insert(*channel, (generation, *epoch));
+            }
+            Event::Gap { channel, from, to } => {
+                self.readers[device].gaps.push((*channel, *from, *to));
+            }
+            Event::NotAdded { channel, device, .. } => {
+                // Until somebody adds it; what it wanted to send there waits as long.
+                let mut readers = self.readers.iter_mut();
+                if let Some(reader) = readers.find(|reader| reader.sender == Some(*device)) {
+                    reader.lost.insert(*channel);
+                }
+            }
+            Event::LeaveUndone { channel } => {
+                self.readers[device].leaving.remove(channel);
+            }
+            // A server that says so to a device which cannot read the log keeps it out until a member acts.
+            Event::Evicted { channel, by: None } if self.readers[device].lied => {
+                self.readers[device].lost.insert(*channel);
+            }
+            Event::Restored { .. } => {
+                // Added anew while its own way back was under way, it does not know that commit for its own.
+                let reader = &self.readers[device];
+                let expected = reader.restored || reader.fell || self.dishonest;
+                self.check(expected, "no alarm without a cause", || format!("{device}: {event:?}"));
+            }
+            Event::SessionEnded(_) => self.readers[device].ended = true,
+            Event::Online { .. } => self.readers[device].ended = false,
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Asked> {
+        match self.readers[device].answered(ticket) {
+            Ok(asked) => asked,
+            Err(what) => {
+                self.fail("a command is answered once", format!("device {device}: {what}"));
+                None
+            }
+        }
+    }
+
+    fn message(&mut self, device: usize, message: &Message) {
+        let at = (message.channel, message.seq);
+        let Some(number) = self.recognise(device, message) else { return };
+        let reader = &mut self.readers[device];
+        reader.unread += 1;
+        let (life, unread, stored) = (reader.life, reader.unread, reader.stored.contains(&at));
+        let before = reader.told.insert(at, life);
+        let text = *reader.texts.entry(number).or_insert(at);
+        let acked = reader.acked.contains(&at);
+        let last = reader.last.insert(message.channel, message.seq).unwrap_or(0);
+        let lied = reader.lied;
+        let who = || format!("device {device}, text {number}, seq {}", message.seq);
+        self.check(before != Some(life) && text == at, "a message is read once", who);
+        self.check(!acked, "an acknowledged message does not come again", who);
+        self.check(stored, "what is told is durable", who);
+        self.check(last < message.seq || lied, "messages come in the order of the log", who);
+        // A channel that is preferred has as many of its own.
+        self.check(unread <= 2 * UNREAD_EVENTS + 1, "limits::UNREAD_EVENTS", who);
+    }
+
+    /// Which text this is, if all of it is as it was sent: by whom, where, and to whom.
+    fn recognise(&mut self, device: usize, message: &Message) -> Option<u32> {
+        let body = message.body.as_slice();
+        let hex = body.get(PLANTED.len() + 1..PLANTED.len() + 9);
+        let number =
+            hex.and_then(|hex| u32::from_str_radix(core::str::from_utf8(hex).ok()?, 16).ok());
+        let said = number.and_then(|number| self.said.get(number as usize)).cloned();
+        let (Some(number), Some(said)) = (number, said.filter(|said| said.body == body)) else {
+            self.fail("what is read was sent", format!("device {device}: {message:?}"));
+            return None;
+        };
+        let who = || format!("device {device}, text {number}, {message:?}");
+        let sender = self.readers[said.device].sender;
+        self.check(said.channel == message.channel, "a message stays in its channel", who);
+        self.check(sender == Some(message.sender), "a message is its sender's", who);
+        self.check(!said.failed, "what failed is not read", who);
+        // Where it really is: to a device that is lied to the server may count otherwise.
+        let seq = self.logs.find(message.channel, message.message);
+        let Some(seq) = seq.filter(|seq| *seq == message.seq || self.readers[device].lied) else {
+            self.fail("a message has its place in the log", who());
+            return Some(number);
+        };
+        let log = self.logs.channels.get(&message.channel)?;
+        let entry = log.entry(seq)?.clone();
+        let reader = self.readers[device].sender;
+        let may = reader.is_some_and(|reader| log.is_for(reader, seq));
+        let lied = self.readers[device].lied;
+        let had = reader.is_some_and(|reader| log.is_member(reader, entry.place));
+        let (generation, epoch) = entry.place;
+        let same = epoch == message.epoch && entry.sender == message.sender;
+        self.check(same, "a message has its place in the log", || {
+            format!("{}, generation {generation}", who())
+        });
+        self.check(may || (lied && had), "only members of its epoch read a message", who);
+        self.said[number as usize].at = Some(seq);
+        Some(number)
+    }
+
+    fn done(&mut self, device: usize, asked: &Asked, outcome: &Outcome) {
+        match (asked, outcome) {
+            (Asked::Said(number), Outcome::Sent(sent)) => {
+                let seq = sent.accepted.seq;
+                let found = self.logs.find(sent.channel, sent.message) == Some(seq);
+                let what = || format!("device {device}, text {number}, seq {seq}");
+                self.check(found || self.dishonest, "what is told to be sent is in the log", what);
+                if let Some(said) = self.said.get_mut(*number as usize) {
+                    said.at = Some(seq);
+                }
+            }
+            (_, Outcome::Account { account, device: id, .. }) => {
+                let sender = Sender { account: *account, device: *id };
+                let reader = &mut self.readers[device];
+                reader.ended = false;
+                let before = reader.sender.replace(sender);
+                let same = before.is_none_or(|before| before == sender);
+                self.check(same, "a device stays itself", || format!("device {device}"));
+            }
+            (Asked::Leave(channel), Outcome::Done) => {
+                self.readers[device].leaving.insert(*channel);
+            }
+            (Asked::Lookup(name), Outcome::Lookup { account, username, .. }) => {
+                let known = self.logs.accounts.get(username);
+                let right = known == Some(account) && username.as_str() == name;
+                self.check(right || self.dishonest, "a name leads to its account", || name.clone());
+            }
+            (Asked::Members(channel), Outcome::Members(members)) => {
+                let told: BTreeSet<Sender> = members.iter().map(|member| member.sender).collect();
+                let log = self.logs.channels.get(channel);
+                let known = log.is_some_and(|log| log.memberships().any(|set| *set == told));
+                self.check(known, "members are who was added", || format!("device {device}"));
+            }
+            (_, Outcome::Group(channel)) => {
+                let made = self.logs.channels.contains_key(channel);
+                self.check(made, "a group that was made is there", || format!("{channel}"));
+            }
+            (_, Outcome::KeyPackages { available, .. }) => {
+                let fits = *available as usize <= KEY_PACKAGES_PER_DEVICE;
+                self.check(fits, "limits::KEY_PACKAGES_PER_DEVICE", || available.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    fn changed(&mut self, device: usize, change: &GroupChange) {
+        let Some(log) = self.logs.channels.get(&change.channel) else {
+            return self.fail("a group that changes is there", change.channel.to_string());
+        };
+        let before = change.epoch.saturating_sub(1);
+        let made = log.entries().any(|(_, entry)| {
+            let at = entry.kind == EntryKind::Commit && entry.place.1 == before;
+            at && entry.sender == change.by
+        });
+        self.check(made, "an epoch is made by its commit", || format!("{device}: {change:?}"));
+    }
+}

@@ -1,0 +1,191 @@
+//! What has to be true when all faults have ended, everybody is on and honest, and the world has come to rest.
+
+use std::collections::BTreeMap;
+
+use memchr::memmem;
+use qpc_protocol::client::Client;
+use qpc_protocol::client::event::GroupSummary;
+use qpc_protocol::id::{ChannelId, Sender};
+use qpc_protocol::wire::message::ChannelKind;
+
+use super::log::{Broken, Log};
+use super::reader::{Asked, Reader};
+use super::{Oracle, ear};
+use crate::world::World;
+
+/// What is not true yet, if anything: a promise, and what is there in its place.
+pub(crate) type Converging = Option<Broken>;
+
+/// A device that takes part: its number, its machine, and who it is.
+type Present<'a> = (usize, &'a Client, Sender);
+
+impl Oracle {
+    /// The devices that can have a session, but for those that were lied to and said so: what they were told may keep
+    /// them out of a group until somebody acts.
+    fn present<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Present<'a>> {
+        self.readers.iter().zip(&world.devices).enumerate().filter_map(
+            |(index, (reader, device))| {
+                let client = device.client.as_ref()?;
+                if reader.lied && reader.alarmed {
+                    return None;
+                }
+                let sender = reader.sender.filter(|sender| self.logs.is_active(*sender))?;
+                client.may_connect().is_ok().then_some((index, client, sender))
+            },
+        )
+    }
+
+    /// The first thing that is not as it has to be in the end.
+    pub(crate) fn unsettled(&self, world: &World) -> Converging {
+        for (device, client, _) in self.present(world) {
+            let waits = !self.readers[device].lost.is_empty();
+            if !waits && (!client.is_idle() || client.pending() > 0) {
+                return Some(("the world comes to rest", format!("device {device}: {client:?}")));
+            }
+            let reader = &self.readers[device];
+            let open = reader.tickets.iter().find(|(_, issued)| {
+                let waits = waits || issued.asked == Asked::Direct;
+                issued.life == reader.life && !issued.answered && !waits
+            });
+            if let Some((ticket, issued)) = open {
+                let what = format!("device {device}: {ticket:?} {:?}", issued.asked);
+                return Some(("a command is answered", what));
+            }
+        }
+        self.logs.channels.iter().find_map(|(id, log)| self.disagreement(world, *id, log))
+    }
+
+    /// Members who do not stand where the log ends, or not in the same epoch.
+    fn disagreement(&self, world: &World, id: ChannelId, log: &Log) -> Converging {
+        let mut said: Option<(usize, Vec<u8>)> = None;
+        for (device, client, sender) in self.present(world) {
+            let group = client.groups().into_iter().find(|group| group.channel == id);
+            let reader = &self.readers[device];
+            if reader.leaving.contains(&id) {
+                continue;
+            }
+            if !log.members().contains(&sender) {
+                if group.is_some_and(|group| group.member) {
+                    return Some(("who was removed is out", format!("device {device}, {id}")));
+                }
+                continue;
+            }
+            let Some(group) = group else {
+                let alone = log.members().iter().all(|member| member.account == sender.account);
+                if (log.kind == ChannelKind::Direct && alone) || reader.lost.contains(&id) {
+                    continue;
+                }
+                return Some(("who was added joins", format!("device {device}, {id}")));
+            };
+            if let Some(what) = difference(log, &group, reader) {
+                let what = format!("device {device}, {id}: {what}");
+                return Some(("members stand where the log ends", what));
+            }
+            match &said {
+                None => said = Some((device, group.authenticator)),
+                Some((_, authenticator)) if *authenticator == group.authenticator => {}
+                Some((other, _)) => {
+                    let what = format!("devices {device} and {other}, {id}, {:?}", log.place);
+                    return Some(("an epoch has one authenticator", what));
+                }
+            }
+        }
+        None
+    }
+
+    /// The time for coming to rest is over.
+    pub(crate) fn unsettled_for_good(&mut self, what: Converging) {
+        let other = ("the world comes to rest", "just not for long enough".to_owned());
+        self.broken([what.unwrap_or(other)]);
+    }
+
+    /// Everything that can only be said in the end.
+    pub(crate) fn rest(&mut self, world: &World) {
+        let present: BTreeMap<usize, Sender> =
+            self.present(world).map(|(device, _, sender)| (device, sender)).collect();
+        let missing = self.missing(&present);
+        let kept = self.kept(world, &present);
+        self.checks += self.said.len() as u64;
+        self.broken(missing);
+        self.broken(kept);
+        let leaked = self.wire.search();
+        self.broken(leaked);
+    }
+
+    /// Messages that a device should have read and did not.
+    fn missing(&self, present: &BTreeMap<usize, Sender>) -> Option<Broken> {
+        for (number, said) in (0_u32..).zip(&self.said) {
+            let (Some(seq), false) = (said.at, self.readers[said.device].lied) else { continue };
+            let Some(log) = self.logs.channels.get(&said.channel) else { continue };
+            let Some(entry) = log.entry(seq) else { continue };
+            for (device, sender) in present {
+                let reader = &self.readers[*device];
+                let read = reader.texts.contains_key(&number);
+                if *device != said.device
+                    && !read
+                    && log.is_for(*sender, seq)
+                    && !reader.may_miss((said.channel, seq), entry.place)
+                {
+                    let what = format!(
+                        "device {device}, text {number} of device {}, {} seq {seq}, {:?}",
+                        said.device, said.channel, entry.place
+                    );
+                    return Some(("every member reads every message", what));
+                }
+            }
+        }
+        None
+    }
+
+    /// Keys of messages that were read, or sent, and are still on a disk.
+    fn kept(&self, world: &World, present: &BTreeMap<usize, Sender>) -> Option<Broken> {
+        for (device, sender) in present {
+            let reader = &self.readers[*device];
+            if reader.lied || reader.restored || !reader.out.is_empty() || !reader.back.is_empty() {
+                continue;
+            }
+            let disk = &world.devices[*device].disk;
+            let records: Vec<u8> = disk
+                .iter()
+                .filter(|(key, _)| key.starts_with(b"g/"))
+                .flat_map(|(_, value)| value.iter().copied())
+                .collect();
+            for ((channel, seq), key) in &self.keys {
+                let Some(log) = self.logs.channels.get(channel) else { continue };
+                let own = log.entry(*seq).is_some_and(|entry| entry.sender == *sender);
+                if !(own || log.is_for(*sender, *seq)) || !log.members().contains(sender) {
+                    continue;
+                }
+                let found = memmem::find(&records, &key.key).is_some()
+                    || key.secret.is_some_and(|secret| memmem::find(&records, &secret).is_some());
+                if found {
+                    let what = format!("device {device}, {channel} seq {seq}");
+                    return Some(("used keys are gone", what));
+                }
+            }
+        }
+        None
+    }
+
+    /// The keys that made an accepted message.
+    pub(super) fn remember_key(&mut self, channel: ChannelId, seq: u64, payload: &[u8]) {
+        if let Some(key) = super::wire::ciphertext(payload).and_then(ear::key_of) {
+            self.keys.insert((channel, seq), key);
+        }
+    }
+}
+
+fn difference(log: &Log, group: &GroupSummary, reader: &Reader) -> Option<String> {
+    let ours = (group.generation, group.epoch);
+    if !group.member || ours != log.place {
+        return Some(format!("{ours:?}, member: {}; the log: {:?}", group.member, log.place));
+    }
+    if group.cursor != log.head() {
+        return Some(format!("read up to {}; the log: {}", group.cursor, log.head()));
+    }
+    if group.members as usize != log.members().len() {
+        return Some(format!("{} members; the log: {}", group.members, log.members().len()));
+    }
+    let other = log.chain.is_some_and(|chain| chain != group.chain);
+    (other && !reader.lied).then(|| "another chain".to_owned())
+}

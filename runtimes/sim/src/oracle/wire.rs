@@ -1,0 +1,135 @@
+//! What crosses the network: no secret in it, and of every key one ciphertext.
+
+use std::collections::BTreeMap;
+
+use memchr::memmem;
+use qpc_protocol::id::Digest;
+use qpc_protocol::io::LinkId;
+use qpc_protocol::limits::{FETCH_ENTRIES, FRAME_BYTES};
+use qpc_protocol::wire::frame::Decoder;
+use qpc_protocol::wire::message::{Body, Push, Reply, Request, SubmitKind};
+
+use super::ear;
+use super::log::Broken;
+use super::reader::Reader;
+
+/// What every planted secret begins with: contents, names of groups, passwords.
+pub(crate) const PLANTED: &str = "planted-7c1e93ab";
+
+/// What was seen of the links.
+#[derive(Default)]
+pub(super) struct Wire {
+    links: BTreeMap<(usize, LinkId), Decoder>,
+    /// By message key: the ciphertext that left.
+    used: BTreeMap<[u8; 16], Digest>,
+    /// Bytes that were not searched yet.
+    fresh: Vec<u8>,
+    real: bool,
+}
+
+impl Wire {
+    /// Nothing seen yet. `real`: keys hide something, so that secrets can be looked for.
+    pub(super) fn new(real: bool) -> Self {
+        Self { real, ..Self::default() }
+    }
+
+    /// Bytes leave a machine (`usize::MAX`: the server).
+    pub(super) fn sent(
+        &mut self,
+        who: usize,
+        link: LinkId,
+        bytes: &[u8],
+        reader: Option<&Reader>,
+    ) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        if self.real {
+            self.fresh.extend_from_slice(bytes);
+            if self.fresh.len() > 1 << 20 {
+                broken.extend(self.search());
+            }
+        }
+        let mut left = bytes;
+        loop {
+            let decoder = self.links.entry((who, link)).or_default();
+            let frame = match decoder.next(&mut left) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(fault) => {
+                    broken.push(("machines send frames", fault.to_string()));
+                    break;
+                }
+            };
+            match &frame.body {
+                Body::Request(Request::Submit(submit))
+                    if submit.kind == SubmitKind::Application =>
+                {
+                    broken.extend(self.submitted(&submit.payload, reader));
+                }
+                Body::Push(Push::Entries(entries)) | Body::Reply(Reply::Entries(entries))
+                    if entries.entries.len() > FETCH_ENTRIES =>
+                {
+                    broken.push(("limits::FETCH_ENTRIES", entries.entries.len().to_string()));
+                }
+                _ => {}
+            }
+        }
+        if bytes.len() > FRAME_BYTES {
+            broken.push(("limits::FRAME_BYTES", bytes.len().to_string()));
+        }
+        broken
+    }
+
+    /// A ciphertext leaves a device: it is durable there, and the only one of its key.
+    fn submitted(&mut self, payload: &[u8], reader: Option<&Reader>) -> Vec<Broken> {
+        let mut broken = Vec::new();
+        let finder = memmem::Finder::new(payload);
+        let kept = |reader: &Reader| reader.outbox.values().any(|item| finder.find(item).is_some());
+        if reader.is_some_and(|reader| !kept(reader)) {
+            broken.push(("what leaves is durable", format!("{} bytes", payload.len())));
+        }
+        let Some(key) = ciphertext(payload).and_then(ear::key_of) else { return broken };
+        let digest = Digest::of(&[payload]);
+        let first = *self.used.entry(key.key).or_insert(digest);
+        if first != digest {
+            broken.push(("a key makes one ciphertext", format!("{first} and {digest}")));
+        }
+        broken
+    }
+
+    /// Searches what was sent since the last search.
+    pub(super) fn search(&mut self) -> Option<Broken> {
+        if !self.real {
+            return None;
+        }
+        let bytes = core::mem::take(&mut self.fresh);
+        if let Some(at) = memmem::find(&bytes, PLANTED.as_bytes()) {
+            return Some(("no plaintext on the network", around(&bytes, at)));
+        }
+        let at = ear::find_secret(&bytes)?;
+        Some(("no key on the network", around(&bytes, at)))
+    }
+}
+
+fn around(bytes: &[u8], at: usize) -> String {
+    let near = &bytes[at.saturating_sub(32)..bytes.len().min(at + 64)];
+    near.escape_ascii().to_string()
+}
+
+/// The ciphertext of an MLSMessage with a PrivateMessage (RFC 9420 §6, §6.3).
+pub(super) fn ciphertext(message: &[u8]) -> Option<&[u8]> {
+    let rest = message.strip_prefix(&[0, 1, 0, 2])?;
+    let (_group, rest) = vector(rest)?;
+    let rest = rest.get(9..)?;
+    let (_authenticated, rest) = vector(rest)?;
+    let (_sender, rest) = vector(rest)?;
+    Some(vector(rest)?.0)
+}
+
+/// A vector with a variable-size length (RFC 9420 §2.1.2).
+fn vector(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let first = *bytes.first()?;
+    let size = 1 << (first >> 6);
+    let (head, rest) = bytes.split_at_checked(size)?;
+    let len = head.iter().fold(0_usize, |len, byte| len << 8 | usize::from(*byte));
+    rest.split_at_checked(len & !(0b11 << (8 * size - 2)))
+}

@@ -1,0 +1,213 @@
+//! The words of the scenario language: every step that a world knows.
+
+/// What a step is about; a seed draws how much of each it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// A command of the application to its device's machine.
+    Command,
+    /// Something breaks, or is mended.
+    Fault,
+    /// Somebody is not honest.
+    Hostile,
+    /// Time passes, and what is due happens.
+    Time,
+}
+
+/// One kind of step.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Its word in a scenario's text.
+    pub word: &'static str,
+    /// What it is about.
+    pub class: Class,
+    /// How often it is drawn, before a seed changes that; 0: only by hand.
+    pub weight: u32,
+    /// The names of its numbers, in order.
+    pub args: &'static [&'static str],
+}
+
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $class:ident, $weight:literal, [$($arg:ident),*];)*) => {
+        /// One step of a scenario. Its numbers are indexes, taken modulo what there is when it runs: devices, groups and
+        /// accounts in the order in which they came to be. A step that does not apply then is passed over.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "the fields are the numbers of the text form")]
+        pub enum Step {
+            $($(#[$doc])* $name { $($arg: u16),* },)*
+        }
+
+        impl Step {
+            /// All kinds, in the order of their numbers.
+            pub const KINDS: &'static [Kind] = &[$(Kind {
+                word: $word,
+                class: Class::$class,
+                weight: $weight,
+                args: &[$(stringify!($arg)),*],
+            }),*];
+
+            /// The step of that kind; missing numbers are 0, too many are passed over. `None`: no such kind.
+            #[allow(unused_assignments, unused_variables, unused_mut, reason = "of the last kind, and of those without numbers")]
+            pub fn new(kind: usize, numbers: &[u16]) -> Option<Self> {
+                let mut at = 0;
+                let mut numbers = numbers.iter().copied();
+                $(
+                    if kind == at {
+                        return Some(Self::$name { $($arg: numbers.next().unwrap_or(0)),* });
+                    }
+                    at += 1;
+                )*
+                None
+            }
+
+            /// The number of its kind, and its numbers.
+            #[allow(unused_assignments, reason = "of the last kind")]
+            pub fn parts(self) -> (usize, Vec<u16>) {
+                let mut at = 0;
+                $(
+                    if let Self::$name { $($arg),* } = self {
+                        return (at, vec![$($arg),*]);
+                    }
+                    at += 1;
+                )*
+                (at, Vec::new())
+            }
+        }
+    };
+}
+
+steps! {
+    /// A new account on a device.
+    Register = "register", Command, 2, [device];
+    /// The device logs in to its account: for the first time, or again.
+    Login = "login", Command, 4, [device];
+    /// Ends the session.
+    Logout = "logout", Command, 2, [device];
+    /// Founds a group.
+    Create = "create", Command, 3, [device, suite];
+    /// Adds an account.
+    Invite = "invite", Command, 14, [device, group, account];
+    /// Removes an account.
+    Remove = "remove", Command, 6, [device, group, account];
+    /// Leaves.
+    Leave = "leave", Command, 4, [device, group];
+    /// New keys for the leaf.
+    Update = "update", Command, 16, [device, group];
+    /// A message.
+    Send = "send", Command, 80, [device, group, bytes];
+    /// All messages that were told so far are read.
+    Ack = "ack", Command, 16, [device, group];
+    /// The application shows this group now.
+    Prefer = "prefer", Command, 1, [device, group];
+    /// Comes back from outside.
+    Rejoin = "rejoin", Command, 2, [device, group];
+    /// Another generation.
+    Reset = "reset", Command, 2, [device, group, suite];
+    /// Another name of the group.
+    Describe = "describe", Command, 4, [device, group];
+    /// An account becomes an admin (1) or is none any more (0).
+    Role = "role", Command, 5, [device, group, account, admin];
+    /// The direct channel with an account.
+    Direct = "direct", Command, 5, [device, account];
+    /// Who is that?
+    Lookup = "lookup", Command, 3, [device, account];
+    /// Which devices has the own account?
+    Devices = "devices", Command, 2, [device];
+    /// Revokes another device of the own account.
+    Revoke = "revoke", Command, 1, [device, other];
+    /// A new key for the device.
+    Rotate = "rotate", Command, 2, [device];
+    /// How many key packages are left?
+    Packages = "packages", Command, 2, [device];
+    /// New key packages.
+    Refresh = "refresh", Command, 2, [device];
+    /// Is the server there?
+    Ping = "ping", Command, 2, [device];
+    /// Is it well?
+    Health = "health", Command, 1, [device];
+    /// Connects now.
+    Connect = "connect", Command, 3, [device];
+    /// Stays away until told otherwise.
+    Disconnect = "disconnect", Command, 2, [device];
+    /// Which messages did the server sign for?
+    Proofs = "proofs", Command, 2, [device, group];
+    /// Who is in the group?
+    Members = "members", Command, 2, [device, group];
+    /// The safety number was compared.
+    Verify = "verify", Command, 2, [device, account];
+    /// Another account behind a name is accepted.
+    Accept = "accept", Command, 1, [device, account];
+    /// A contact is forgotten.
+    Forget = "forget", Command, 1, [device, account];
+    /// Two devices compare what they have read.
+    Compare = "compare", Command, 4, [device, group, other];
+    /// Deletes the account.
+    Delete = "delete", Command, 0, [device];
+
+    /// A device is switched off without a word.
+    Crash = "crash", Fault, 10, [device];
+    /// It is, instead of making the n-th batch from now durable.
+    CrashAt = "crash-at", Fault, 10, [device, batch];
+    /// It is switched on, from its disk.
+    Start = "start", Fault, 24, [device];
+    /// Its connection breaks.
+    Cut = "cut", Fault, 10, [device];
+    /// It has no network.
+    Away = "away", Fault, 4, [device];
+    /// It has one again.
+    Back = "back", Fault, 8, [device];
+    /// What it sends, and what it is sent, takes so long.
+    Latency = "latency", Fault, 4, [device, ms];
+    /// Its disk refuses the next batch: full (0), failing (1).
+    DiskFails = "disk-fails", Fault, 3, [device, how];
+    /// Its disk is copied.
+    Backup = "backup", Fault, 3, [device];
+    /// The copy is put in its place.
+    Restore = "restore", Fault, 2, [device];
+    /// The server is killed.
+    Kill = "kill", Fault, 3, [];
+    /// The server is started.
+    Serve = "serve", Fault, 12, [];
+    /// The server's disk is full (1) or has room again (0).
+    ServerDisk = "server-disk", Fault, 4, [full];
+
+    /// From now on the server lies to a device in this way, so many times.
+    Lie = "lie", Hostile, 6, [device, way, times];
+    /// From now on a device sends the server what it should not, in this way, so many times.
+    Misbehave = "misbehave", Hostile, 6, [device, way, times];
+    /// A member floods a group with so many messages.
+    Flood = "flood", Hostile, 2, [device, group, messages];
+    /// Everybody is honest again.
+    Honest = "honest", Hostile, 6, [];
+
+    /// What is due now happens.
+    Run = "run", Time, 60, [];
+    /// So many milliseconds pass.
+    Pass = "pass", Time, 60, [ms];
+    /// So many hours pass.
+    Hours = "hours", Time, 1, [hours];
+    /// All faults end, all devices are on, and the world comes to rest; everything is checked.
+    Calm = "calm", Time, 1, [];
+}
+
+impl Step {
+    /// Its kind.
+    pub fn kind(self) -> Kind {
+        Self::KINDS[self.parts().0]
+    }
+
+    /// A number of that name from a byte: the useful sizes, most of them small.
+    pub(super) fn number(arg: &str, byte: u8) -> u16 {
+        let byte = u16::from(byte);
+        match arg {
+            "ms" => (1 << (byte % 13)) + byte,
+            "bytes" if byte < 250 => byte,
+            "bytes" => 20_000,
+            "hours" => 1 + byte % 48,
+            "times" => 1 + byte % 4,
+            "batch" => byte % 6,
+            "messages" => 16 + byte % 48,
+            "suite" | "full" | "how" | "admin" => byte % 2,
+            _ => byte % 16,
+        }
+    }
+}

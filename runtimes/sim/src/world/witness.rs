@@ -1,0 +1,100 @@
+//! What everybody did, as one hash; and what nobody may do, looked for all the time: a key and a nonce used for two
+//! plaintexts, a secret in bytes that leave a machine.
+
+use std::time::Duration;
+
+use qpc_protocol::env::Now;
+use qpc_protocol::id::Digest;
+use qpc_protocol::io::Output;
+use qpc_protocol::server::op::{StoreOp, StoreReply};
+use qpc_protocol::store::batch::{Batch, Op};
+
+use super::World;
+use crate::takeover;
+
+/// What a [`Watcher`] sees.
+pub enum Seen<'a> {
+    /// What a device's machine, or the server's (`usize::MAX`), put out, with the bytes that go with it.
+    Output(usize, &'a Output, &'a [u8]),
+    /// A batch became durable on a device.
+    Persisted(usize, &'a Batch),
+    /// The server's store executed a transaction.
+    Stored(&'a [StoreOp], &'a [StoreReply]),
+}
+
+/// Sees what happens, at the moment in which it does, and changes nothing.
+pub type Watcher = Box<dyn FnMut(Duration, &Seen<'_>)>;
+
+impl World {
+    pub(super) fn watched(&mut self, seen: &Seen<'_>) {
+        let now = self.now.mono;
+        if let Some(watch) = &mut self.watch {
+            watch(now, seen);
+        }
+    }
+
+    /// From now on these bytes are in nothing that a machine sends. They are at least [`PLANTED_BYTES`] long.
+    ///
+    /// [`PLANTED_BYTES`]: crate::recorder::PLANTED_BYTES
+    pub fn plant(&self, secret: &[u8]) {
+        self.recorder.plant(secret);
+    }
+
+    pub(super) fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
+        self.watched(&Seen::Output(who, output, bytes));
+        if let Some(said) = &mut self.said {
+            said.push_str(&format!("{who} {output:?}\n"));
+        }
+        let who = (who as u64).to_be_bytes();
+        let mut hash = |part: &[u8]| self.trace = Digest::of(&[&self.trace.0, &who, part]);
+        if let Output::Persist(batch) = output {
+            for op in &batch.ops {
+                let (Op::Put(key, _) | Op::Delete(key) | Op::DeletePrefix(key)) = op;
+                hash(key);
+                // OpenMLS stamps past epochs with the clock of the process, in a group's own records: they count
+                // where that clock is the world's.
+                if let Op::Put(key, value) = op
+                    && (takeover::is_active() || !is_of_openmls(key))
+                {
+                    hash(value);
+                }
+            }
+        } else {
+            hash(format!("{output:?}").as_bytes());
+        }
+        hash(bytes);
+    }
+
+    /// Bytes leave a machine.
+    pub(super) fn see_bytes(&mut self, who: usize, bytes: &[u8]) {
+        self.sent_bytes += bytes.len() as u64;
+        if self.keeps_secrets()
+            && let Some(what) = self.recorder.find(bytes)
+        {
+            panic!("machine {who} sends a secret: {what}");
+        }
+    }
+
+    /// Of primitives that protect nothing nothing is expected.
+    fn keeps_secrets(&self) -> bool {
+        !self.rules.backend.name().starts_with("insecure")
+    }
+
+    /// What the machines have done with their keys.
+    pub(super) fn check_keys(&self) {
+        if self.keeps_secrets()
+            && let Some(reuse) = self.recorder.reuse()
+        {
+            panic!("{reuse}");
+        }
+    }
+
+    /// The clock of the process shows what the machine that is about to run is told.
+    pub(super) fn stand_at(&self, now: Now) {
+        takeover::stand_at(now);
+    }
+}
+
+fn is_of_openmls(key: &[u8]) -> bool {
+    key.starts_with(b"g/") || key.starts_with(b"r/")
+}

@@ -1,0 +1,116 @@
+//! Each way of being dishonest, alone: a group of three accounts and four devices talks, changes and is lied to, or has a
+//! member who misbehaves. Whatever is told, nobody reads what was not sent, or twice, or what is not theirs; and once all
+//! are honest again, everybody is back in one epoch. Which alarm is raised is said here; `[]`: none, it changes nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
+
+use qpc_sim::scenario::Scenario;
+use qpc_sim::{OF_MEMBERS, OF_SERVERS, Report, Way, run};
+
+/// Everything that gives a liar occasion, twice.
+const TALK: &str = "
+send device=0 group=0 bytes=10
+send device=2 group=0 bytes=10
+pass ms=500
+update device=0 group=0
+pass ms=500
+cut device=1
+pass ms=2000
+send device=1 group=0 bytes=10
+send device=1 group=0 bytes=10
+lookup device=1 account=2
+devices device=1
+invite device=1 group=0 account=3
+update device=1 group=0
+pass ms=1000
+refresh device=1
+rotate device=1
+pass ms=2000
+rejoin device=1 group=0
+send device=3 group=0 bytes=10
+pass ms=3000
+";
+
+fn told(step: &str, ways: &[Way], name: &str) -> Report {
+    let way = ways.iter().position(|way| way.name == name).expect("a way of that name");
+    let mut text = "seed 5\naccounts 0 1 2 0 3\n".to_owned();
+    for device in 0..5 {
+        let word = if device == 3 { "login" } else { "register" };
+        text += &format!("{word} device={device}\npass ms=500\n");
+    }
+    text += "create device=0 suite=0\npass ms=500\n";
+    for account in 0..3 {
+        text += &format!("invite device=0 group=0 account={account}\npass ms=1000\n");
+    }
+    text += "role device=0 group=0 account=1 admin=1\npass ms=1000\n";
+    for _ in 0..2 {
+        text += &format!("{step} device=1 way={way} times=3\n{TALK}");
+    }
+    text += "calm\nsend device=0 group=0 bytes=3\nsend device=1 group=0 bytes=3\nupdate device=2 group=0\n";
+    let scenario: Scenario = text.parse().unwrap();
+    let report = run(&scenario);
+    assert!(report.failures.is_empty(), "{report}");
+    assert!(report.lies > 0, "{name}: no occasion");
+    report
+}
+
+macro_rules! ways {
+    ($($test:ident: $step:literal, $ways:ident, $name:literal => $alarms:expr;)*) => {
+        $(#[test]
+        fn $test() {
+            let report = told($step, $ways, $name);
+            let alarms: Vec<&str> = report.alarms.keys().map(String::as_str).collect();
+            let expected: &[&str] = &$alarms;
+            assert_eq!(alarms, expected, "{report}");
+        })*
+
+        #[test]
+        fn every_way_has_its_test() {
+            let named = [$(($step, $name)),*];
+            let all = OF_SERVERS.iter().map(|way| ("lie", way.name));
+            let all = all.chain(OF_MEMBERS.iter().map(|way| ("misbehave", way.name)));
+            for way in all {
+                assert!(named.contains(&way), "{way:?}");
+            }
+        }
+    };
+}
+
+ways! {
+    entries_are_dropped: "lie", OF_SERVERS, "drops entries" => [];
+    entries_are_repeated: "lie", OF_SERVERS, "repeats entries" => [];
+    entries_are_reordered: "lie", OF_SERVERS, "reorders entries" => [];
+    entries_are_replayed: "lie", OF_SERVERS, "replays entries under new seqs" => ["ForkDetected", "ForkSuspected", "Unreadable"];
+    entries_are_left_out: "lie", OF_SERVERS, "leaves entries out and counts on" => ["ForkDetected", "ForkSuspected", "Unreadable"];
+    another_sender_is_named: "lie", OF_SERVERS, "names another sender" => ["ForkDetected", "ForkSuspected"];
+    a_payload_is_changed: "lie", OF_SERVERS, "changes a payload" => ["ForkSuspected", "Unreadable"];
+    a_commit_is_changed: "lie", OF_SERVERS, "changes a commit" => ["Unreadable"];
+    entries_are_said_to_be_gone: "lie", OF_SERVERS, "says that entries are gone" => ["Gap"];
+    the_epoch_is_said_to_have_passed: "lie", OF_SERVERS, "says that the epoch has passed" => ["Unreadable"];
+    a_member_is_said_to_be_none: "lie", OF_SERVERS, "says that a member is none" => ["Evicted", "Unreadable"];
+    there_is_no_delivery_proof: "lie", OF_SERVERS, "signs no delivery proof" => ["ForkSuspected"];
+    later_state_is_claimed: "lie", OF_SERVERS, "claims to have seen later state" => [];
+    key_packages_are_changed: "lie", OF_SERVERS, "changes key packages" => ["Failed"];
+    key_packages_are_hidden: "lie", OF_SERVERS, "hides key packages" => [];
+    a_name_leads_elsewhere: "lie", OF_SERVERS, "gives a name to another account" => ["AccountChanged"];
+    a_device_is_invented: "lie", OF_SERVERS, "invents a device" => ["Failed"];
+    a_group_info_is_changed: "lie", OF_SERVERS, "changes a GroupInfo" => ["Unreadable"];
+    a_tree_is_changed: "lie", OF_SERVERS, "changes a tree" => ["ForkSuspected"];
+    other_calls_are_answered: "lie", OF_SERVERS, "answers other calls" => ["ServerFault"];
+    the_server_cannot_now: "lie", OF_SERVERS, "says that it cannot now" => [];
+
+    a_member_changes_its_commit: "misbehave", OF_MEMBERS, "changes its commit" => [];
+    a_member_signs_wrongly: "misbehave", OF_MEMBERS, "signs its commit wrongly" => [];
+    a_member_sends_a_broken_group_info: "misbehave", OF_MEMBERS, "sends a broken GroupInfo" => [];
+    a_member_sends_no_welcome: "misbehave", OF_MEMBERS, "sends no welcome" => [];
+    a_member_sends_a_broken_message: "misbehave", OF_MEMBERS, "sends a broken message" => ["ForkSuspected", "Unreadable"];
+    a_member_calls_a_message_a_proposal: "misbehave", OF_MEMBERS, "calls a message a proposal" => [];
+    a_member_submits_to_another_epoch: "misbehave", OF_MEMBERS, "submits to another epoch" => [];
+    a_member_acknowledges_what_is_not_there: "misbehave", OF_MEMBERS, "acknowledges what is not there" => [];
+    a_member_reads_what_is_others: "misbehave", OF_MEMBERS, "reads what is others'" => ["Unreadable"];
+    a_member_reads_from_before_it_joined: "misbehave", OF_MEMBERS, "reads from before it joined" => [];
+    a_member_uploads_broken_key_packages: "misbehave", OF_MEMBERS, "uploads broken key packages" => [];
+    a_member_registers_a_forged_device: "misbehave", OF_MEMBERS, "registers a forged device" => [];
+    a_member_says_everything_twice: "misbehave", OF_MEMBERS, "says everything twice" => ["ServerFault"];
+    a_member_says_nothing: "misbehave", OF_MEMBERS, "says nothing" => [];
+}

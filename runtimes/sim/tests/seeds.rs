@@ -1,0 +1,73 @@
+//! Worlds of many seeds, each twice: every promise is kept, and the same seed gives the same outputs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use qpc_sim::scenario::{Crypto, Scenario};
+use qpc_sim::{Report, run};
+
+/// Operations of each world after its beginning.
+const OPERATIONS: usize = 200;
+
+fn of(seed: u64) -> Crypto {
+    // Most worlds have primitives that cost nothing: what is looked for is not in them.
+    if seed.is_multiple_of(10) { Crypto::Portable } else { Crypto::Insecure }
+}
+
+fn wrong(seed: u64) -> Option<String> {
+    let scenario = Scenario::draw(seed, OPERATIONS, of(seed));
+    let first = run(&scenario);
+    if !first.failures.is_empty() {
+        return Some(format!("{first}\n  again: qpc-sim replay {} --trace", arguments(seed)));
+    }
+    let second = run(&scenario);
+    (first != second).then(|| format!("not the same twice: {first}\n{second}"))
+}
+
+fn arguments(seed: u64) -> String {
+    let insecure = if of(seed) == Crypto::Insecure { " --insecure" } else { "" };
+    format!("--seed {seed} --steps {OPERATIONS}{insecure}")
+}
+
+#[test]
+fn three_hundred_worlds_keep_every_promise_twice() {
+    let (next, found) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= 300 {
+                        return;
+                    }
+                    found.lock().unwrap().extend(wrong(seed));
+                }
+            });
+        }
+    });
+    let found = found.into_inner().unwrap();
+    assert!(found.is_empty(), "{} worlds:\n{}", found.len(), found.join("\n"));
+}
+
+/// What the world found once, made small: `tests/failures/*.txt`.
+#[test]
+fn what_was_found_stays_mended() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failures");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    let broken: Vec<(String, Report)> = files
+        .iter()
+        .map(|file| {
+            let scenario = std::fs::read_to_string(file).unwrap().parse().unwrap();
+            (file.display().to_string(), run(&scenario))
+        })
+        .filter(|(_, report)| !report.failures.is_empty())
+        .collect();
+    assert!(broken.is_empty(), "{broken:#?}");
+}
