@@ -254,7 +254,6 @@ impl Blocks {
         let (mut all, mut sum) = (Vec::new(), Sum::default());
         for scope in scopes {
             for (name, block) in stored.take(scope) {
-                let block = Zeroizing::new(block);
                 sum = sum.plus(Sum::of(name, &block));
                 all.push((name, block));
             }

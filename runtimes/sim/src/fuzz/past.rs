@@ -130,9 +130,9 @@ impl Past {
         Stage::new(&self.secrets, self.store.clone(), Vec::new(), self.now)
     }
 
-    fn record(&self, story: Story) -> (Vec<(usize, Frame)>, Vec<(usize, Frame)>) {
+    fn record(&self, story: Story) -> (Heard, Heard) {
         let mut stage = self.stage();
-        let heard: Rc<RefCell<[Vec<(usize, Frame)>; 2]>> = Rc::default();
+        let heard: Rc<RefCell<[Heard; 2]>> = Rc::default();
         let hears = heard.clone();
         stage.tap = Some(Box::new(move |device, up, frame, on| {
             encode(&frame, on);
@@ -160,6 +160,8 @@ impl Past {
     }
 }
 
+/// Frames, and whose connection each was on.
+type Heard = Vec<(usize, Frame)>;
 type Story = fn(&Past, &mut Stage);
 
 /// What people do; the frames of it are what a fuzzer starts from.

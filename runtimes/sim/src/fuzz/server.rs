@@ -70,8 +70,9 @@ pub(super) fn server(data: &[u8]) {
 
 /// A connection with a link; of a device, if there is one of that number, then with its session.
 pub(super) fn session(past: &Past, stage: &mut Stage, device: usize) -> (ConnId, LinkId) {
-    let conn = stage.dial(device as u8, if device % 2 == 0 { Links::Many } else { Links::One });
-    let role = if device % 2 == 0 { LinkRole::Calls } else { LinkRole::All };
+    let conn =
+        stage.dial(device as u8, if device.is_multiple_of(2) { Links::Many } else { Links::One });
+    let role = if device.is_multiple_of(2) { LinkRole::Calls } else { LinkRole::All };
     let link = open(stage, conn, role);
     if let Some(resume) = past.resume(device) {
         say(stage, link, &Frame { call: 1, body: Body::Request(Request::Hello) });

@@ -2,6 +2,8 @@
 //! no record of what happened. What a [`World`](crate::world::World) is for whole runs, this is for executions that
 //! take microseconds; and the fuzzer has links of its own to the server.
 
+#![allow(clippy::wrong_self_convention, reason = "`to_server` hands something to it")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 

@@ -163,7 +163,8 @@ impl Logs {
     pub(super) fn executed(&mut self, op: &StoreOp, reply: &StoreReply) -> Result<(), Broken> {
         match (op, reply) {
             (StoreOp::CreateAccount(row), StoreReply::Done) => {
-                if self.accounts.insert(row.username.clone(), row.account).is_some() {
+                let before = self.accounts.insert(row.username.clone(), row.account);
+                if before.is_some() {
                     return Err(("one account per name", row.username.to_string()));
                 }
             }

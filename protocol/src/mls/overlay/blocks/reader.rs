@@ -10,19 +10,19 @@ use super::{Cut, Exceptions, List, Members, Name, PLACES, Shape};
 /// Puts blocks together to vectors.
 pub(super) struct Reader {
     /// In order of their names.
-    blocks: Vec<(Name, Zeroizing<Vec<u8>>)>,
+    blocks: Vec<Named>,
     /// Those of the lists of members read so far.
     pub(super) exceptions: BTreeMap<(u32, u32), Exceptions>,
     members: Option<Members>,
 }
 
 impl Reader {
-    pub(super) fn new(blocks: Vec<(Name, Zeroizing<Vec<u8>>)>, members: Option<Members>) -> Self {
+    pub(super) fn new(blocks: Vec<Named>, members: Option<Members>) -> Self {
         Self { blocks, exceptions: BTreeMap::new(), members }
     }
 
     /// The blocks of a vector.
-    fn of(&self, scope: u32, slot: u32) -> &[(Name, Zeroizing<Vec<u8>>)] {
+    fn of(&self, scope: u32, slot: u32) -> &[Named] {
         let from = self.blocks.partition_point(|(name, _)| *name < (scope, slot, 0));
         let behind = &self.blocks[from..];
         &behind[..behind.partition_point(|(name, _)| *name <= (scope, slot, u32::MAX))]
@@ -56,17 +56,20 @@ impl Reader {
 
     fn plain(&self, (scope, slot): (u32, u32), per: u32, len: u32) -> Option<Cut> {
         let mut blocks = self.of(scope, slot).iter().peekable();
-        let stored: usize = blocks.clone().map(|(_, block)| block.len()).sum();
-        let blank = usize::try_from(len).ok()?;
-        let mut cut = Cut { per, len, ..Cut::default() };
+        let blank = |at: u32| per.min(len - at * per) as usize;
+        let of_blank = (0..len.div_ceil(per)).map(blank).sum::<usize>();
+        let within = blocks.clone().filter(|((.., at), _)| *at < len.div_ceil(per));
+        let (stored, covered) = within.fold((0, 0), |(stored, covered), ((.., at), block)| {
+            (stored + block.len(), covered + blank(*at))
+        });
         // Room for all at once: what is moved leaves a copy behind.
-        cut.bytes.reserve(stored + blank);
+        let bytes = Vec::with_capacity(stored + of_blank - covered);
+        let mut cut = Cut { per, len, bytes: Zeroizing::new(bytes), ..Cut::default() };
         for at in 0..len.div_ceil(per) {
             match blocks.next_if(|((.., place), _)| *place == at) {
                 Some((_, block)) => cut.bytes.extend_from_slice(block),
                 None => {
-                    let blank = usize::try_from(per.min(len - at * per)).ok()?;
-                    let end = cut.bytes.len() + blank;
+                    let end = cut.bytes.len() + blank(at);
                     cut.bytes.resize(end, 0);
                 }
             }
@@ -76,17 +79,20 @@ impl Reader {
     }
 }
 
+/// A block and its name.
+type Named = (Name, Zeroizing<Vec<u8>>);
+
 /// Blocks as they are read, by scope.
 #[derive(Default)]
-pub(in super::super) struct Scattered(BTreeMap<u32, Vec<(Name, Vec<u8>)>>);
+pub(in super::super) struct Scattered(BTreeMap<u32, Vec<Named>>);
 
 impl Scattered {
     pub(in super::super) fn push(&mut self, name: Name, block: Vec<u8>) {
-        self.0.entry(name.0).or_default().push((name, block));
+        self.0.entry(name.0).or_default().push((name, Zeroizing::new(block)));
     }
 
     /// The blocks of a scope in order of their names. They are no longer here then.
-    pub(super) fn take(&mut self, scope: u32) -> Vec<(Name, Vec<u8>)> {
+    pub(super) fn take(&mut self, scope: u32) -> Vec<Named> {
         let mut blocks = self.0.remove(&scope).unwrap_or_default();
         blocks.sort_unstable_by_key(|(name, _)| *name);
         blocks
