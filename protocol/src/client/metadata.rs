@@ -214,7 +214,8 @@ impl Client {
         change: &ProfileChange,
         plan: &mut Plan,
     ) -> bool {
-        if plan.data.is_some() {
+        // While a proposal of ours is on its way there is no commit: nothing is sealed in vain.
+        if plan.data.is_some() || self.is_proposing(id) {
             return false;
         }
         let Some(mut data) = self.data_to_change(id, ticket) else { return false };
