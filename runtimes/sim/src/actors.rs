@@ -10,10 +10,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use qpc_protocol::crypto::portable;
 use qpc_protocol::id::ChannelId;
 
 use crate::insecure;
-use crate::oracle::{Oracle, portable_overheard};
+use crate::oracle::{Oracle, PLANTED};
 use crate::scenario::{Class, Crypto, Scenario, Step};
 use crate::trace::Trace;
 use crate::world::{Rules, World};
@@ -42,7 +43,7 @@ impl<'a> Play<'a> {
     pub(crate) fn new(scenario: &'a Scenario, trace: Option<Trace>) -> Self {
         let setting = &scenario.setting;
         let real = setting.crypto == Crypto::Portable;
-        let backend = if real { portable_overheard() } else { insecure::quick() };
+        let backend = if real { portable() } else { insecure::quick() };
         let rules = Rules {
             links: setting.links,
             split: setting.split,
@@ -50,8 +51,9 @@ impl<'a> Play<'a> {
             update: setting.update(),
             ..Rules::new(scenario.seed)
         };
-        let oracle = Rc::new(RefCell::new(Oracle::new(real)));
         let mut world = World::new(rules);
+        world.plant(PLANTED.as_bytes());
+        let oracle = Rc::new(RefCell::new(Oracle::new(world.key_keeper())));
         let (model, mut trace) = (oracle.clone(), trace);
         world.watch = Some(Box::new(move |now, seen| {
             if let Some(trace) = &mut trace {

@@ -2,7 +2,6 @@
 //! their answers and what the store says, and from nothing that the machines think. What does not fit is a failure.
 
 mod calm;
-mod ear;
 mod log;
 mod reader;
 mod wire;
@@ -17,13 +16,12 @@ use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::wire::message::{EntryKind, Part};
 
-use self::ear::MessageKey;
 use self::log::{Broken, Logs};
 use self::reader::{At, Reader, is_alarm};
 use self::wire::Wire;
+use crate::recorder::{MessageKey, Recorder};
 use crate::world::Seen;
 
-pub(crate) use self::ear::portable_overheard;
 pub(crate) use self::reader::Asked;
 pub(crate) use self::wire::PLANTED;
 
@@ -78,8 +76,8 @@ pub(crate) struct Oracle {
 const FAILURES: usize = 16;
 
 impl Oracle {
-    /// A model of nothing yet. `real`: the primitives keep secrets.
-    pub(crate) fn new(real: bool) -> Self {
+    /// A model of nothing yet. `keys`: who knows what made a ciphertext.
+    pub(crate) fn new(keys: Option<&'static Recorder>) -> Self {
         Self {
             failures: Vec::new(),
             step: 0,
@@ -92,7 +90,7 @@ impl Oracle {
             said: Vec::new(),
             keys: BTreeMap::new(),
             channels: Vec::new(),
-            wire: Wire::new(real),
+            wire: Wire::new(keys),
         }
     }
 

@@ -1,4 +1,5 @@
-//! A backend that watches: it computes with another one and remembers each key and what was encrypted under it.
+//! A backend that watches: it computes with another one and remembers each key and what was encrypted under it. It can
+//! also be told to do as the program of a member who means harm.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -24,6 +25,34 @@ struct Seen {
     sealed: BTreeMap<[u8; 32], [u8; 32]>,
     reuse: Option<String>,
     secrets: Secrets,
+    /// Where each ciphertext's key came from, for whoever asks.
+    keys: Option<Keys>,
+    forgery: Option<Forgery>,
+    forged: usize,
+}
+
+/// What is done to everything that is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgery {
+    /// It opens for nobody.
+    Sealed,
+    /// It opens, and is something else.
+    Secret,
+}
+
+/// A key of 16 bytes, and the ratchet secret that it was derived from, if that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessageKey {
+    pub(crate) key: [u8; 16],
+    pub(crate) secret: Option<[u8; 32]>,
+}
+
+#[derive(Default)]
+struct Keys {
+    /// By the ciphertext's SHA-256.
+    seals: BTreeMap<[u8; 32], [u8; 16]>,
+    /// What HMAC made of which key: the first 16 bytes of the one, the other.
+    derived: BTreeMap<[u8; 16], [u8; 32]>,
 }
 
 /// Bytes that are to be in nothing that is sent, found by their first eight.
@@ -100,12 +129,42 @@ impl Recorder {
         self.is_secure().then(|| self.seen().reuse.clone())?
     }
 
+    /// From now on, until it is told otherwise, what is sealed is forged.
+    pub fn forge(&self, forgery: Option<Forgery>) {
+        self.seen().forgery = forgery;
+    }
+
+    /// How much was forged since the last call.
+    pub fn take_forged(&self) -> usize {
+        core::mem::take(&mut self.seen().forged)
+    }
+
+    /// Remembers from now on which key makes which ciphertext. Returns whether its primitives keep anything secret.
+    pub(crate) fn keep_keys(&self) -> bool {
+        self.seen().keys.get_or_insert_default();
+        self.is_secure()
+    }
+
+    /// The key that a ciphertext was made with, if keys are kept.
+    pub(crate) fn key_of(&self, ciphertext: &[u8]) -> Option<MessageKey> {
+        let digest = self.inner.sha256(&[ciphertext]);
+        let seen = self.seen();
+        let keys = seen.keys.as_ref()?;
+        let key = *keys.seals.get(&digest)?;
+        Some(MessageKey { key, secret: keys.derived.get(&key).copied() })
+    }
+
     fn is_secure(&self) -> bool {
         matches!(self.inner.name(), "portable" | "fast")
     }
 
     fn secret(&self, what: &'static str, bytes: &[u8]) {
         self.seen().secrets.add(what, bytes);
+    }
+
+    fn agreed(&self, shared: Zeroizing<[u8; 32]>) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
+        self.secret("an agreed secret", &*shared);
+        Ok(shared)
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -129,7 +188,13 @@ impl Primitives for Recorder {
     }
 
     fn hmac_sha256(&self, key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 32]> {
-        self.inner.hmac_sha256(key, parts)
+        let made = self.inner.hmac_sha256(key, parts);
+        if let Some(keys) = &mut self.seen().keys
+            && let (Ok(key), Some(first)) = (key.try_into(), made.first_chunk())
+        {
+            keys.derived.insert(*first, key);
+        }
+        made
     }
 
     fn hmac_sha512(&self, key: &[u8], parts: &[&[u8]]) -> Zeroizing<[u8; 64]> {
@@ -155,8 +220,23 @@ impl Primitives for Recorder {
                 "{aead:?}: a key and a nonce sealed two plaintexts, now {sizes:?} bytes"
             ));
         }
+        let forgery = seen.forgery;
+        seen.forged += usize::from(forgery.is_some());
         drop(seen);
-        self.inner.aead_seal(aead, key, nonce, aad, plaintext)
+        let mut plaintext = Zeroizing::new(plaintext.to_vec());
+        if forgery == Some(Forgery::Secret) {
+            plaintext[0] ^= 1;
+        }
+        let mut made = self.inner.aead_seal(aead, key, nonce, aad, &plaintext)?;
+        if forgery == Some(Forgery::Sealed) {
+            made[0] ^= 1;
+        }
+        if let Some(keys) = &mut self.seen().keys
+            && let Ok(key) = key.try_into()
+        {
+            keys.seals.insert(self.inner.sha256(&[&made]), key);
+        }
+        Ok(made)
     }
 
     fn aead_open(
@@ -181,7 +261,7 @@ impl Primitives for Recorder {
         public: &[u8; 32],
     ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
         self.secret("an X25519 key", secret);
-        self.inner.x25519(secret, public)
+        self.agreed(self.inner.x25519(secret, public)?)
     }
 
     fn ed25519_public(&self, seed: &[u8; 32]) -> [u8; 32] {
@@ -219,7 +299,8 @@ impl Primitives for Recorder {
         randomness: &[u8; 32],
     ) -> Result<(Vec<u8>, Zeroizing<[u8; 32]>), CryptoError> {
         self.secret("an ML-KEM encapsulation's randomness", randomness);
-        self.inner.mlkem768_encapsulate(public, randomness)
+        let (ciphertext, shared) = self.inner.mlkem768_encapsulate(public, randomness)?;
+        Ok((ciphertext, self.agreed(shared)?))
     }
 
     fn mlkem768_decapsulate(
@@ -228,6 +309,6 @@ impl Primitives for Recorder {
         ciphertext: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
         self.secret("an ML-KEM key", seed);
-        self.inner.mlkem768_decapsulate(seed, ciphertext)
+        self.agreed(self.inner.mlkem768_decapsulate(seed, ciphertext)?)
     }
 }

@@ -8,9 +8,9 @@ use qpc_protocol::client::event::GroupSummary;
 use qpc_protocol::id::{ChannelId, Sender};
 use qpc_protocol::wire::message::ChannelKind;
 
+use super::Oracle;
 use super::log::{Broken, Log};
 use super::reader::{Asked, Reader};
-use super::{Oracle, ear};
 use crate::world::World;
 
 /// What is not true yet, if anything: a promise, and what is there in its place.
@@ -108,8 +108,6 @@ impl Oracle {
         self.checks += self.said.len() as u64;
         self.broken(missing);
         self.broken(kept);
-        let leaked = self.wire.search();
-        self.broken(leaked);
     }
 
     /// Messages that a device should have read and did not.
@@ -169,7 +167,7 @@ impl Oracle {
 
     /// The keys that made an accepted message.
     pub(super) fn remember_key(&mut self, channel: ChannelId, seq: u64, payload: &[u8]) {
-        if let Some(key) = super::wire::ciphertext(payload).and_then(ear::key_of) {
+        if let Some(key) = self.wire.key_of(payload) {
             self.keys.insert((channel, seq), key);
         }
     }

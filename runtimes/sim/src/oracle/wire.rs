@@ -1,4 +1,4 @@
-//! What crosses the network: no secret in it, and of every key one ciphertext.
+//! What crosses the network: whole frames within their limits, and of every message key one ciphertext.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use qpc_protocol::limits::{FETCH_ENTRIES, FRAME_BYTES};
 use qpc_protocol::wire::frame::Decoder;
 use qpc_protocol::wire::message::{Body, Push, Reply, Request, SubmitKind};
 
-use super::ear;
 use super::log::Broken;
 use super::reader::Reader;
+use crate::recorder::{MessageKey, Recorder};
 
-/// What every planted secret begins with: contents, names of groups, passwords.
+/// What every planted secret begins with: contents, names of groups, passwords. The world looks for it.
 pub(crate) const PLANTED: &str = "planted-7c1e93ab";
 
 /// What was seen of the links.
@@ -22,15 +22,18 @@ pub(super) struct Wire {
     links: BTreeMap<(usize, LinkId), Decoder>,
     /// By message key: the ciphertext that left.
     used: BTreeMap<[u8; 16], Digest>,
-    /// Bytes that were not searched yet.
-    fresh: Vec<u8>,
-    real: bool,
+    keys: Option<&'static Recorder>,
 }
 
 impl Wire {
-    /// Nothing seen yet. `real`: keys hide something, so that secrets can be looked for.
-    pub(super) fn new(real: bool) -> Self {
-        Self { real, ..Self::default() }
+    /// Nothing seen yet. `keys`: who knows what made a ciphertext.
+    pub(super) fn new(keys: Option<&'static Recorder>) -> Self {
+        Self { keys, ..Self::default() }
+    }
+
+    /// The key that made the content of an MLSMessage.
+    pub(super) fn key_of(&self, message: &[u8]) -> Option<MessageKey> {
+        self.keys?.key_of(ciphertext(message)?)
     }
 
     /// Bytes leave a machine (`usize::MAX`: the server).
@@ -42,12 +45,6 @@ impl Wire {
         reader: Option<&Reader>,
     ) -> Vec<Broken> {
         let mut broken = Vec::new();
-        if self.real {
-            self.fresh.extend_from_slice(bytes);
-            if self.fresh.len() > 1 << 20 {
-                broken.extend(self.search());
-            }
-        }
         let mut left = bytes;
         loop {
             let decoder = self.links.entry((who, link)).or_default();
@@ -87,7 +84,7 @@ impl Wire {
         if reader.is_some_and(|reader| !kept(reader)) {
             broken.push(("what leaves is durable", format!("{} bytes", payload.len())));
         }
-        let Some(key) = ciphertext(payload).and_then(ear::key_of) else { return broken };
+        let Some(key) = self.key_of(payload) else { return broken };
         let digest = Digest::of(&[payload]);
         let first = *self.used.entry(key.key).or_insert(digest);
         if first != digest {
@@ -95,28 +92,10 @@ impl Wire {
         }
         broken
     }
-
-    /// Searches what was sent since the last search.
-    pub(super) fn search(&mut self) -> Option<Broken> {
-        if !self.real {
-            return None;
-        }
-        let bytes = core::mem::take(&mut self.fresh);
-        if let Some(at) = memmem::find(&bytes, PLANTED.as_bytes()) {
-            return Some(("no plaintext on the network", around(&bytes, at)));
-        }
-        let at = ear::find_secret(&bytes)?;
-        Some(("no key on the network", around(&bytes, at)))
-    }
-}
-
-fn around(bytes: &[u8], at: usize) -> String {
-    let near = &bytes[at.saturating_sub(32)..bytes.len().min(at + 64)];
-    near.escape_ascii().to_string()
 }
 
 /// The ciphertext of an MLSMessage with a PrivateMessage (RFC 9420 §6, §6.3).
-pub(super) fn ciphertext(message: &[u8]) -> Option<&[u8]> {
+fn ciphertext(message: &[u8]) -> Option<&[u8]> {
     let rest = message.strip_prefix(&[0, 1, 0, 2])?;
     let (_group, rest) = vector(rest)?;
     let rest = rest.get(9..)?;

@@ -10,6 +10,7 @@ use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::store::batch::{Batch, Op};
 
 use super::World;
+use crate::recorder::{Forgery, Recorder};
 use crate::takeover;
 
 /// What a [`Watcher`] sees.
@@ -40,6 +41,22 @@ impl World {
         self.recorder.plant(secret);
     }
 
+    /// From now on, until it is told otherwise, what any machine seals is forged: as long as one machine alone seals
+    /// anything, that one's owner has changed its program.
+    pub fn forge(&self, forgery: Option<Forgery>) {
+        self.recorder.forge(forgery);
+    }
+
+    /// How much was forged since the last call.
+    pub fn take_forged(&self) -> usize {
+        self.recorder.take_forged()
+    }
+
+    /// What remembers which key made which ciphertext, from now on, if the primitives keep anything secret.
+    pub(crate) fn key_keeper(&self) -> Option<&'static Recorder> {
+        self.recorder.keep_keys().then_some(self.recorder)
+    }
+
     pub(super) fn note(&mut self, who: usize, output: &Output, bytes: &[u8]) {
         self.watched(&Seen::Output(who, output, bytes));
         if let Some(said) = &mut self.said {
@@ -68,23 +85,14 @@ impl World {
     /// Bytes leave a machine.
     pub(super) fn see_bytes(&mut self, who: usize, bytes: &[u8]) {
         self.sent_bytes += bytes.len() as u64;
-        if self.keeps_secrets()
-            && let Some(what) = self.recorder.find(bytes)
-        {
+        if let Some(what) = self.recorder.find(bytes) {
             panic!("machine {who} sends a secret: {what}");
         }
     }
 
-    /// Of primitives that protect nothing nothing is expected.
-    fn keeps_secrets(&self) -> bool {
-        !self.rules.backend.name().starts_with("insecure")
-    }
-
     /// What the machines have done with their keys.
     pub(super) fn check_keys(&self) {
-        if self.keeps_secrets()
-            && let Some(reuse) = self.recorder.reuse()
-        {
+        if let Some(reuse) = self.recorder.reuse() {
             panic!("{reuse}");
         }
     }
