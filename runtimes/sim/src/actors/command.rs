@@ -22,9 +22,7 @@ impl Play<'_> {
         if !self.is_on(device) {
             return false;
         }
-        let now = self.world.now;
-        let Some(client) = &mut self.world.devices[device].client else { return false };
-        let given = run(client, now);
+        let given = self.world.ask(device, run);
         if let Ok(ticket) = given {
             self.oracle.borrow_mut().issued(device, ticket, asked);
         }
@@ -144,7 +142,6 @@ impl Play<'_> {
     }
 
     fn of_service(&mut self, step: Step) -> bool {
-        let now = self.world.now;
         match step {
             Step::Packages { device } => {
                 let device = self.device(device);
@@ -166,6 +163,7 @@ impl Play<'_> {
             Step::Connect { device } => {
                 let device = self.device(device);
                 self.is_on(device) && {
+                    let now = self.world.now_of(device);
                     self.world.client(device).connect(now);
                     true
                 }
@@ -173,6 +171,7 @@ impl Play<'_> {
             Step::Disconnect { device } => {
                 let device = self.device(device);
                 self.is_on(device) && {
+                    let now = self.world.now_of(device);
                     self.world.client(device).disconnect(now);
                     true
                 }
@@ -276,7 +275,7 @@ impl Play<'_> {
     fn acknowledge(&mut self, device: usize, channel: ChannelId) -> bool {
         let told = self.oracle.borrow().last_told(device, channel);
         let Some(seq) = told.filter(|_| self.is_on(device)) else { return false };
-        let now = self.world.now;
+        let now = self.world.now_of(device);
         let taken = self.world.client(device).ack(now, channel, seq).is_ok();
         if taken {
             self.oracle.borrow_mut().acknowledged(device, channel, seq);
@@ -285,7 +284,7 @@ impl Play<'_> {
     }
 
     fn prefer(&mut self, device: usize, channel: ChannelId) -> bool {
-        let now = self.world.now;
+        let now = self.world.now_of(device);
         self.is_on(device) && self.world.client(device).prefer(now, channel).is_ok()
     }
 

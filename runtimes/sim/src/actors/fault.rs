@@ -3,86 +3,96 @@
 use core::time::Duration;
 
 use qpc_protocol::error::StoreFaultKind;
+use qpc_protocol::io::Links;
 use qpc_protocol::limits::REJOIN_TIME;
 
 use super::Play;
 use crate::scenario::Step;
+use crate::world::{CREDIT, Clock, Moment, Side};
 
 /// Once faults stop, the world comes to rest within this time: a device comes back to a group at most once an hour, and
 /// may have done so just before; the rest is backoff and retries.
 const REST: Duration = Duration::from_secs(2 * REJOIN_TIME.as_secs());
 
+/// What a link takes ahead of a slow reader, in bytes.
+const SLOW: usize = 300;
+
 impl Play<'_> {
     pub(super) fn fault(&mut self, step: Step) -> bool {
+        match step.of_device() {
+            Some(device) => self.of_device(self.device(device), step),
+            None => self.of_server(step),
+        }
+    }
+
+    fn of_server(&mut self, step: Step) -> bool {
+        let up = self.world.server.is_some();
         match step {
-            Step::Kill {} => {
-                let up = self.world.server.is_some();
-                if up {
-                    self.world.kill_server();
-                }
-                return up;
+            Step::Kill {} if up => self.world.kill_server(),
+            Step::KillAt { batch, moment } if up => {
+                self.world.storage.crash_in = Some(batch.into());
+                self.world.storage.crash_moment = Some(Moment::ALL[usize::from(moment) % 3]);
             }
-            Step::Serve {} => {
-                let down = self.world.server.is_none();
-                if down {
-                    self.world.start_server();
-                }
-                return down;
-            }
+            Step::Serve {} if !up => self.world.start_server(),
             Step::ServerDisk { full } => {
                 let was = core::mem::replace(&mut self.world.server_disk_full, full == 1);
                 return was != (full == 1);
             }
-            _ => {}
+            Step::ServerSlowDisk { ms } => self.world.storage.latency = millis(ms),
+            Step::ServerClock { hours, back } => self.world.server_clock = skewed(hours, back),
+            Step::ServerClockRight {} => self.world.server_clock = Clock::default(),
+            _ => return false,
         }
-        let (Step::Crash { device }
-        | Step::CrashAt { device, .. }
-        | Step::Start { device }
-        | Step::Cut { device }
-        | Step::Away { device }
-        | Step::Back { device }
-        | Step::Latency { device, .. }
-        | Step::DiskFails { device, .. }
-        | Step::Backup { device }
-        | Step::Restore { device }) = step
-        else {
-            return false;
-        };
-        let device = self.device(device);
-        self.of_device(device, step)
+        true
     }
 
-    fn of_device(&mut self, device: usize, step: Step) -> bool {
-        let on = self.is_on(device);
+    fn of_device(&mut self, index: usize, step: Step) -> bool {
+        let on = self.is_on(index);
+        let wall = self.world.now.wall;
+        let device = &mut self.world.devices[index];
         match step {
-            Step::Crash { .. } if on => self.world.crash(device),
-            Step::CrashAt { batch, .. } if on => {
-                self.world.devices[device].crash_in = Some(batch.into());
+            Step::Crash { .. } if on => self.world.crash(index),
+            Step::CrashAt { batch, moment, .. } if on => {
+                device.crash_in = Some(batch.into());
+                device.crash_moment = Moment::ALL[usize::from(moment) % 3];
             }
-            Step::Start { .. } if !on => self.start(device),
-            Step::Cut { .. } => self.world.cut(device),
+            Step::Start { .. } if !on => self.start(index),
+            Step::Cut { .. } => self.world.cut(index),
             Step::Away { .. } => {
-                self.world.devices[device].connect = false;
-                self.world.cut(device);
+                device.connect = false;
+                self.world.cut(index);
             }
-            Step::Back { .. } => self.world.devices[device].connect = true,
-            Step::Latency { ms, .. } => {
-                self.world.devices[device].latency = Duration::from_millis(ms.into());
+            Step::Back { .. } => device.connect = true,
+            Step::HalfOpen { end, .. } => {
+                let blind = if end == 0 { Side::Device } else { Side::Server };
+                self.world.half_open(index, blind);
             }
+            Step::Part { .. } => self.world.part(index),
+            Step::Heal { .. } => self.world.heal(index),
+            Step::Latency { ms, .. } => device.latency = millis(ms),
+            Step::Jitter { ms, .. } => device.jitter = millis(ms),
+            Step::SlowReader { fast, .. } => {
+                device.credit = if fast == 1 { CREDIT } else { SLOW };
+            }
+            Step::Transport { many, .. } => {
+                device.links = if many == 1 { Links::Many } else { Links::One };
+            }
+            Step::SlowDisk { ms, .. } => device.disk_latency = millis(ms),
             Step::DiskFails { how, .. } if on => {
                 let kind = if how == 0 { StoreFaultKind::Full } else { StoreFaultKind::Io };
-                self.world.devices[device].fail_disk = Some(kind);
+                device.fail_disk = Some(kind);
             }
-            Step::Backup { .. } => {
-                self.backups[device] = Some(self.world.devices[device].disk.clone());
-            }
+            Step::Backup { .. } => self.backups[index] = Some(device.disk.clone()),
             Step::Restore { .. } => {
-                let Some(copy) = self.backups[device].clone() else { return false };
-                self.world.crash(device);
-                self.oracle.borrow_mut().put_back(device, &copy);
-                self.world.devices[device].disk = copy;
-                self.start(device);
+                let Some(copy) = self.backups[index].clone() else { return false };
+                self.world.crash(index);
+                self.oracle.borrow_mut().put_back(index, &copy);
+                self.world.devices[index].disk = copy;
+                self.start(index);
             }
+            Step::Clock { hours, back, .. } => device.clock = skewed(hours, back),
+            Step::ClockStops { .. } => device.clock.stands = Some(wall),
+            Step::ClockRight { .. } => device.clock = Clock::default(),
             _ => return false,
         }
         true
@@ -101,6 +111,9 @@ impl Play<'_> {
     fn mend(&mut self) {
         self.be_honest();
         self.world.server_disk_full = false;
+        self.world.server_clock = Clock::default();
+        self.world.storage.latency = Duration::ZERO;
+        self.world.storage.crash_in = None;
         if self.world.server.is_none() {
             self.world.start_server();
         }
@@ -109,10 +122,12 @@ impl Play<'_> {
             device.connect = true;
             device.crash_in = None;
             device.fail_disk = None;
+            device.clock = Clock::default();
+            self.world.heal(index);
             if !self.is_on(index) {
                 self.start(index);
             }
-            let now = self.world.now;
+            let now = self.world.now_of(index);
             self.world.client(index).connect(now);
         }
     }
@@ -143,4 +158,14 @@ impl Play<'_> {
         }
         self.oracle.borrow_mut().rest(&self.world);
     }
+}
+
+fn millis(ms: u16) -> Duration {
+    Duration::from_millis(ms.into())
+}
+
+/// A calendar that is so many hours ahead, or back.
+fn skewed(hours: u16, back: u16) -> Clock {
+    let ahead = i64::from(hours) * 3_600_000;
+    Clock { ahead: if back == 1 { -ahead } else { ahead }, stands: None }
 }

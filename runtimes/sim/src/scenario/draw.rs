@@ -81,7 +81,9 @@ fn weights(dice: &mut Dice) -> Vec<u64> {
             (Class::Fault, _) if !faults => 0,
             (Class::Hostile, _) if !hostile => 0,
             // What mends has to come after what breaks, and time has to pass.
-            (Class::Time, _) | (_, "start" | "serve" | "back" | "server-disk") => factor.max(16),
+            (Class::Time, _) => factor.max(16),
+            (_, "start" | "serve" | "back" | "heal" | "server-disk") => factor.max(16),
+            (_, "clock-right" | "server-clock-right") => factor.max(16),
             _ => factor,
         };
         base * factor

@@ -145,8 +145,9 @@ steps! {
 
     /// A device is switched off without a word.
     Crash = "crash", Fault, 10, [device];
-    /// It is, instead of making the n-th batch from now durable.
-    CrashAt = "crash-at", Fault, 10, [device, batch];
+    /// It is at the n-th batch from now: before that is durable (0), before it is told so (1), or after what waited for it
+    /// has left (2).
+    CrashAt = "crash-at", Fault, 10, [device, batch, moment];
     /// It is switched on, from its disk.
     Start = "start", Fault, 24, [device];
     /// Its connection breaks.
@@ -155,16 +156,44 @@ steps! {
     Away = "away", Fault, 4, [device];
     /// It has one again.
     Back = "back", Fault, 8, [device];
+    /// Its connection breaks, and one end does not notice: itself (0), the server (1).
+    HalfOpen = "half-open", Fault, 3, [device, end];
+    /// Nothing passes between it and the server, and nobody is told.
+    Part = "part", Fault, 3, [device];
+    /// What waited since then arrives.
+    Heal = "heal", Fault, 8, [device];
     /// What it sends, and what it is sent, takes so long.
     Latency = "latency", Fault, 4, [device, ms];
+    /// And up to so much longer, by chance.
+    Jitter = "jitter", Fault, 4, [device, ms];
+    /// Its links take so few bytes ahead of their reader from now on (0), or many (1).
+    SlowReader = "slow-reader", Fault, 2, [device, fast];
+    /// Its next connection has one link, or many.
+    Transport = "transport", Fault, 2, [device, many];
+    /// Its batches take so long to become durable.
+    SlowDisk = "slow-disk", Fault, 4, [device, ms];
     /// Its disk refuses the next batch: full (0), failing (1).
     DiskFails = "disk-fails", Fault, 3, [device, how];
     /// Its disk is copied.
     Backup = "backup", Fault, 3, [device];
     /// The copy is put in its place.
     Restore = "restore", Fault, 2, [device];
+    /// Its calendar jumps so many hours ahead (0) or back (1) of the world's.
+    Clock = "clock", Fault, 2, [device, hours, back];
+    /// Its calendar stands still.
+    ClockStops = "clock-stops", Fault, 1, [device];
+    /// Its calendar is right again.
+    ClockRight = "clock-right", Fault, 6, [device];
+    /// The same for the server's.
+    ServerClock = "server-clock", Fault, 1, [hours, back];
+    /// The server's is right again.
+    ServerClockRight = "server-clock-right", Fault, 4, [];
     /// The server is killed.
     Kill = "kill", Fault, 3, [];
+    /// It is at its n-th transaction from now: at the moments of `crash-at`.
+    KillAt = "kill-at", Fault, 4, [batch, moment];
+    /// Its transactions take so long.
+    ServerSlowDisk = "server-slow-disk", Fault, 3, [ms];
     /// The server is started.
     Serve = "serve", Fault, 12, [];
     /// The server's disk is full (1) or has room again (0).
@@ -195,6 +224,13 @@ impl Step {
         Self::KINDS[self.parts().0]
     }
 
+    /// The device that it is about, by its index.
+    pub fn of_device(self) -> Option<u16> {
+        let (kind, numbers) = self.parts();
+        let at = Self::KINDS[kind].args.iter().position(|arg| *arg == "device")?;
+        numbers.get(at).copied()
+    }
+
     /// A number of that name from a byte: the useful sizes, most of them small.
     pub(super) fn number(arg: &str, byte: u8) -> u16 {
         let byte = u16::from(byte);
@@ -206,7 +242,8 @@ impl Step {
             "times" => 1 + byte % 4,
             "batch" => byte % 6,
             "messages" => 16 + byte % 48,
-            "suite" | "full" | "how" | "admin" => byte % 2,
+            "moment" => byte % 3,
+            "suite" | "full" | "how" | "admin" | "end" | "back" | "fast" | "many" => byte % 2,
             _ => byte % 16,
         }
     }

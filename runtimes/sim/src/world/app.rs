@@ -15,15 +15,27 @@ impl World {
         self.devices[device].client.as_mut().expect("the device is on")
     }
 
-    /// A command.
+    /// A command, as the device's own clock stands; it may be refused.
+    ///
+    /// # Errors
+    /// What the machine has against it.
+    pub fn ask(
+        &mut self,
+        device: usize,
+        run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+    ) -> Result<Ticket, Refused> {
+        let now = self.now_of(device);
+        self.stand_at(now);
+        run(self.client(device), now)
+    }
+
+    /// A command that is accepted.
     pub fn command(
         &mut self,
         device: usize,
         run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
     ) -> Ticket {
-        let now = self.now_of(device);
-        self.stand_at(now);
-        run(self.client(device), now).expect("accepted")
+        self.ask(device, run).expect("accepted")
     }
 
     /// A command, and the world goes on until it is done.
@@ -38,14 +50,7 @@ impl World {
 
     /// Goes on until a ticket is done.
     pub fn outcome(&mut self, device: usize, ticket: Ticket) -> Outcome {
-        let is = |event: &Event| match event {
-            Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
-            _ => false,
-        };
-        self.until(|world| world.devices[device].events.iter().any(is));
-        let events = &mut self.devices[device].events;
-        let at = events.iter().position(is).unwrap();
-        match events.remove(at) {
+        match self.end(device, ticket) {
             Event::Done(_, outcome) => outcome,
             event => panic!("device {device}: {event:?}"),
         }
@@ -53,6 +58,14 @@ impl World {
 
     /// Goes on until a ticket has failed.
     pub fn failure(&mut self, device: usize, ticket: Ticket) -> Failed {
+        match self.end(device, ticket) {
+            Event::Failed(_, failed) => failed,
+            event => panic!("device {device}: {event:?}"),
+        }
+    }
+
+    /// Goes on until a ticket is answered, and takes the answer.
+    fn end(&mut self, device: usize, ticket: Ticket) -> Event {
         let is = |event: &Event| match event {
             Event::Done(done, _) | Event::Failed(done, _) => *done == ticket,
             _ => false,
@@ -60,10 +73,7 @@ impl World {
         self.until(|world| world.devices[device].events.iter().any(is));
         let events = &mut self.devices[device].events;
         let at = events.iter().position(is).unwrap();
-        match events.remove(at) {
-            Event::Failed(_, failed) => failed,
-            event => panic!("device {device}: {event:?}"),
-        }
+        events.remove(at)
     }
 
     /// Registers a new account on a device.

@@ -48,7 +48,7 @@ const START: u64 = 1_800_000_000_000;
 /// More rounds than anything finite takes.
 const ENDLESS: u32 = 100_000;
 /// What a link takes ahead of its reader unless a device says otherwise, in bytes.
-const CREDIT: usize = 256 * 1024;
+pub const CREDIT: usize = 256 * 1024;
 /// The server, where machines are numbered.
 const SERVER: usize = usize::MAX;
 
