@@ -123,6 +123,10 @@ impl Play<'_> {
             device.crash_in = None;
             device.fail_disk = None;
             device.clock = Clock::default();
+            device.latency = millis(self.scenario.setting.latency);
+            device.jitter = Duration::ZERO;
+            device.credit = CREDIT;
+            device.disk_latency = Duration::ZERO;
             self.world.heal(index);
             if !self.is_on(index) {
                 self.start(index);
