@@ -31,6 +31,8 @@ pub(crate) struct Play<'a> {
     pub(crate) world: World,
     pub(crate) oracle: Rc<RefCell<Oracle>>,
     backups: Vec<Option<Disk>>,
+    /// Devices that go on from a stolen disk: those from this one on.
+    thieves: usize,
     liars: Rc<RefCell<Liars>>,
     /// Steps that applied.
     pub(crate) applied: usize,
@@ -62,15 +64,30 @@ impl<'a> Play<'a> {
             model.borrow_mut().see(now, seen);
         }));
         let liars = Rc::default();
-        let mut play =
-            Self { scenario, world, oracle, backups: Vec::new(), liars, applied: 0, operations: 0 };
+        let mut play = Self {
+            scenario,
+            world,
+            oracle,
+            backups: Vec::new(),
+            thieves: setting.accounts.len(),
+            liars,
+            applied: 0,
+            operations: 0,
+        };
         for _ in &setting.accounts {
             play.oracle.borrow_mut().device();
-            play.backups.push(None);
-            let device = play.world.device();
-            play.world.devices[device].latency = Duration::from_millis(setting.latency.into());
+            play.add_device();
         }
         play
+    }
+
+    /// A further device, switched on.
+    fn add_device(&mut self) -> usize {
+        self.backups.push(None);
+        let device = self.world.device();
+        let latency = Duration::from_millis(self.scenario.setting.latency.into());
+        self.world.devices[device].latency = latency;
+        device
     }
 
     /// Takes a step; whether it applied.

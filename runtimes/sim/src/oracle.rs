@@ -143,6 +143,13 @@ impl Oracle {
         self.readers[device].lied = true;
     }
 
+    /// A further device goes on from the disk of this one, and so is who it is.
+    pub(crate) fn stolen(&mut self, device: usize) {
+        self.lied(device);
+        self.readers[device].stolen = true;
+        self.readers.push(self.readers[device].clone());
+    }
+
     /// A text that nobody has sent yet, of about that length.
     pub(crate) fn text(&mut self, device: usize, channel: ChannelId, bytes: usize) -> Vec<u8> {
         let mut body = format!("{PLANTED}-{:08x}-", self.said.len()).into_bytes();

@@ -56,7 +56,7 @@ impl Play<'_> {
                 device.crash_in = Some(batch.into());
                 device.crash_moment = Moment::ALL[usize::from(moment) % 3];
             }
-            Step::Start { .. } if !on => self.start(index),
+            Step::Start { .. } if !on && index < self.thieves => self.start(index),
             Step::Cut { .. } => self.world.cut(index),
             Step::Away { .. } => {
                 device.connect = false;
@@ -117,7 +117,7 @@ impl Play<'_> {
         if self.world.server.is_none() {
             self.world.start_server();
         }
-        for index in 0..self.world.devices.len() {
+        for index in 0..self.thieves {
             let device = &mut self.world.devices[index];
             device.connect = true;
             device.crash_in = None;
@@ -144,7 +144,7 @@ impl Play<'_> {
         let mut quiet = 0;
         while quiet < 2 {
             self.world.pass(span);
-            for device in 0..self.world.devices.len() {
+            for device in 0..self.thieves {
                 if self.oracle.borrow().is_logged_out(device) {
                     self.log_in(device);
                 }

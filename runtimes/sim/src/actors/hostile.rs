@@ -8,7 +8,7 @@ use qpc_protocol::wire::message::{
 };
 
 use super::Play;
-use crate::scenario::Step;
+use crate::scenario::{DEVICES, Step};
 
 /// A way of being dishonest.
 pub struct Way {
@@ -73,11 +73,11 @@ impl Play<'_> {
                 let taken = (0..messages).filter(|_| self.say(device, channel, 1)).count();
                 return taken > 0;
             }
-            Step::Honest {} => {
-                let any = self.world.liar.is_some();
-                self.be_honest();
-                return any;
+            Step::Steal { device } => {
+                let device = self.device(device);
+                return device < self.thieves && self.steal(device);
             }
+            Step::Honest {} => return self.be_honest(),
             _ => return false,
         }
         true
@@ -97,11 +97,29 @@ impl Play<'_> {
         self.liars.borrow().told
     }
 
-    /// All lies end. Who was lied to begins again with another connection.
-    pub(super) fn be_honest(&mut self) {
+    fn steal(&mut self, device: usize) -> bool {
+        if self.world.devices.len() >= 2 * DEVICES || self.oracle.borrow().sender(device).is_none()
+        {
+            return false;
+        }
+        let disk = self.world.devices[device].disk.clone();
+        let thief = self.add_device();
+        self.oracle.borrow_mut().stolen(device);
+        self.world.restore(thief, disk);
+        true
+    }
+
+    /// All lies end, and thieves are caught. Who was lied to begins again with another connection. Returns whether there
+    /// was anything to end.
+    pub(super) fn be_honest(&mut self) -> bool {
         let lies = core::mem::take(&mut self.liars.borrow_mut().lies);
         self.world.liar = None;
         lies.iter().for_each(|lie| self.world.cut(lie.device));
+        let thieves = self.thieves..self.world.devices.len();
+        let free: Vec<_> =
+            thieves.filter(|thief| self.world.devices[*thief].client.is_some()).collect();
+        free.iter().for_each(|thief| self.world.crash(*thief));
+        !(lies.is_empty() && free.is_empty())
     }
 }
 

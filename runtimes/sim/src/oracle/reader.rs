@@ -70,6 +70,8 @@ pub(super) struct Reader {
     pub(super) gaps: Vec<(ChannelId, u64, u64)>,
     /// It was lied to, or its own words were changed.
     pub(super) lied: bool,
+    /// Somebody else goes on from a copy of its disk.
+    pub(super) stolen: bool,
     /// It said that something is wrong with what it was told.
     pub(super) alarmed: bool,
     /// It fell out of a group once.

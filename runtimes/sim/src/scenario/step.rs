@@ -205,6 +205,8 @@ steps! {
     Misbehave = "misbehave", Hostile, 6, [device, way, times];
     /// A member floods a group with so many messages.
     Flood = "flood", Hostile, 2, [device, group, messages];
+    /// Somebody copies a device's disk and goes on from it on a machine of their own, at the same time.
+    Steal = "steal", Hostile, 1, [device];
     /// Everybody is honest again.
     Honest = "honest", Hostile, 6, [];
 
