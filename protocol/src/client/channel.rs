@@ -91,6 +91,8 @@ pub(super) struct Channel {
     pub subscription: Subscription,
     /// The head that the server named when the subscription began.
     pub head: Option<u64>,
+    /// Read up to here when the subscription was asked for: the head is no lower.
+    pub asked_after: u64,
     /// Read to the head on this connection: encryption is allowed.
     pub ready: bool,
     /// Entries that arrived and wait for the group, in order.
@@ -162,6 +164,7 @@ impl Channel {
             slot,
             subscription: Subscription::None,
             head: None,
+            asked_after: 0,
             ready: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,

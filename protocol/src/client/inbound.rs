@@ -51,6 +51,7 @@ impl Client {
         }
         channel.subscription = Subscription::Asked;
         let after = channel.row.cursor.seq();
+        channel.asked_after = after;
         self.call(Call::Subscribe(id), Request::Subscribe { channel: id, after });
     }
 
@@ -64,7 +65,8 @@ impl Client {
         let left_out = core::mem::take(&mut channel.left_out);
         let last = channel.last_seq();
         self.dirty.insert(id);
-        let seq = channel.row.cursor.seq();
+        // What was pushed meanwhile may have overtaken the answer.
+        let seq = channel.asked_after;
         if head < seq {
             self.event(Event::ForkSuspected { channel: id, seq });
         }
