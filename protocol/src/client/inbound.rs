@@ -170,21 +170,35 @@ impl Client {
             }
             return;
         }
-        if channel.inbox {
-            // Notes that were missed are gone; the chain starts over from what the server says next.
-            channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
-            channel.row_dirty = true;
-            self.relist_devices();
-            return;
-        }
-        if !core::mem::replace(&mut channel.gap_told, true) {
+        let inbox = channel.inbox;
+        let first_time = !core::mem::replace(&mut channel.gap_told, true);
+        if first_time {
             // Said once, it may be a slip: asked again, after a while.
             channel.retry_at = Some(self.now.mono + GAP_PATIENCE);
-            return self.event(Event::Gap { channel: id, from: expected, to: from });
+        }
+        // Of a group it is told at once, of the inbox once it is believed.
+        if first_time != inbox {
+            self.event(Event::Gap { channel: id, from: expected, to: from });
+        }
+        if first_time {
+            return;
+        }
+        if inbox {
+            return self.pass_over_inbox(id, from - 1);
         }
         self.drop_rejoin(id);
         self.fall_out(id, Why::Gap, true);
         self.settle_blindness(id);
+    }
+
+    /// Notes that were missed are gone, and welcomes; the chain starts over from what the server says next.
+    fn pass_over_inbox(&mut self, id: ChannelId, seq: u64) {
+        if let Some(inbox) = self.channels.get_mut(&id) {
+            inbox.row.cursor = Cursor::at(seq, Digest([0; 32]));
+            inbox.row_dirty = true;
+            inbox.gap_told = false;
+        }
+        self.relist_devices();
     }
 
     /// Works on what waits in a channel, as far as it goes now.
