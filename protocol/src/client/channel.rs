@@ -142,7 +142,7 @@ pub(super) struct Channel {
     pub rejoins: u32,
     /// It is of no use to ask again on this connection.
     pub rejoin_off: bool,
-    /// The server said once already that what comes next in the log is gone.
+    /// The server said once already of what comes next in the log that it is gone, or what cannot be.
     pub gap_told: bool,
 }
 

@@ -22,7 +22,7 @@ use core::time::Duration;
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
 
-/// How long to wait before a log is asked for again of which the server said that entries are gone.
+/// How long to wait before a log is asked for again of which the server said what may not be true.
 const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before asking again; a server does not get to say "next year".
@@ -255,8 +255,7 @@ impl Client {
     /// One entry of a group's log; `false`: it waits, and what comes after it too.
     fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
         if entry.kind == EntryKind::Reset {
-            self.read_reset(id, &entry);
-            return true;
+            return self.read_reset(id, &entry);
         }
         if self.own_echo(id, &entry) || self.passes_over(id, &entry) {
             self.advance(id, &entry);
@@ -318,6 +317,17 @@ impl Client {
             // is no proof yet, since the server may have made it up; nor is this entry.
             MlsError::FutureEpoch => self.fall_out(id, Why::Missed, true),
             _ => {}
+        }
+    }
+
+    /// Asks for the log again after a while, from the cursor on: what arrived was not taken.
+    pub(super) fn ask_again(&mut self, id: ChannelId) {
+        let at = self.now.mono + GAP_PATIENCE;
+        self.forget_arrived(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.unsubscribe();
+            channel.retry_at = Some(at);
+            self.call(Call::Tell, Request::Unsubscribe { channel: id });
         }
     }
 
