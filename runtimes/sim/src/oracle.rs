@@ -308,13 +308,6 @@ impl Oracle {
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
             }
-            Event::NotAdded { channel, device, .. } => {
-                // Until somebody adds it; what it wanted to send there waits as long.
-                let mut readers = self.readers.iter_mut();
-                if let Some(reader) = readers.find(|reader| reader.sender == Some(*device)) {
-                    reader.lost.insert(*channel);
-                }
-            }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
             }
