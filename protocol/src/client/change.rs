@@ -214,16 +214,20 @@ impl Client {
         let proposed = self.outbox.values().any(
             |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
         );
-        // What was said before leaving goes out before: nothing can be sent while the proposal waits.
+        let alone = self.with_group(id, |group, _| group.members().len() == 1) == Some(true);
+        // What was said before leaving goes out before: nothing can be sent while the proposal waits. Who is alone leaves
+        // no group behind, nor what the server was asked and has not answered.
         let unsaid = self.outbox.values().any(|item| {
-            let unsealed = matches!(item.what, OutWhat::Application { sealed: None, .. });
-            item.channel == id && unsealed && item.accepted.is_none()
+            let open = match &item.what {
+                OutWhat::Application { sealed, .. } => alone || sealed.is_none(),
+                _ => false,
+            };
+            item.channel == id && open && item.accepted.is_none()
         });
         if proposed || unsaid {
             return;
         }
-        let alone = self.with_group(id, |group, _| group.members().len() == 1);
-        if alone == Some(true) {
+        if alone {
             self.fulfil(ticket, Outcome::Done);
             return self.forget_channel(id);
         }

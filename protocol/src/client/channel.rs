@@ -91,6 +91,8 @@ pub(super) struct Channel {
     pub subscription: Subscription,
     /// The head that the server named when the subscription began.
     pub head: Option<u64>,
+    /// Read up to here when the subscription was asked for: the head is no lower.
+    pub asked_after: u64,
     /// Read to the head on this connection: encryption is allowed.
     pub ready: bool,
     /// Entries that arrived and wait for the group, in order.
@@ -140,7 +142,7 @@ pub(super) struct Channel {
     pub rejoins: u32,
     /// It is of no use to ask again on this connection.
     pub rejoin_off: bool,
-    /// The server said once already that what comes next in the log is gone.
+    /// The server said once already of what comes next in the log that it is gone, or what cannot be.
     pub gap_told: bool,
 }
 
@@ -162,6 +164,7 @@ impl Channel {
             slot,
             subscription: Subscription::None,
             head: None,
+            asked_after: 0,
             ready: false,
             waiting: VecDeque::new(),
             waiting_bytes: 0,

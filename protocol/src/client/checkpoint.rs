@@ -8,6 +8,8 @@
 //!
 //! What a checkpoint contradicts is a member's word against the server's: the event names the member. Nothing stops on it.
 
+use core::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::Client;
@@ -92,6 +94,17 @@ impl Channel {
             Comparison::TooOld { seq: theirs.seq }
         }
     }
+
+    /// What a checkpoint is that its device has not signed by the key which the group has of it here: in another epoch it
+    /// may have another key.
+    fn weigh_unproven(&self, theirs: &Checkpoint) -> Comparison {
+        let seq = theirs.seq;
+        match (theirs.generation, theirs.epoch).cmp(&(self.row.generation, self.row.epoch)) {
+            Ordering::Less => Comparison::TooOld { seq },
+            Ordering::Equal => Comparison::Forged,
+            Ordering::Greater => Comparison::Ahead { seq, agreed: None },
+        }
+    }
 }
 
 impl Client {
@@ -99,12 +112,14 @@ impl Client {
     /// the server. [`Checkpoint::encode`] makes bytes of it.
     ///
     /// # Errors
-    /// `NoAccount`, `UnknownChannel`, `NotMember`.
+    /// `NoAccount`, `UnknownChannel`, `NotMember`; `Busy` while this device changes its key twice and the group does not know
+    /// of the first.
     pub fn checkpoint(&self, channel: ChannelId) -> Result<Checkpoint, Refused> {
         self.need_member(channel)?;
         let known = self.channels.get(&channel).ok_or(Refused::UnknownChannel)?;
-        let identity = self.identity.as_ref().ok_or(Refused::NoAccount)?;
         let by = self.me().ok_or(Refused::NoAccount)?;
+        // Who compares it knows this device by its leaf.
+        let key = self.key_in(channel).ok_or(Refused::Busy)?;
         let (row, ledger) = (&known.row, &known.ledger);
         let (seq, chain) = (row.cursor.seq(), row.cursor.chain());
         let (mark, mark_chain) = ledger.marks.last().unwrap_or((seq, chain));
@@ -123,7 +138,7 @@ impl Client {
             mark_chain,
             signature,
         };
-        Ok(unsigned.signed(self.config.backend, &identity.device_key))
+        Ok(unsigned.signed(self.config.backend, key))
     }
 
     /// Compares another member's [`Checkpoint`], encoded, with what was read here. → [`Outcome::Compared`]; what differs is
@@ -282,10 +297,10 @@ impl Client {
                     continue;
                 }
                 (None, _) => Comparison::Stranger,
-                (Some(device), _) if theirs.verify(backend, &device.device_key).is_err() => {
-                    Comparison::Forged
-                }
-                (Some(_), Some(channel)) => channel.weigh(&theirs),
+                (Some(device), Some(channel)) => match theirs.verify(backend, &device.device_key) {
+                    Ok(()) => channel.weigh(&theirs),
+                    Err(_) => channel.weigh_unproven(&theirs),
+                },
             };
             if let Comparison::Differs { seq } = found {
                 self.event(Event::ForkDetected { channel: id, seq, by: Some(theirs.by) });

@@ -137,8 +137,13 @@ impl Client {
                 }
                 return self.plan_add((id, ticket, 0), packages, &present, plan, devices);
             }
+            Want::Admit { device, .. }
+                if device.account != me.account && !present.may_change && !is_direct(id) =>
+            {
+                self.drop_intent(ticket);
+                return false;
+            }
             Want::Admit { device, package: Some(package) } => {
-                let device = Sender { device, ..me };
                 if present.members.contains(&device) {
                     self.fulfil(ticket, Outcome::Epoch(present.epoch));
                     return false;
@@ -258,6 +263,7 @@ impl Client {
             self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
             return false;
         }
+        self.forget_admissions(id, account);
         let of_account = |member: &Sender| member.account == account && *member != me;
         let mut gone: Vec<_> = present.members.into_iter().filter(of_account).collect();
         if gone.is_empty() {

@@ -15,7 +15,7 @@ use super::intent::{Intent, Want};
 use super::net::Call;
 use super::{Client, session::Phase};
 use crate::crypto::identity::{DeviceRecord, Revocation};
-use crate::id::{ChannelId, DeviceId, Sender};
+use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::key_package::check;
 use crate::wire::message::{ClaimedKeyPackage, DeviceEntry, Entry, EntryKind, Part, Request};
@@ -26,6 +26,8 @@ const TURNS: u32 = 200;
 const SET_BACK_FIRST: Duration = Duration::from_secs(1);
 /// The longest.
 const SET_BACK_MOST: Duration = Duration::from_secs(60 * 60);
+/// How often a device of another account is tried, that a reset left out: for about a month.
+const ADMISSIONS: u32 = 750;
 
 const UNSIGNED: &str = "a statement about a device that its account did not sign";
 
@@ -96,7 +98,7 @@ impl Client {
         self.store_fleet();
         if is_new {
             for id in self.own_groups() {
-                self.admit(id, record.device);
+                self.admit(id, record.sender());
             }
             if self.fleet.listing != Listing::Never {
                 self.event(Event::DeviceAdded { record: record.clone() });
@@ -118,7 +120,7 @@ impl Client {
         let sequence = known.map_or(0, |known| known.sequence);
         self.fleet.devices.insert(revocation.device, OwnDevice { sequence, revoked: true });
         self.store_fleet();
-        let admits = |intent: &Intent| matches!(&intent.want, Want::Admit { device, .. } if *device == revocation.device);
+        let admits = |intent: &Intent| matches!(&intent.want, Want::Admit { device, .. } if *device == revocation.sender());
         let void = self.intents.iter().filter(|(_, intent)| admits(intent));
         for ticket in void.map(|(ticket, _)| *ticket).collect::<Vec<_>>() {
             self.fulfil(ticket, Outcome::Done);
@@ -169,8 +171,9 @@ impl Client {
     pub(super) fn admit_all(&mut self, id: ChannelId) {
         let Some(me) = self.me() else { return };
         let active = self.fleet.devices.iter().filter(|(_, known)| !known.revoked);
-        for device in active.map(|(device, _)| *device).collect::<Vec<_>>() {
-            if self.has_member(id, Sender { device, ..me }) != Some(true) {
+        for device in active.map(|(device, _)| Sender { device: *device, ..me }).collect::<Vec<_>>()
+        {
+            if self.has_member(id, device) != Some(true) {
                 self.admit(id, device);
             }
         }
@@ -197,8 +200,32 @@ impl Client {
 
     // ---- what follows from it -----------------------------------------------------------------
 
-    fn admit(&mut self, channel: ChannelId, device: DeviceId) {
+    fn admit(&mut self, channel: ChannelId, device: Sender) {
         self.want_once(channel, Want::Admit { device, package: None });
+    }
+
+    /// A device that was in the group before a reset could not be added. It is when it has key packages again, for it waits
+    /// for that.
+    pub(super) fn admit_later(&mut self, channel: ChannelId, device: Sender) {
+        self.admit(channel, device);
+        let admits = |intent: &Intent| matches!(&intent.want, Want::Admit { device: of, .. } if *of == device);
+        let of_channel = self.intents_of(channel).into_iter();
+        for ticket in of_channel
+            .filter(|ticket| self.intents.get(ticket).is_some_and(admits))
+            .collect::<Vec<_>>()
+        {
+            self.set_back(ticket);
+        }
+    }
+
+    /// No device of an account is to be added any more.
+    pub(super) fn forget_admissions(&mut self, channel: ChannelId, account: AccountId) {
+        for ticket in self.intents_of(channel) {
+            let want = self.intents.get(&ticket).map(|intent| &intent.want);
+            if matches!(want, Some(Want::Admit { device, .. }) if device.account == account) {
+                self.drop_intent(ticket);
+            }
+        }
     }
 
     fn expel(&mut self, channel: ChannelId, revocation: &Revocation) {
@@ -246,18 +273,17 @@ impl Client {
     }
 
     /// Asks for a key package of a device to be admitted, once it is this device's turn.
-    pub(super) fn prepare_admission(&mut self, ticket: Ticket, id: ChannelId, device: DeviceId) {
+    pub(super) fn prepare_admission(&mut self, ticket: Ticket, id: ChannelId, of: Sender) {
         if !self.is_warm(id) {
             return self.load_group(id);
         }
-        let Some(me) = self.me() else { return };
-        if self.has_member(id, Sender { device, ..me }) == Some(true) {
+        if self.has_member(id, of) == Some(true) {
             return self.fulfil(ticket, Outcome::Done);
         }
         let ready = self.channels.get(&id).is_some_and(|channel| channel.ready);
         let Some(suite) = self.channels.get(&id).map(|channel| channel.row.suite) else { return };
         if ready && self.has_turn(id, ticket) {
-            let account = me.account;
+            let Sender { account, device } = of;
             self.inflight.insert(ticket);
             let request = Request::KeyPackageFetch { account, suite, device: Some(device) };
             self.call(Call::Claim(ticket), request);
@@ -268,14 +294,14 @@ impl Client {
     pub(super) fn on_admission(&mut self, ticket: Ticket, claimed: Vec<ClaimedKeyPackage>) {
         let Some(mut intent) = self.intents.remove(&ticket) else { return };
         let Want::Admit { device, package } = &mut intent.want else { return };
-        let of = self.me().map(|me| Sender { device: *device, ..me });
+        let of = *device;
         let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
         let (backend, wall) = (self.config.backend, self.now.wall);
-        let mut packages = claimed.into_iter().filter(|claim| claim.device == *device);
+        let mut packages = claimed.into_iter().filter(|claim| claim.device == of.device);
         *package =
             packages.find_map(|claim| claim.package).map(|bytes| bytes.to_vec()).filter(|bytes| {
                 check(backend, bytes, wall).is_ok_and(|checked| {
-                    Some(checked.record.sender()) == of && Some(checked.suite) == suite
+                    checked.record.sender() == of && Some(checked.suite) == suite
                 })
             });
         let found = package.is_some();
@@ -287,11 +313,18 @@ impl Client {
 
     /// A change that nobody asked for could not be made: later again. What it waits for may be a device that is off.
     pub(super) fn set_back(&mut self, ticket: Ticket) {
+        let me = self.me().map(|me| me.account);
         let Some(intent) = self.intents.get_mut(&ticket) else { return };
-        if let Want::Admit { package, .. } = &mut intent.want {
+        let mut foreign = false;
+        if let Want::Admit { device, package } = &mut intent.want {
             *package = None;
+            foreign = Some(device.account) != me;
         }
         let tries = self.turns.get(&ticket).map_or(0, |turn| turn.tries) + 1;
+        if foreign && tries > ADMISSIONS {
+            self.drop_intent(ticket);
+            return;
+        }
         let most = SET_BACK_FIRST.saturating_mul(1 << (tries - 1).min(12)).min(SET_BACK_MOST);
         // Siblings that fail together do not try again together.
         let spread = u64::try_from(most.as_micros() / 4).unwrap_or(u64::MAX).max(1);

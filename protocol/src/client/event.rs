@@ -149,6 +149,7 @@ pub enum Event {
         trust: Trust,
     },
     /// A device of an account could not be added; the others of the invitation, or of the reset, were. Before its `Done`.
+    /// A device that a reset left out is tried again for a month.
     NotAdded {
         /// The invitation or the reset.
         ticket: Ticket,

@@ -3,7 +3,7 @@
 
 use super::Client;
 use super::directory::{self, Ended};
-use super::event::Event;
+use super::event::{Event, Failed};
 use super::intent::Want;
 use super::rejoin::ENDED;
 use super::submission::{OutWhat, Says};
@@ -16,30 +16,42 @@ use crate::store::batch::Op;
 use crate::wire::message::Entry;
 
 impl Client {
-    /// An entry of the log that tells of another generation.
-    pub(super) fn read_reset(&mut self, id: ChannelId, entry: &Entry) {
-        let own = self.reset_of(id).and_then(|(ticket, intent)| match &intent.want {
+    /// An entry of the log that tells of another generation; `false`: it is not believed, and asked for again.
+    pub(super) fn read_reset(&mut self, id: ChannelId, entry: &Entry) -> bool {
+        let made = self.reset_of(id).and_then(|(ticket, intent)| match &intent.want {
             Want::Reset { next: Some(next), .. } if !next.begun => {
-                let same = entry.generation == next.generation
-                    && entry.payload == reset_payload(&next.group_info);
-                same.then_some(ticket)
+                let same = entry.payload == reset_payload(&next.group_info);
+                (entry.generation == next.generation).then_some((ticket, same))
             }
             _ => None,
         });
+        let own = made.filter(|(_, same)| *same).map(|(ticket, _)| ticket);
+        if own.is_none() && Some(entry.sender) == self.me() && !self.restored.open {
+            // It says that this device made it, which made another, or none that the server had taken.
+            self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
+        }
+        if let (Some((ticket, false)), true) = (made, Some(entry.sender) == self.me()) {
+            let Some(channel) = self.channels.get_mut(&id) else { return true };
+            if !core::mem::replace(&mut channel.gap_told, true) {
+                self.ask_again(id);
+                return false;
+            }
+            self.fail_intent(ticket, Failed::Untrusted("the server shows another reset than ours"));
+        }
         let present = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
         let by = entry.sender;
         let admin = self.with_group(id, |group, _| group.data().is_admin(by.account));
         self.advance(id, entry);
         if let Some(ticket) = own {
-            return self.begin_generation(id, ticket, None);
+            self.begin_generation(id, ticket, None);
+        } else if present.checked_add(1) != Some(entry.generation) {
+            self.unreadable(id, entry.seq, "a reset to another generation than the next");
+        } else if admin == Some(false) {
+            self.unreadable(id, entry.seq, "a reset by one who is no admin");
+        } else {
+            self.end_generation(id, entry.generation, by);
         }
-        if present.checked_add(1) != Some(entry.generation) {
-            return self.unreadable(id, entry.seq, "a reset to another generation than the next");
-        }
-        if admin == Some(false) {
-            return self.unreadable(id, entry.seq, "a reset by one who is no admin");
-        }
-        self.end_generation(id, entry.generation, by);
+        true
     }
 
     /// The group is over: this device waits for a welcome to the next.

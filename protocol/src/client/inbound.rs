@@ -22,7 +22,7 @@ use core::time::Duration;
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
 
-/// How long to wait before a log is asked for again of which the server said that entries are gone.
+/// How long to wait before a log is asked for again of which the server said what may not be true.
 const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before asking again; a server does not get to say "next year".
@@ -51,6 +51,7 @@ impl Client {
         }
         channel.subscription = Subscription::Asked;
         let after = channel.row.cursor.seq();
+        channel.asked_after = after;
         self.call(Call::Subscribe(id), Request::Subscribe { channel: id, after });
     }
 
@@ -64,7 +65,8 @@ impl Client {
         let left_out = core::mem::take(&mut channel.left_out);
         let last = channel.last_seq();
         self.dirty.insert(id);
-        let seq = channel.row.cursor.seq();
+        // What was pushed meanwhile may have overtaken the answer.
+        let seq = channel.asked_after;
         if head < seq {
             self.event(Event::ForkSuspected { channel: id, seq });
         }
@@ -168,21 +170,35 @@ impl Client {
             }
             return;
         }
-        if channel.inbox {
-            // Notes that were missed are gone; the chain starts over from what the server says next.
-            channel.row.cursor = Cursor::at(from - 1, Digest([0; 32]));
-            channel.row_dirty = true;
-            self.relist_devices();
-            return;
-        }
-        if !core::mem::replace(&mut channel.gap_told, true) {
+        let inbox = channel.inbox;
+        let first_time = !core::mem::replace(&mut channel.gap_told, true);
+        if first_time {
             // Said once, it may be a slip: asked again, after a while.
             channel.retry_at = Some(self.now.mono + GAP_PATIENCE);
-            return self.event(Event::Gap { channel: id, from: expected, to: from });
+        }
+        // Of a group it is told at once, of the inbox once it is believed.
+        if first_time != inbox {
+            self.event(Event::Gap { channel: id, from: expected, to: from });
+        }
+        if first_time {
+            return;
+        }
+        if inbox {
+            return self.pass_over_inbox(id, from - 1);
         }
         self.drop_rejoin(id);
         self.fall_out(id, Why::Gap, true);
         self.settle_blindness(id);
+    }
+
+    /// Notes that were missed are gone, and welcomes; the chain starts over from what the server says next.
+    fn pass_over_inbox(&mut self, id: ChannelId, seq: u64) {
+        if let Some(inbox) = self.channels.get_mut(&id) {
+            inbox.row.cursor = Cursor::at(seq, Digest([0; 32]));
+            inbox.row_dirty = true;
+            inbox.gap_told = false;
+        }
+        self.relist_devices();
     }
 
     /// Works on what waits in a channel, as far as it goes now.
@@ -239,8 +255,7 @@ impl Client {
     /// One entry of a group's log; `false`: it waits, and what comes after it too.
     fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
         if entry.kind == EntryKind::Reset {
-            self.read_reset(id, &entry);
-            return true;
+            return self.read_reset(id, &entry);
         }
         if self.own_echo(id, &entry) || self.passes_over(id, &entry) {
             self.advance(id, &entry);
@@ -302,6 +317,17 @@ impl Client {
             // is no proof yet, since the server may have made it up; nor is this entry.
             MlsError::FutureEpoch => self.fall_out(id, Why::Missed, true),
             _ => {}
+        }
+    }
+
+    /// Asks for the log again after a while, from the cursor on: what arrived was not taken.
+    pub(super) fn ask_again(&mut self, id: ChannelId) {
+        let at = self.now.mono + GAP_PATIENCE;
+        self.forget_arrived(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.unsubscribe();
+            channel.retry_at = Some(at);
+            self.call(Call::Tell, Request::Unsubscribe { channel: id });
         }
     }
 

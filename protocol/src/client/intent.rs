@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::metadata::{Metadata, ProfileChange, Role};
-use crate::id::{AccountId, ChannelId, DeviceId};
+use crate::id::{AccountId, ChannelId, DeviceId, Sender};
 use crate::mls::suite::Suite;
 use crate::wire::message::Username;
 
@@ -68,8 +68,8 @@ pub(super) enum Want {
     Rotate,
     /// Our own leaf replaced from outside.
     Rejoin,
-    /// This device of the own account a member. Nobody asked: its record did.
-    Admit { device: DeviceId, package: Option<Vec<u8>> },
+    /// This device a member. Nobody asked: of the own account, its record did; of another one, a reset that left it out.
+    Admit { device: Sender, package: Option<Vec<u8>> },
     /// A device no member that its account has revoked, by the [`Revocation`](crate::crypto::identity::Revocation).
     Expel { revocation: Vec<u8> },
     /// A generation after `from`, of that suite or a stronger one. The one that this device made itself, once it has.

@@ -261,6 +261,7 @@ impl Client {
     fn finish_accepted(&mut self, ticket: Ticket, mut item: OutItem, passed: bool) {
         if passed && !matches!(item.what, OutWhat::Commit { .. } | OutWhat::Rejoin { .. }) {
             self.gate.stage(Op::Delete(item_key(ticket)));
+            self.dirty.insert(item.channel);
             return;
         }
         if let OutWhat::Application { body, .. } = &mut item.what {

@@ -401,6 +401,9 @@ impl Client {
         for (device, why) in named {
             let device = Sender { account, device };
             self.event(Event::NotAdded { ticket, channel, device, why });
+            if self.is_member(channel) {
+                self.admit_later(channel, device);
+            }
         }
     }
 

@@ -12,6 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::channel::Slot;
 use super::directory;
 use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Want};
@@ -164,6 +165,23 @@ impl Client {
     pub(super) fn device_in(&mut self, id: ChannelId) -> Option<LocalDevice> {
         let key = self.with_group(id, |group, _| group.own_key())??;
         self.own_devices().into_iter().find(|device| device.key.public() == key)
+    }
+
+    /// The device key that a group knows this device by; `None` if that takes reading the group.
+    pub(super) fn key_in(&self, id: ChannelId) -> Option<&DeviceKey> {
+        let present = &self.identity.as_ref()?.device_key;
+        let old = &self.rotation.old;
+        if let Slot::Warm(group) = &self.channels.get(&id)?.slot {
+            let leaf = group.own_key()?;
+            let mut keys = old.iter().map(|(keys, _)| &keys.key).chain([present]);
+            return keys.find(|key| key.public() == leaf);
+        }
+        let waits = |intent: &Intent| intent.channel == id && matches!(intent.want, Want::Rotate);
+        match (self.intents.values().any(waits), old.as_slice()) {
+            (false, _) => Some(present),
+            (true, [(only, _)]) => Some(&only.key),
+            (true, _) => None,
+        }
     }
 
     /// This device under its present key, and under those before, the latest first.

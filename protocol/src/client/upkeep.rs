@@ -21,7 +21,8 @@ use crate::store::batch::Op;
 pub struct UpdatePolicy {
     /// At this age. [`UPDATE_AGE`] by default.
     pub age: Duration,
-    /// After this many further entries of the group's log, whoever wrote them. [`UPDATE_ENTRIES`] by default.
+    /// After this many further entries of the group's log, whoever wrote them, and at least twice as many as the group has
+    /// members. [`UPDATE_ENTRIES`] by default.
     pub entries: u64,
 }
 
@@ -36,7 +37,9 @@ impl UpdatePolicy {
         // Of unknown age: it may be any.
         let Some(leaf) = channel.leaf else { return true };
         let entries = channel.row.cursor.seq().saturating_sub(leaf.seq);
-        entries >= self.entries || wall.since(leaf.since) >= self.age
+        // The others' new keys are entries too: below as many as there are members, each would make the next one due.
+        let most = self.entries.max(2 * u64::from(channel.row.members));
+        entries >= most || wall.since(leaf.since) >= self.age
     }
 }
 

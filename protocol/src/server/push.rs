@@ -8,7 +8,7 @@ use super::connection::Call;
 use super::longpoll::WOKEN_BYTES;
 use super::stored::Step;
 use super::timers::Timer;
-use crate::error::PeerFault;
+use crate::error::{ErrorCode, PeerFault};
 use crate::id::{ChannelId, Sender};
 use crate::io::{ConnId, LinkId, LinkRole};
 use crate::limits;
@@ -127,6 +127,10 @@ impl Server {
     pub(super) fn subscribed(&mut self, call: Call, key: FetchKey, reply: StoreReply) {
         let StoreReply::Entries { entries, head, first } = reply else {
             self.drop_subscription(key);
+            // Of a session that has ended meanwhile, the account deleted: nothing is said of the channel.
+            if self.peer(key.conn).is_none() {
+                return self.fail(call, ErrorCode::NotLoggedIn);
+            }
             return self.refusal(call, None, None, &reply);
         };
         self.reply(call, Reply::Subscribed { head });

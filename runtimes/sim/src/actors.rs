@@ -8,6 +8,7 @@ mod hostile;
 use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::panic;
 use std::rc::Rc;
 
 use qpc_protocol::crypto::portable;
@@ -61,7 +62,11 @@ impl<'a> Play<'a> {
             if let Some(trace) = &mut trace {
                 trace.see(now, seen);
             }
-            model.borrow_mut().see(now, seen);
+            let ended = model.borrow_mut().see(now, seen).err();
+            if let Some(endless) = ended {
+                // Nothing but the end of the run ends such a step.
+                panic::resume_unwind(Box::new(endless));
+            }
         }));
         let liars = Rc::default();
         let mut play = Self {
@@ -92,7 +97,7 @@ impl<'a> Play<'a> {
 
     /// Takes a step; whether it applied.
     pub(crate) fn step(&mut self, number: usize, step: Step) -> bool {
-        self.oracle.borrow_mut().step = number;
+        self.oracle.borrow_mut().begin(number);
         let applied = match step.kind().class {
             Class::Command => self.command(step),
             Class::Fault => self.fault(step),

@@ -54,9 +54,11 @@ pub(crate) struct Oracle {
     /// What was found, in order.
     pub(crate) failures: Vec<Failure>,
     /// The step that is under way.
-    pub(crate) step: usize,
+    step: usize,
     /// How many things were compared: a run that compares nothing proves nothing.
     pub(crate) checks: u64,
+    /// What machines said in this step.
+    outputs: u64,
     /// What machines were alarmed by, and how often.
     pub(crate) alarms: BTreeMap<String, usize>,
     /// Somebody was dishonest: alarms are as they should be.
@@ -74,6 +76,8 @@ pub(crate) struct Oracle {
 
 /// More failures than these are not kept: they follow from the first ones.
 const FAILURES: usize = 16;
+/// Twenty times as many outputs as any step of 200 drawn worlds had, the calm of two virtual hours included.
+const OUTPUTS: u64 = 100_000;
 
 impl Oracle {
     /// A model of nothing yet. `keys`: who knows what made a ciphertext.
@@ -81,6 +85,7 @@ impl Oracle {
         Self {
             failures: Vec::new(),
             step: 0,
+            outputs: 0,
             checks: 0,
             alarms: BTreeMap::new(),
             dishonest: false,
@@ -114,6 +119,11 @@ impl Oracle {
     }
 
     // ---- what the scenario does ---------------------------------------------------------------
+
+    /// A step begins.
+    pub(crate) fn begin(&mut self, step: usize) {
+        (self.step, self.outputs) = (step, 0);
+    }
 
     /// A further device, switched on.
     pub(crate) fn device(&mut self) {
@@ -204,9 +214,15 @@ impl Oracle {
 
     // ---- what the world shows -----------------------------------------------------------------
 
-    /// Something happened.
-    pub(crate) fn see(&mut self, now: Duration, seen: &Seen<'_>) {
+    /// Something happened. The failure is that the step does not come to an end.
+    pub(crate) fn see(&mut self, now: Duration, seen: &Seen<'_>) -> Result<(), Failure> {
         self.now = now;
+        self.outputs += u64::from(matches!(seen, Seen::Output(..)));
+        if self.outputs > OUTPUTS {
+            let rule = "the world comes to rest".to_owned();
+            let what = format!("{OUTPUTS} outputs in one step");
+            return Err(Failure { rule, what, at: now, step: self.step });
+        }
         match seen {
             Seen::Output(who, Output::Event(event), _) => self.event(*who, event),
             Seen::Output(who, Output::Send { link, .. }, bytes) => {
@@ -225,6 +241,7 @@ impl Oracle {
                 }
             }
         }
+        Ok(())
     }
 
     fn stored(&mut self, op: &StoreOp, reply: &StoreReply) {
@@ -297,13 +314,6 @@ impl Oracle {
             }
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
-            }
-            Event::NotAdded { channel, device, .. } => {
-                // Until somebody adds it; what it wanted to send there waits as long.
-                let mut readers = self.readers.iter_mut();
-                if let Some(reader) = readers.find(|reader| reader.sender == Some(*device)) {
-                    reader.lost.insert(*channel);
-                }
             }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);

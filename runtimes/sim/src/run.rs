@@ -72,6 +72,14 @@ impl fmt::Display for Report {
     }
 }
 
+/// Why a run broke off.
+enum Broken {
+    /// A panic: where, and with what.
+    Panic((String, String)),
+    /// A step that comes to no end.
+    Rule(Failure),
+}
+
 /// Runs a scenario, and at its end the calm after it.
 pub fn run(scenario: &Scenario) -> Report {
     run_traced(scenario, None)
@@ -85,14 +93,26 @@ pub fn run_traced(scenario: &Scenario, trace: Option<Trace>) -> Report {
     let body = move || {
         takeover::enter(scenario.seed);
         let played = AssertUnwindSafe(|| play(&scenario, trace, &shared));
-        panic::catch_unwind(played).err().map(|_| PANIC.take())
+        panic::catch_unwind(played).err().map(|payload| {
+            payload
+                .downcast::<Failure>()
+                .map_or_else(|_| Broken::Panic(PANIC.take()), |failure| Broken::Rule(*failure))
+        })
     };
     let thread = thread::Builder::new().name(THREAD.into()).stack_size(STACK).spawn(body);
     let ended = thread.ok().and_then(|thread| thread.join().ok());
     let mut report = under_way.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some((at, what)) = ended.unwrap_or_else(|| Some(Default::default())) {
-        let (rule, step) = (format!("no panic: {at}"), report.taken);
-        report.failures.push(Failure { rule, what, at: report.time, step });
+    match ended.unwrap_or_else(|| Some(Broken::Panic(Default::default()))) {
+        Some(Broken::Panic((at, what))) => {
+            let (rule, step) = (format!("no panic: {at}"), report.taken);
+            report.failures.push(Failure { rule, what, at: report.time, step });
+        }
+        Some(Broken::Rule(endless)) => {
+            // The step that did not end is the last one that was taken.
+            report.taken = endless.step + 1;
+            report.failures.push(endless);
+        }
+        None => {}
     }
     report
 }

@@ -100,10 +100,11 @@ pub enum Comparison {
     Ahead {
         /// As far as the other had read.
         seq: u64,
-        /// The same log up to here, if there is anything to compare.
+        /// The same log up to here, if there is anything to compare. Without it the signature may be by a key that this
+        /// device does not know yet: it is not held against anything.
         agreed: Option<u64>,
     },
-    /// Too far back for this device to remember.
+    /// Too far back for this device to remember, or signed by a key that the other device had before.
     TooOld {
         /// As far as the other had read.
         seq: u64,
@@ -115,7 +116,7 @@ pub enum Comparison {
     },
     /// By a device that is no member of the group here.
     Stranger,
-    /// Not signed by the device that it names.
+    /// Of the same epoch, and not signed by the device that it names.
     Forged,
 }
 

@@ -1,6 +1,6 @@
 //! What has to be true when all faults have ended, everybody is on and honest, and the world has come to rest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use memchr::memmem;
 use qpc_protocol::client::Client;
@@ -10,7 +10,7 @@ use qpc_protocol::wire::message::ChannelKind;
 
 use super::Oracle;
 use super::log::{Broken, Log};
-use super::reader::{Asked, Reader};
+use super::reader::{Asked, Issued, Reader};
 use crate::world::World;
 
 /// What is not true yet, if anything: a promise, and what is there in its place.
@@ -37,12 +37,18 @@ impl Oracle {
 
     /// The first thing that is not as it has to be in the end.
     pub(crate) fn unsettled(&self, world: &World) -> Converging {
-        for (device, client, _) in self.present(world) {
-            let waits = !self.readers[device].lost.is_empty();
+        let present: BTreeSet<Sender> = self.present(world).map(|(.., sender)| sender).collect();
+        for (device, client, sender) in self.present(world) {
+            let mut logs = self.logs.channels.values();
+            let behind = logs.any(|log| log.is_left_behind(sender, &present));
+            let reader = &self.readers[device];
+            // Who founded a direct channel and was kept from adding the other was told so; the other waits.
+            let asks = |issued: &Issued| issued.asked == Asked::Direct && !issued.answered;
+            let unmet = self.dishonest && reader.tickets.values().any(asks);
+            let waits = behind || unmet || !reader.lost.is_empty();
             if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
-            let reader = &self.readers[device];
             let open = reader.tickets.iter().find(|(_, issued)| {
                 let waits = waits || issued.asked == Asked::Direct;
                 issued.life == reader.life && !issued.answered && !waits
@@ -52,11 +58,18 @@ impl Oracle {
                 return Some(("a command is answered", what));
             }
         }
-        self.logs.channels.iter().find_map(|(id, log)| self.disagreement(world, *id, log))
+        let mut logs = self.logs.channels.iter();
+        logs.find_map(|(id, log)| self.disagreement(world, *id, log, &present))
     }
 
     /// Members who do not stand where the log ends, or not in the same epoch.
-    fn disagreement(&self, world: &World, id: ChannelId, log: &Log) -> Converging {
+    fn disagreement(
+        &self,
+        world: &World,
+        id: ChannelId,
+        log: &Log,
+        present: &BTreeSet<Sender>,
+    ) -> Converging {
         let mut said: Option<(usize, Vec<u8>)> = None;
         for (device, client, sender) in self.present(world) {
             let group = client.groups().into_iter().find(|group| group.channel == id);
@@ -65,7 +78,8 @@ impl Oracle {
                 continue;
             }
             if !log.members().contains(&sender) {
-                if group.is_some_and(|group| group.member) {
+                let waits = log.is_left_behind(sender, present);
+                if group.is_some_and(|group| group.member) && !waits {
                     return Some(("who was removed is out", format!("device {device}, {id}")));
                 }
                 continue;

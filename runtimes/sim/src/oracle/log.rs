@@ -60,6 +60,16 @@ impl Log {
         (1..).zip(&self.entries)
     }
 
+    /// Who was in before the last reset, and is not back, if whoever made it has no leaf any more or is none of
+    /// `present`: nobody else asks them back.
+    pub(super) fn is_left_behind(&self, device: Sender, present: &BTreeSet<Sender>) -> bool {
+        let Some(reset) = self.entry(self.reset) else { return false };
+        let founder = reset.sender;
+        let asks = self.members().contains(&founder) && present.contains(&founder);
+        let until = |span: &Span| span.device == device && span.seqs.1 == Some(self.reset);
+        !asks && !self.members().contains(&device) && self.spans.iter().any(until)
+    }
+
     /// Who has a leaf now.
     pub(super) fn members(&self) -> &BTreeSet<Sender> {
         &self.members[&self.place]

@@ -78,7 +78,7 @@ pub(super) struct Reader {
     pub(super) fell: bool,
     /// Its disk was put back to an older state.
     pub(super) restored: bool,
-    /// Groups that it is kept out of: added to after the backup that it was restored from, or not added anew.
+    /// Groups that it is kept out of: added to after the backup that it was restored from.
     pub(super) lost: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
