@@ -5,6 +5,7 @@ mod command;
 mod fault;
 mod hostile;
 
+use core::ops::Range;
 use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -32,8 +33,8 @@ pub(crate) struct Play<'a> {
     pub(crate) world: World,
     pub(crate) oracle: Rc<RefCell<Oracle>>,
     backups: Vec<Option<Disk>>,
-    /// Devices that go on from a stolen disk: those from this one on.
-    thieves: usize,
+    /// The account of each device, thieves included.
+    accounts: Vec<u8>,
     liars: Rc<RefCell<Liars>>,
     /// Steps that applied.
     pub(crate) applied: usize,
@@ -74,21 +75,22 @@ impl<'a> Play<'a> {
             world,
             oracle,
             backups: Vec::new(),
-            thieves: setting.accounts.len(),
+            accounts: Vec::new(),
             liars,
             applied: 0,
             operations: 0,
         };
-        for _ in &setting.accounts {
+        for account in &setting.accounts {
             play.oracle.borrow_mut().device();
-            play.add_device();
+            play.add_device(*account);
         }
         play
     }
 
     /// A further device, switched on.
-    fn add_device(&mut self) -> usize {
+    fn add_device(&mut self, account: u8) -> usize {
         self.backups.push(None);
+        self.accounts.push(account);
         let device = self.world.device();
         let latency = Duration::from_millis(self.scenario.setting.latency.into());
         self.world.devices[device].latency = latency;
@@ -132,6 +134,11 @@ impl<'a> Play<'a> {
     /// A device by its index.
     fn device(&self, index: u16) -> usize {
         usize::from(index) % self.world.devices.len()
+    }
+
+    /// The devices that go on from a stolen disk.
+    fn thieves(&self) -> Range<usize> {
+        self.scenario.setting.accounts.len()..self.accounts.len()
     }
 
     /// Whether a device's machine takes commands.

@@ -157,7 +157,9 @@ impl Oracle {
     pub(crate) fn stolen(&mut self, device: usize) {
         self.lied(device);
         self.readers[device].stolen = true;
-        self.readers.push(self.readers[device].clone());
+        let mut thief = self.readers[device].clone();
+        thief.start();
+        self.readers.push(thief);
     }
 
     /// A text that nobody has sent yet, of about that length.

@@ -64,7 +64,7 @@ impl Play<'_> {
     }
 
     fn password(&self, device: usize) -> (String, String) {
-        let name = self.name(self.scenario.setting.accounts[device].into());
+        let name = self.name(self.accounts[device].into());
         let password = format!("{PLANTED}-password of {name}");
         (name, password)
     }

@@ -48,6 +48,7 @@ impl Play<'_> {
 
     fn of_device(&mut self, index: usize, step: Step) -> bool {
         let on = self.is_on(index);
+        let is_thief = self.thieves().contains(&index);
         let wall = self.world.now.wall;
         let device = &mut self.world.devices[index];
         match step {
@@ -56,7 +57,7 @@ impl Play<'_> {
                 device.crash_in = Some(batch.into());
                 device.crash_moment = Moment::ALL[usize::from(moment) % 3];
             }
-            Step::Start { .. } if !on && index < self.thieves => self.start(index),
+            Step::Start { .. } if !on && !is_thief => self.start(index),
             Step::Cut { .. } => self.world.cut(index),
             Step::Away { .. } => {
                 device.connect = false;
@@ -117,7 +118,7 @@ impl Play<'_> {
         if self.world.server.is_none() {
             self.world.start_server();
         }
-        for index in 0..self.thieves {
+        for index in 0..self.thieves().start {
             let device = &mut self.world.devices[index];
             device.connect = true;
             device.crash_in = None;
@@ -144,7 +145,7 @@ impl Play<'_> {
         let mut quiet = 0;
         while quiet < 2 {
             self.world.pass(span);
-            for device in 0..self.thieves {
+            for device in 0..self.thieves().start {
                 if self.oracle.borrow().is_logged_out(device) {
                     self.log_in(device);
                 }

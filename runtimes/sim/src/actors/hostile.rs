@@ -75,7 +75,7 @@ impl Play<'_> {
             }
             Step::Steal { device } => {
                 let device = self.device(device);
-                return device < self.thieves && self.steal(device);
+                return self.steal(device);
             }
             Step::Honest {} => return self.be_honest(),
             _ => return false,
@@ -88,6 +88,10 @@ impl Play<'_> {
         let tale = Tale::default();
         self.liars.borrow_mut().lies.push(Lie { device, up, way, left: times, tale });
         let liars = self.liars.clone();
+        if self.world.liar.is_none() {
+            // Whoever changes frames sees them from the first byte of a link.
+            (0..self.accounts.len()).for_each(|device| self.world.cut(device));
+        }
         self.world.liar =
             Some(Box::new(move |device, up, frame| liars.borrow_mut().tell(device, up, frame)));
     }
@@ -98,12 +102,12 @@ impl Play<'_> {
     }
 
     fn steal(&mut self, device: usize) -> bool {
-        if self.world.devices.len() >= 2 * DEVICES || self.oracle.borrow().sender(device).is_none()
-        {
+        let nobody = self.oracle.borrow().sender(device).is_none();
+        if nobody || self.thieves().contains(&device) || self.thieves().len() >= DEVICES {
             return false;
         }
         let disk = self.world.devices[device].disk.clone();
-        let thief = self.add_device();
+        let thief = self.add_device(self.accounts[device]);
         self.oracle.borrow_mut().stolen(device);
         self.world.restore(thief, disk);
         true
@@ -115,9 +119,8 @@ impl Play<'_> {
         let lies = core::mem::take(&mut self.liars.borrow_mut().lies);
         self.world.liar = None;
         lies.iter().for_each(|lie| self.world.cut(lie.device));
-        let thieves = self.thieves..self.world.devices.len();
-        let free: Vec<_> =
-            thieves.filter(|thief| self.world.devices[*thief].client.is_some()).collect();
+        let is_free = |thief: &usize| self.world.devices[*thief].client.is_some();
+        let free: Vec<_> = self.thieves().filter(is_free).collect();
         free.iter().for_each(|thief| self.world.crash(*thief));
         !(lies.is_empty() && free.is_empty())
     }
