@@ -204,11 +204,6 @@ impl Oracle {
         reader.ended && reader.sender.is_some_and(|sender| self.logs.is_active(sender))
     }
 
-    /// A device's application has read a channel up to a seq.
-    pub(crate) fn acknowledged(&mut self, device: usize, channel: ChannelId, seq: u64) {
-        self.readers[device].acking.push((channel, seq));
-    }
-
     /// Where a device is in the model, by its place in the world.
     pub(crate) fn sender(&self, device: usize) -> Option<Sender> {
         self.readers[device].sender

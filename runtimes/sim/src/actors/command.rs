@@ -276,11 +276,7 @@ impl Play<'_> {
         let told = self.oracle.borrow().last_told(device, channel);
         let Some(seq) = told.filter(|_| self.is_on(device)) else { return false };
         let now = self.world.now_of(device);
-        let taken = self.world.client(device).ack(now, channel, seq).is_ok();
-        if taken {
-            self.oracle.borrow_mut().acknowledged(device, channel, seq);
-        }
-        taken
+        self.world.client(device).ack(now, channel, seq).is_ok()
     }
 
     fn prefer(&mut self, device: usize, channel: ChannelId) -> bool {

@@ -47,9 +47,7 @@ pub(super) struct Reader {
     pub(super) life: u32,
     /// Messages on its disk.
     pub(super) stored: BTreeSet<At>,
-    /// Acknowledged since the last batch: a channel, up to a seq.
-    pub(super) acking: Vec<At>,
-    /// Messages that it acknowledged, for good.
+    /// Messages that it acknowledged, for good: they were told, and are on its disk no more.
     pub(super) acked: BTreeSet<At>,
     /// Messages that it was told, and in which life last.
     pub(super) told: BTreeMap<At, u32>,
@@ -91,7 +89,6 @@ impl Reader {
     pub(super) fn start(&mut self) {
         self.life += 1;
         self.last.clear();
-        self.acking.clear();
         self.unread = 0;
     }
 
@@ -125,16 +122,12 @@ impl Reader {
                         && self.stored.remove(&at)
                     {
                         self.unread = self.unread.saturating_sub(1);
+                        self.acked.extend(self.told.contains_key(&at).then_some(at));
                     }
                     self.outbox.remove(key);
                 }
                 Op::DeletePrefix(_) => {}
             }
-        }
-        // What was staged before a batch is in it.
-        for (channel, seq) in core::mem::take(&mut self.acking) {
-            let read = self.told.range((channel, 0)..=(channel, seq)).map(|(at, _)| *at);
-            self.acked.extend(read);
         }
     }
 
