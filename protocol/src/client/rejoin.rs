@@ -112,7 +112,7 @@ impl Client {
     pub(super) fn pump_rejoin(&mut self, id: ChannelId) {
         let wait = self.rejoin_wait(id);
         let (online, mono) = (self.phase() == Some(Phase::Online), self.now.mono);
-        let other_way = self.founding.contains(&id) || self.is_resetting(id);
+        let other_way = self.founding.contains(&id) || self.waits_for_reset(id);
         let under_way = self.channels.values().filter(|channel| channel.rejoining.is_some());
         let crowded = under_way.count() >= REJOINS;
         let Some(channel) = self.channels.get_mut(&id) else { return };

@@ -87,6 +87,12 @@ impl Client {
         self.reset_of(id).is_some()
     }
 
+    /// Whether its reset of a channel is not in the log yet.
+    pub(super) fn waits_for_reset(&self, id: ChannelId) -> bool {
+        let begun = |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if next.begun);
+        self.reset_of(id).is_some_and(|(_, intent)| !begun(&intent.want))
+    }
+
     fn successor(&self, ticket: Ticket) -> Option<(ChannelId, &Successor)> {
         let intent = self.intents.get(&ticket)?;
         match &intent.want {
