@@ -2,7 +2,8 @@
 //!
 //! Both derive the same id, so either may found it, and the server takes the first. Opening is an intent to add the
 //! other account. It waits in this device's inbox until the account of the name is known and every welcome was read;
-//! then in the channel, until the other is a member. Whoever comes second is told `ChannelExists`, drops what it
+//! then in the channel, until the other is a member. The channel is founded once there are key packages of the other:
+//! who cannot add it leaves the channel for it to found. Whoever comes second is told `ChannelExists`, drops what it
 //! founded, and is open when the other's welcome was joined. Nothing can be sent before: a message to a group that
 //! came to nothing would be lost, and one from before the other joined would never be read.
 //!
@@ -15,7 +16,7 @@ use super::directory::ChannelRow;
 use super::event::{Failed, Outcome};
 use super::intent::{Intent, Want};
 use crate::env::Now;
-use crate::error::Refused;
+use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::group::{Founding, Plan};
@@ -74,9 +75,34 @@ impl Client {
                 self.place(ticket, account);
                 false
             }
+            Some(ChannelKind::Direct) if !self.channels.contains_key(&id) => {
+                self.may_found(ticket, id, account, lacks)
+            }
             Some(ChannelKind::Direct) => lacks && self.may_claim(ticket, id, account),
             _ => true,
         }
+    }
+
+    /// Of a channel that is not here: whether key packages of an account are to be claimed for it now. Once they are
+    /// here, and those of the own account, it is founded.
+    fn may_found(&mut self, ticket: Ticket, id: ChannelId, account: AccountId, lacks: bool) -> bool {
+        let here = || self.intents.values().filter(|intent| intent.channel == id);
+        // Founded by the other: its welcome is on its way.
+        let lost = here().any(|intent| intent.losses > 0);
+        // Whoever asked first asks for all.
+        let first = self.adds_in(id).find(|(_, of)| *of == account);
+        if lost || first.is_none_or(|(first, _)| first != ticket) {
+            return false;
+        }
+        let ready = |of: AccountId| {
+            let of = |intent: &&Intent| matches!(&intent.want, Want::Add { account, .. } if *account == Some(of));
+            here().find(of).is_none_or(|intent| intent.want.has_packages())
+        };
+        let Some(own) = self.me().map(|me| me.account) else { return false };
+        if !lacks && account != own && ready(own) {
+            self.found_direct(ticket, id, own, account);
+        }
+        lacks
     }
 
     /// The account is known: the intent moves from the inbox to the channel, which is founded if there is none.
@@ -102,13 +128,6 @@ impl Client {
                 Some(false) => {}
                 None => return,
             },
-            None if self.intents_of(id).is_empty() => {
-                if let Err(refused) = self.found_direct(id, me.account, account) {
-                    let code = crate::error::ErrorCode::CommitInvalid;
-                    let detail = refused.to_string();
-                    return self.fail_intent(ticket, Failed::Server { code, detail });
-                }
-            }
             _ => {}
         }
         self.settle_in(ticket, id);
@@ -123,19 +142,20 @@ impl Client {
         }
     }
 
-    fn found_direct(
-        &mut self,
-        id: ChannelId,
-        own: AccountId,
-        other: AccountId,
-    ) -> Result<(), Refused> {
+    fn found_direct(&mut self, wish: Ticket, id: ChannelId, own: AccountId, other: AccountId) {
         let mut both = vec![own, other];
         both.sort_unstable();
-        let Founding { group_info, tree } = self.make_group(id, Suite::default(), both, "")?;
-        let ticket = self.next_ticket();
-        let want = Want::Found { group_info, tree };
-        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
-        Ok(())
+        match self.make_group(id, Suite::default(), both, "") {
+            Ok(Founding { group_info, tree }) => {
+                let ticket = self.next_ticket();
+                let want = Want::Found { group_info, tree };
+                self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+            }
+            Err(refused) => {
+                let (code, detail) = (ErrorCode::CommitInvalid, refused.to_string());
+                self.fail_intent(wish, Failed::Server { code, detail });
+            }
+        }
     }
 
     /// The devices of the own account go in together with the other's.
@@ -182,7 +202,7 @@ impl Client {
     /// Whether key packages of an account are to be claimed for a direct channel now.
     fn may_claim(&mut self, ticket: Ticket, id: ChannelId, account: AccountId) -> bool {
         let Some(own) = self.me().map(|me| me.account) else { return false };
-        // Not founded yet, or by the other, whose welcome is on its way.
+        // Not founded yet.
         if self.founding.contains(&id)
             || self.channels.get(&id).is_none_or(|channel| !channel.row.member)
         {
@@ -252,8 +272,9 @@ impl Client {
             let waits = self.intents.get(&ticket).is_some_and(
                 |intent| matches!(intent.want, Want::Add { account, .. } if account != own),
             );
-            if !waits {
-                self.drop_intent(ticket);
+            if let Some(mut intent) = self.drop_intent(ticket).filter(|_| waits) {
+                intent.losses += 1;
+                self.store_intent(ticket, intent);
             }
         }
         self.erase(id);

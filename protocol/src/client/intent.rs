@@ -110,4 +110,9 @@ impl Want {
     pub(super) fn add(username: Username, account: Option<AccountId>) -> Self {
         Self::Add { username, account, packages: None, missing: Vec::new() }
     }
+
+    /// Whether it adds an account of which key packages are here.
+    pub(super) fn has_packages(&self) -> bool {
+        matches!(self, Self::Add { packages: Some(_), .. })
+    }
 }

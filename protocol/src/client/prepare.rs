@@ -12,6 +12,7 @@ use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::MlsError;
 use crate::mls::key_package::check;
+use crate::mls::suite::Suite;
 use crate::wire::message::{ChannelKind, ClaimedKeyPackage, Failure, Request, Username};
 
 impl Client {
@@ -51,11 +52,8 @@ impl Client {
             }
             Want::Add { account: Some(account), packages: None, .. }
             | Want::Return { account, packages: None, .. } => {
-                let Some(row) = self.channels.get(&channel).map(|channel| &channel.row) else {
-                    return;
-                };
-                let request =
-                    Request::KeyPackageFetch { account: *account, suite: row.suite, device: None };
+                let Some(suite) = self.suite_in(channel) else { return };
+                let request = Request::KeyPackageFetch { account: *account, suite, device: None };
                 (Call::Claim(ticket), request)
             }
             Want::Admit { device, package: None } => {
@@ -66,6 +64,12 @@ impl Client {
         };
         self.inflight.insert(ticket);
         self.call(call, request);
+    }
+
+    /// The suite of a group, or of a direct channel that is to be founded.
+    fn suite_in(&self, id: ChannelId) -> Option<Suite> {
+        let known = self.channels.get(&id).map(|channel| channel.row.suite);
+        known.or(is_direct(id).then(Suite::default))
     }
 
     /// The group is founded on the server.
@@ -122,7 +126,7 @@ impl Client {
             return;
         };
         let account = *account;
-        let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
+        let suite = self.suite_in(intent.channel);
         let mut sound = Vec::new();
         let mut forged = false;
         for ClaimedKeyPackage { device, package, .. } in claimed {
