@@ -107,7 +107,7 @@ impl Member for Ours {
         let key = DeviceKey::generate(backend, &mut entropy);
         let id = DeviceId(entropy.array());
         let record = DeviceRecord::sign(backend, &account, id, key.public(), 1, WALL);
-        let local = LocalDevice { key, record };
+        let local = LocalDevice::new(key, record);
         let device = Device { backend, suite, number, local };
         Self::load(Saved { device, disks: Disks::default() })
     }
