@@ -219,7 +219,7 @@ impl Account {
 
     /// Registers the device that logged in.
     pub fn device_register(&mut self) -> Request {
-        let LocalDevice { key, record } = &self.local;
+        let (key, record) = (&self.local.key, &self.local.record);
         let secrets = EnvelopeSecrets::generate(&mut self.entropy);
         let envelope_keys = secrets.publish(BACKEND(), key, record.sender(), 1, self.wall);
         Request::DeviceRegister { record: record.clone(), envelope_keys }
@@ -306,5 +306,5 @@ fn device_of(key: &AccountKey, wall: UnixMillis, entropy: &mut Entropy) -> Local
     let device = DeviceId(entropy.array());
     let device_key = DeviceKey::generate(BACKEND(), entropy);
     let record = DeviceRecord::sign(BACKEND(), key, device, device_key.public(), 1, wall);
-    LocalDevice { key: device_key, record }
+    LocalDevice::new(device_key, record)
 }

@@ -229,7 +229,7 @@ impl Device {
         let key = DeviceKey::generate(backend, &mut entropy);
         let record = record(backend, &mut entropy, key.public());
         let packages = KeyPackages::restore(backend, Vec::new()).unwrap();
-        Self { backend, entropy, local: LocalDevice { key, record }, packages, group: None }
+        Self { backend, entropy, local: LocalDevice::new(key, record), packages, group: None }
     }
 
     fn sender(&self) -> Sender {

@@ -159,7 +159,7 @@ impl Identity {
     }
 
     pub(super) fn local(&self) -> Option<LocalDevice> {
-        Some(LocalDevice { key: self.device_key.clone(), record: self.device_record()? })
+        Some(LocalDevice::new(self.device_key.clone(), self.device_record()?))
     }
 }
 

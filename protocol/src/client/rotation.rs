@@ -46,7 +46,7 @@ struct Keys {
 
 impl Keys {
     fn local(&self) -> Option<LocalDevice> {
-        Some(LocalDevice { key: self.key.clone(), record: DeviceRecord::decode(&self.record)? })
+        Some(LocalDevice::new(self.key.clone(), DeviceRecord::decode(&self.record)?))
     }
 }
 
@@ -101,7 +101,7 @@ impl Client {
             identity.envelope_sequence.saturating_add(1),
             self.now.wall,
         );
-        let record = next.record;
+        let record = next.record.clone();
         self.call(Call::Rotate, Request::DeviceRegister { record, envelope_keys });
     }
 

@@ -12,7 +12,7 @@ use openmls::prelude::{
 use super::data::GroupData;
 use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
 use super::provider::{Crypto, Provider};
-use super::rules::{self, Before, invalid};
+use super::rules::{self, Before, Verdict, invalid};
 use super::{Context, MlsError, encode, key_package, parallel, signer};
 use crate::crypto::identity::Revocation;
 use crate::env::UnixMillis;
@@ -134,7 +134,7 @@ impl Group {
         let messages = built.map_err(refused)?.stage_commit(&provider).map_err(refused)?;
         let (commit, welcome, group_info) = messages.into_messages();
         let group_info = group_info.ok_or_else(|| MlsError::Internal("no GroupInfo".to_owned()))?;
-        self.judge_own(cx.wall)?;
+        self.judged = Some(self.judge_own(cx.wall)?);
         Ok(Bundle {
             commit: encode(&commit)?,
             welcome: welcome.as_ref().map(encode).transpose()?,
@@ -149,7 +149,11 @@ impl Group {
         let no_commit = MlsError::Pending("there is no pending commit");
         self.step(|group| {
             let staged = group.mls.pending_commit().ok_or(no_commit)?;
-            let verdict = group.before_pending()?.judge(&group.own_sender(), staged)?;
+            // The commit and what it is judged by are what they were when it was made, if it was made since the last restart.
+            let verdict = match group.judged.take() {
+                Some(verdict) => verdict,
+                None => group.before_pending()?.judge(&group.own_sender(), staged)?,
+            };
             if staged.update_path_leaf_node().is_some() && group.meta.stale_leaf {
                 group.meta.stale_leaf = false;
                 group.save_meta();
@@ -164,6 +168,7 @@ impl Group {
 
     /// Another commit won: drops the pending one. Nothing happens if there is none.
     pub fn discard_pending(&mut self, _cx: Context<'_>) -> Result<(), MlsError> {
+        self.judged = None;
         self.step(|group| group.mls.clear_pending_commit(&group.overlay).map_err(internal))
     }
 
@@ -320,14 +325,14 @@ impl Group {
     }
 
     /// Judges the pending commit as the others will, so that what they would refuse is never sent.
-    fn judge_own(&self, wall: UnixMillis) -> Result<(), MlsError> {
+    fn judge_own(&self, wall: UnixMillis) -> Result<Verdict, MlsError> {
         let staged = self.mls.pending_commit();
         let staged = staged.ok_or_else(|| MlsError::Internal("no pending commit".to_owned()))?;
         let verdict = self.before_pending()?.judge(&self.own_sender(), staged)?;
         if verdict.added.iter().any(|added| added.expires <= wall) {
             return Err(MlsError::Expired);
         }
-        Ok(())
+        Ok(verdict)
     }
 }
 

@@ -13,25 +13,17 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::data::GroupData;
+pub use super::device::{LocalDevice, Parts};
 use super::overlay::Overlay;
-use super::rules::{self, Before};
+use super::rules::{self, Before, Verdict};
 use super::suite::Suite;
 use super::{MlsError, encode};
 use crate::crypto::Backend;
-use crate::crypto::identity::{DeviceKey, DeviceRecord, Revocation};
+use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::id::{ChannelId, Digest, GroupId, Sender};
 use crate::store::batch::{Op, Records};
 use crate::store::record;
 use crate::wire::message::ChannelKind;
-
-/// This device, as its groups know it: the key that signs and the record that its leaves carry.
-#[derive(Clone, Debug)]
-pub struct LocalDevice {
-    /// Signs.
-    pub key: DeviceKey,
-    /// Goes into every leaf.
-    pub record: DeviceRecord,
-}
 
 /// A new group.
 #[derive(Clone, Debug)]
@@ -164,6 +156,8 @@ pub struct Group {
     pub(super) records: BTreeMap<u32, DeviceRecord>,
     /// Who welcomed this device, right after it joined.
     pub(super) added_by: Option<Sender>,
+    /// How the pending commit was judged when it was made here; `None` after a restart.
+    pub(super) judged: Option<Verdict>,
     direct: Option<ChannelId>,
 }
 
@@ -295,7 +289,8 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
-        Ok(Self { backend, overlay, mls, meta, data, records, added_by: None, direct: None })
+        let (added_by, judged, direct) = (None, None, None);
+        Ok(Self { backend, overlay, mls, meta, data, records, added_by, judged, direct })
     }
 
     pub(super) fn save_meta(&self) {
@@ -325,6 +320,7 @@ impl Group {
 
     /// Takes over what OpenMLS's state says.
     pub(super) fn refresh(&mut self) -> Result<(), MlsError> {
+        self.judged = None;
         self.data = rules::check_context(self.mls.extensions())?;
         self.records = records_of(&self.mls)?;
         Ok(())

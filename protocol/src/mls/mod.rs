@@ -13,6 +13,7 @@ mod ahead;
 mod apply;
 pub mod commit;
 pub mod data;
+mod device;
 pub mod group;
 mod hashes;
 mod join;

@@ -25,7 +25,7 @@ use leaf::check_package;
 pub(super) use leaf::required_capabilities;
 pub(super) use leaf::{
     EXPIRY_EXTENSION, capabilities, check_context, check_first_key, check_key, check_leaf,
-    context_extensions, expiry, invalid, record_in,
+    check_next_leaf, context_extensions, expiry, invalid, record_in,
 };
 
 fn package_in(proposal: &QueuedProposal) -> Option<&KeyPackage> {
@@ -343,9 +343,10 @@ impl Before<'_> {
         Some(data)
     }
 
-    /// The record of a leaf that replaces one of the same device: the same record, or a later one.
+    /// The record of a leaf that replaces one of the same device: the same record, which was verified when it came in,
+    /// or a later one.
     fn successor(&self, old: &DeviceRecord, new: &LeafNode) -> Result<DeviceRecord, MlsError> {
-        let new = check_leaf(self.backend, self.suite, new)?;
+        let new = check_next_leaf(self.backend, self.suite, new, Some(old))?;
         let same = (new.account, new.device) == (old.account, old.device);
         if same && (new == *old || new.sequence > old.sequence) {
             Ok(new)

@@ -4,8 +4,6 @@ use openmls::prelude::{BasicCredential, CredentialWithKey};
 use openmls_traits::signatures::{Signer, SignerError};
 use openmls_traits::types::SignatureScheme;
 
-use super::MlsError;
-use super::group::LocalDevice;
 use crate::crypto::Backend;
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 
@@ -30,22 +28,6 @@ impl Signer for LeafSigner<'_> {
 
     fn signature_scheme(&self) -> SignatureScheme {
         SignatureScheme::ED25519
-    }
-}
-
-impl LocalDevice {
-    pub(super) fn signer(&self, backend: Backend) -> LeafSigner<'_> {
-        LeafSigner::new(backend, &self.key)
-    }
-
-    /// The key and the record must belong together, or every member would refuse the leaf.
-    pub(super) fn check(&self, backend: Backend) -> Result<(), MlsError> {
-        let holds = self.record.verify(backend).is_ok();
-        if holds && self.record.device_key == self.key.public() {
-            Ok(())
-        } else {
-            Err(MlsError::Record)
-        }
     }
 }
 

@@ -9,6 +9,7 @@ mod hostile;
 mod keys;
 mod leaves;
 mod life;
+mod once;
 mod random;
 mod rejoin;
 mod revoked;

@@ -32,7 +32,7 @@ fn invented(account: AccountId, suite: Suite) -> (DeviceId, Bytes) {
     let wall = qpc_protocol::env::UnixMillis(1_800_000_000_000);
     let mut record = DeviceRecord::sign(backend, &forger, device, key.public(), 1, wall);
     // A package of the forger's own, as a client would make it, then moved to the other account.
-    let local = LocalDevice { key, record: record.clone() };
+    let local = LocalDevice::new(key, record.clone());
     let mut packages = KeyPackages::restore(backend, Vec::new()).unwrap();
     let cx = Context { backend, entropy: &mut entropy, wall };
     let mut package = packages.generate(cx, &local, suite, false).unwrap();

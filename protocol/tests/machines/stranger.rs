@@ -53,7 +53,7 @@ impl Stranger {
         };
         let replies = world.store.apply(&[StoreOp::CreateAccount(row), put]);
         assert!(matches!(replies.as_slice(), [StoreReply::Done, StoreReply::Told { .. }]));
-        Self { local: LocalDevice { key, record }, sender, entropy, alone: false }
+        Self { local: LocalDevice::new(key, record), sender, entropy, alone: false }
     }
 
     /// Begins a generation of a direct channel, whatever its id, and adds an account's devices to it.

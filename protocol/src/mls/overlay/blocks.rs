@@ -16,10 +16,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use self::reader::Reader;
 pub(super) use self::reader::Scattered;
+use self::reader::{Named, Reader};
 use super::members::{Exceptions, Members};
 use crate::id::Digest;
+use crate::mls::parallel;
 use crate::store::batch::Op;
 use crate::store::record;
 
@@ -251,13 +252,8 @@ impl Blocks {
         let leans = decoded.parts.iter().any(|part| matches!(part.shape, Shape::Members { .. }));
         let none = Tree { sum: Sum::default(), members: None };
         let tree = if leans { tree() } else { none };
-        let (mut all, mut sum) = (Vec::new(), Sum::default());
-        for scope in scopes {
-            for (name, block) in stored.take(scope) {
-                sum = sum.plus(Sum::of(name, &block));
-                all.push((name, block));
-            }
-        }
+        let all: Vec<_> = scopes.into_iter().flat_map(|scope| stored.take(scope)).collect();
+        let sum = sum_of(&all);
         let mut reader = Reader::new(all, tree.members);
         let mut cursors: BTreeMap<u32, (usize, u32)> = BTreeMap::new();
         let mut blocks = Self::default();
@@ -371,6 +367,20 @@ impl Sum {
         Self(core::array::from_fn(|lane| self.0[lane].wrapping_sub(other.0[lane])))
     }
 }
+
+/// The sum of blocks. What many of them have to be hashed for is shared by the cores.
+fn sum_of(blocks: &[Named]) -> Sum {
+    let of = |(name, block): &Named| Sum::of(*name, block);
+    let bytes: usize = blocks.iter().map(|(_, block)| block.len()).sum();
+    let sums = match bytes {
+        SHARED.. => parallel::each(blocks, of),
+        _ => blocks.iter().map(of).collect(),
+    };
+    sums.into_iter().fold(Sum::default(), Sum::plus)
+}
+
+/// From so many bytes on it pays to share the hashing of them.
+const SHARED: usize = 1 << 17;
 
 /// Collects what has to be written.
 struct Writer {

@@ -121,14 +121,28 @@ pub(in crate::mls) fn check_leaf(
     suite: Suite,
     leaf: &LeafNode,
 ) -> Result<DeviceRecord, MlsError> {
+    check_next_leaf(backend, suite, leaf, None)
+}
+
+/// The same for a leaf in the place of one whose record was verified when it came in. That very record, signature and
+/// all, is not verified again.
+pub(in crate::mls) fn check_next_leaf(
+    backend: Backend,
+    suite: Suite,
+    leaf: &LeafNode,
+    verified: Option<&DeviceRecord>,
+) -> Result<DeviceRecord, MlsError> {
     let record = record_in(leaf)?;
     if leaf.signature_key().as_slice() != record.device_key {
         return Err(MlsError::Record);
     }
-    record.verify(backend).map_err(|_| MlsError::Record)?;
-    let (has, ours) = (leaf.capabilities(), capabilities());
+    if verified != Some(&record) {
+        record.verify(backend).map_err(|_| MlsError::Record)?;
+    }
+    let has = leaf.capabilities();
+    let suites = Suite::ALL.map(|suite| suite.ciphersuite().into());
     let able = has.versions().contains(&ProtocolVersion::Mls10)
-        && ours.ciphersuites().iter().all(|suite| has.ciphersuites().contains(suite))
+        && suites.iter().all(|suite| has.ciphersuites().contains(suite))
         && EXTENSIONS.iter().all(|extension| has.extensions().contains(extension))
         && PROPOSALS.iter().all(|proposal| has.proposals().contains(proposal))
         && CREDENTIALS.iter().all(|credential| has.credentials().contains(credential));

@@ -99,7 +99,7 @@ fn a_known_signature_is_that_one_and_no_other() {
     let crypto = Crypto::verifier(portable());
     let tree = tree(Suite::Classical);
     crypto.know(Verified::of_tree(portable(), GROUP.as_bytes(), &tree));
-    let key = device(1).local.key;
+    let key = device(1).local.key.clone();
     let signature = key.sign(portable(), b"content");
     let verify = |content: &[u8], public: &[u8], signature: &[u8]| {
         crypto.verify_signature(SignatureScheme::ED25519, content, public, signature)

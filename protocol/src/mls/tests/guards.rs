@@ -164,7 +164,7 @@ fn a_plain_member_cannot_add_others_unless_the_group_is_open() {
     devices[1].join(bundle.welcome.as_ref().unwrap(), &tree).unwrap();
     let package = dave.package(Suite::Classical, false);
     let bundle = devices[1].commit(&adding(&[package])).unwrap();
-    assert_eq!(founder.follow(&bundle.commit).unwrap().added, [dave.local.record]);
+    assert_eq!(founder.follow(&bundle.commit).unwrap().added, [dave.local.record.clone()]);
 }
 
 /// A member whose own machine lets it do anything, in a direct channel: the other refuses it, whoever is server.
@@ -290,8 +290,7 @@ fn what_a_plan_cannot_mean_is_refused() {
     let twice: [_; 2] = core::array::from_fn(|_| dave.package(Suite::Classical, false));
     let twice = adding(&twice);
     assert!(matches!(devices[0].commit(&twice), Err(MlsError::Invalid(_))));
-    let wrong =
-        LocalDevice { key: dave.local.key.clone(), record: devices[0].local.record.clone() };
+    let wrong = LocalDevice::new(dave.local.key.clone(), devices[0].local.record.clone());
     let plan = Plan { rotate: Some(wrong), ..Plan::default() };
     assert_eq!(devices[0].commit(&plan), Err(MlsError::Record));
     devices[0].commit(&Plan::default()).unwrap();

@@ -27,7 +27,7 @@ fn forge_package(
 ) -> KeyPackage {
     let overlay = Overlay::default();
     let provider = Provider::new(device.backend, &mut device.entropy, &overlay);
-    let local = LocalDevice { key: key.clone(), record: record.clone() };
+    let local = LocalDevice::new(key.clone(), record.clone());
     let mut credential = signer::credential(record);
     credential.signature_key = key.public().to_vec().into();
     let mut builder = KeyPackage::builder()
@@ -124,12 +124,16 @@ fn a_leaf_stays_with_its_device() {
     let (mut world, mut devices) = three();
     let backend = devices[1].backend;
     let (mine, theirs) = (devices[1].local.clone(), devices[2].local.record.clone());
-    // Another device's record; an own one that goes back; one more device in the place of this one.
+    // Another device's record; an own one that goes back; one more device in the place of this one; a later one that the
+    // account did not sign.
     let key = DeviceKey::generate(backend, &mut devices[1].entropy);
     let sign = |device, sequence| {
         DeviceRecord::sign(backend, &devices[1].account, device, key.public(), sequence, START)
     };
+    let mut unsigned = sign(mine.record.device, 9);
+    unsigned.signature[0] ^= 1;
     let records = [
+        unsigned,
         theirs,
         sign(mine.record.device, 0),
         sign(mine.record.device, 1),
@@ -137,7 +141,7 @@ fn a_leaf_stays_with_its_device() {
     ];
     for record in records {
         let forged = {
-            let next = LocalDevice { key: key.clone(), record: record.clone() };
+            let next = LocalDevice::new(key.clone(), record.clone());
             forge_rotation(&mut devices[1], &next)
         };
         assert_eq!(refused(&mut world, &mut devices, 1, &forged), MlsError::Record);

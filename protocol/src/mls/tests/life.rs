@@ -204,7 +204,7 @@ fn a_device_gets_a_new_key_and_record() {
             2,
             devices[1].wall,
         );
-        let next = LocalDevice { key, record: record.clone() };
+        let next = LocalDevice::new(key, record.clone());
         let plan = Plan { rotate: Some(next.clone()), ..Plan::default() };
         let bundle = devices[1].commit(&plan).unwrap();
         let before = devices[1].send(b"with the old key").unwrap();

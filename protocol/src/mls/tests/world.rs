@@ -80,7 +80,7 @@ impl Device {
             entropy,
             wall: START,
             account,
-            local: LocalDevice { key, record },
+            local: LocalDevice::new(key, record),
             packages: KeyPackages::restore(backend, Vec::new()).unwrap(),
             package_disk: Disk::default(),
             group: None,

@@ -99,7 +99,7 @@ impl Device {
         Self {
             username: username(name),
             account,
-            local: LocalDevice { key, record },
+            local: LocalDevice::new(key, record),
             entropy,
             tokens: None,
             packages: KeyPackages::restore(backend(), Vec::new()).unwrap(),

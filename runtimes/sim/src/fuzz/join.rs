@@ -41,7 +41,7 @@ fn device(entropy: &mut Entropy) -> LocalDevice {
     let key = DeviceKey::generate(backend, entropy);
     let (id, since) = (DeviceId(entropy.array()), UnixMillis(START));
     let record = DeviceRecord::sign(backend, &account, id, key.public(), 1, since);
-    LocalDevice { key, record }
+    LocalDevice::new(key, record)
 }
 
 impl Invitation {

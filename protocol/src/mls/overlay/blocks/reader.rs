@@ -80,7 +80,7 @@ impl Reader {
 }
 
 /// A block and its name.
-type Named = (Name, Zeroizing<Vec<u8>>);
+pub(super) type Named = (Name, Zeroizing<Vec<u8>>);
 
 /// Blocks as they are read, by scope.
 #[derive(Default)]

@@ -41,3 +41,18 @@ proptest! {
         prop_assert!(cut(&all).differing(&cut(&all)).is_empty());
     }
 }
+
+#[test]
+fn many_blocks_have_the_sum_of_each() {
+    let block = |at: u32| ((7, 1, at), Zeroizing::new(at.to_be_bytes().repeat(256)));
+    for many in [0, 1, 9, 300] {
+        let blocks: Vec<_> = (0..many).map(block).collect();
+        let each = blocks.iter().map(|(name, block)| Sum::of(*name, block));
+        assert!(sum_of(&blocks) == each.fold(Sum::default(), Sum::plus));
+    }
+    let blocks: Vec<_> = (0..300).map(block).collect();
+    assert!(blocks.iter().map(|(_, block)| block.len()).sum::<usize>() >= SHARED);
+    let mut wrong = blocks.clone();
+    wrong[299].1[0] ^= 1;
+    assert!(sum_of(&blocks) != sum_of(&wrong));
+}
