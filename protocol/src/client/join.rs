@@ -69,7 +69,9 @@ impl Client {
         }
         let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
         if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
-            return Welcome::Pass(None);
+            // Whoever comes back by itself may overtake the welcome of one who has added it anew.
+            let came_back = channel.fall.last.0 > 0;
+            return Welcome::Pass((!came_back).then_some("a welcome to an epoch that is over"));
         }
         if founding || channel.inbox {
             return Welcome::Pass(Some("a welcome to a channel of this device's own"));
