@@ -189,6 +189,7 @@ impl Town {
             stretching: STRETCHING,
             insecure_plain: false,
             auto_connect: true,
+            propose_first: false,
             update: UpdatePolicy::default(),
         };
         let entropy = self.rng.fork();

@@ -42,7 +42,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn options(&self, auto_connect: bool) -> Result<ClientOptions, Problem> {
+    fn options(&self, terms: Terms) -> Result<ClientOptions, Problem> {
         let address: Address = self
             .address
             .parse()
@@ -63,11 +63,18 @@ impl Server {
             server: Target(address.to_string()),
             stretching: Stretching::default(),
             insecure_plain: false,
-            auto_connect,
-            update: UpdatePolicy::default(),
+            auto_connect: terms.connect,
+            propose_first: proposes_first(),
+            update: terms.update,
         };
         Ok(ClientOptions { trust, connect_time: CONNECT_TIME, ..ClientOptions::new(config) })
     }
+}
+
+/// Whether a test wants its process to propose who is to be added or removed, as after lost races. Read in builds with
+/// debug assertions only.
+fn proposes_first() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("QPC_PROPOSE_FIRST").is_some()
 }
 
 /// How a session is opened.
@@ -78,6 +85,8 @@ pub(crate) struct Terms {
     pub(crate) timeout: Duration,
     /// Connect by itself and stay connected.
     pub(crate) connect: bool,
+    /// When the device's leaves get fresh keys by themselves.
+    pub(crate) update: UpdatePolicy,
 }
 
 /// A device at work.
@@ -111,7 +120,7 @@ impl Session {
         server: &Server,
         terms: Terms,
     ) -> Result<Self, Problem> {
-        let options = server.options(terms.connect)?;
+        let options = server.options(terms)?;
         let address = options.config.server.0.clone();
         let (handle, events) = open(options, store).map_err(|error| match error {
             OpenError::Store(fault) => fault.into(),

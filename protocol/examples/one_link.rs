@@ -65,9 +65,8 @@ fn start(world: &mut World, folder: &Path, name: &str) -> Done<usize> {
         let ops: Vec<Op> = serde_json::from_str(line)?;
         ops.into_iter().for_each(|op| op.apply(&mut records));
     }
-    let (backend, server) = (portable(), Target("the other end of the pair".into()));
-    let ((stretching, update), insecure_plain, auto_connect) = (Default::default(), true, true);
-    let config = Config { backend, server, stretching, insecure_plain, auto_connect, update };
+    let server = Target("the other end of the pair".into());
+    let config = Config { insecure_plain: true, ..Config::new(portable(), server) };
     let all = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
     let client = Client::restore(config, all.read(&records), entropy()?, now())?;
     let links = [LinkId(0), LinkId(world.devices.len() as u64)]; // a server's runtime draws its own

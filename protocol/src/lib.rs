@@ -12,7 +12,7 @@
 //!
 //! ```
 //! use std::collections::BTreeMap;
-//! use qpc_protocol::client::{Client, Config, DIRECTORY, Stretching, UpdatePolicy, event::Event};
+//! use qpc_protocol::client::{Client, Config, DIRECTORY, Stretching, event::Event};
 //! use qpc_protocol::crypto::portable;
 //! use qpc_protocol::env::{Entropy, Now, UnixMillis};
 //! use qpc_protocol::io::{Binding, BindingKind, ConnId, Input, LinkId, Links, Output, Page, Target, Transport};
@@ -26,12 +26,9 @@
 //! // A machine starts from the small records under `DIRECTORY`; it asks for the others when it needs them.
 //! let directory = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX }.read(&disk);
 //! let config = Config {
-//!     backend: portable(),
-//!     server: Target("in memory".into()),
 //!     stretching: Stretching { memory_kib: 8, passes: 1, lanes: 1 }, // a page's; people get the default
 //!     insecure_plain: true, // this stream has no encryption of its own
-//!     auto_connect: true,
-//!     update: UpdatePolicy::default(),
+//!     ..Config::new(portable(), Target("in memory".into()))
 //! };
 //! let mut client = Client::restore(config, directory, Entropy::from_seed([1; 32]), now)?;
 //!

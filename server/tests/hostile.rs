@@ -8,18 +8,29 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use qpc_protocol::error::CloseCode;
 use qpc_protocol::io::LinkRole;
+use qpc_protocol::limits::LINKS_PER_CONNECTION;
 use qpc_protocol::wire::frame::encode;
 use qpc_protocol::wire::message::{Body, Frame, Request};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
+use quinn_proto::congestion::NewRenoConfig;
+use quinn_proto::{self as proto, DatagramEvent, Dir, Event, StreamId, TransportConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// Links that a connection may open.
+const LINKS: usize = LINKS_PER_CONNECTION;
+/// Fragments on each link: below the 1,024 that quinn closes a connection for.
+const FRAGMENTS: usize = 1_000;
+/// What they may cost the server in all, in KiB. Their datagrams, if it kept them, would be over 20 MiB.
+const MOST: u64 = 10 * 1024;
 
 /// A server process, killed with the test.
 struct Program(Child, SocketAddr);
@@ -52,6 +63,13 @@ impl Program {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let address = line["listen"].as_str().unwrap().parse().unwrap();
         Self(child, address)
+    }
+
+    /// Its resident memory in KiB.
+    fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// What it logged, after a peaceful end.
@@ -112,7 +130,7 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-async fn connect(to: SocketAddr, alpn: &[u8]) -> Result<Connection, ConnectionError> {
+fn client_config(alpn: &[u8]) -> ClientConfig {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -121,10 +139,23 @@ async fn connect(to: SocketAddr, alpn: &[u8]) -> Result<Connection, ConnectionEr
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         .with_no_client_auth();
     tls.alpn_protocols = vec![alpn.to_vec()];
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
+async fn connect(to: SocketAddr, alpn: &[u8]) -> Result<Connection, ConnectionError> {
     let mut endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let tls = QuicClientConfig::try_from(tls).unwrap();
-    endpoint.set_default_client_config(ClientConfig::new(Arc::new(tls)));
+    endpoint.set_default_client_config(client_config(alpn));
     endpoint.connect(to, "localhost").unwrap().await
+}
+
+/// A link is opened and a call answered.
+async fn is_served(to: SocketAddr) {
+    let connection = connect(to, b"qpc/1").await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let hello = [frame(Body::Open(LinkRole::Calls)), frame(Body::Request(Request::Hello))].concat();
+    send.write_all(&hello).await.unwrap();
+    let mut answer = [0; 64];
+    receive.read_exact(&mut answer).await.unwrap();
 }
 
 fn frame(body: Body) -> Vec<u8> {
@@ -192,12 +223,7 @@ fn what_is_not_our_protocol_is_turned_away_and_the_server_goes_on() {
         assert_eq!(code_after(to, &broken).await, malformed);
 
         // Others are served meanwhile and after.
-        let connection = connect(to, b"qpc/1").await.unwrap();
-        let (mut send, mut receive) = connection.open_bi().await.unwrap();
-        let hello = [open, frame(Body::Request(Request::Hello))].concat();
-        send.write_all(&hello).await.unwrap();
-        let mut answer = [0; 64];
-        receive.read_exact(&mut answer).await.unwrap();
+        is_served(to).await;
     });
     let log = program.end();
     assert!(!log.contains("panic"), "{log}");
@@ -211,4 +237,136 @@ fn what_is_not_our_protocol_is_turned_away_and_the_server_goes_on() {
     ] {
         assert!(log.contains(why), "no {why} in {log}");
     }
+}
+
+/// A peer whose packets are sent or not as the test likes. It is not told what arrived, so it sends nothing again.
+struct ByHand {
+    socket: UdpSocket,
+    endpoint: proto::Endpoint,
+    handle: proto::ConnectionHandle,
+    connection: proto::Connection,
+    /// Packets sent since the last one that came.
+    unheard: usize,
+    /// What came and was not taken in.
+    heard: Vec<Vec<u8>>,
+}
+
+impl ByHand {
+    fn connect(to: SocketAddr) -> Self {
+        let mut config = client_config(b"qpc/1");
+        let mut transport = TransportConfig::default();
+        let mut no_congestion = NewRenoConfig::default();
+        no_congestion.initial_window(u32::MAX.into());
+        // Each fragment comes in a datagram that is as large as it may be.
+        transport.pad_to_mtu(true).congestion_controller_factory(Arc::new(no_congestion));
+        config.transport_config(Arc::new(transport));
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(to).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut endpoint = proto::Endpoint::new(Arc::default(), None, false, None);
+        let (handle, connection) =
+            endpoint.connect(Instant::now(), config, to, "localhost").unwrap();
+        let mut peer = Self { socket, endpoint, handle, connection, unheard: 0, heard: Vec::new() };
+        while !matches!(peer.connection.poll(), Some(Event::Connected)) {
+            while peer.transmit(true) {}
+            peer.wait();
+            peer.hear();
+        }
+        while peer.transmit(true) {}
+        peer
+    }
+
+    /// Makes the next packet, and sends it or not; whether there was one.
+    fn transmit(&mut self, sent: bool) -> bool {
+        let mut packet = Vec::new();
+        let made = self.connection.poll_transmit(Instant::now(), 1, &mut packet).is_some();
+        if made && sent {
+            self.socket.send(&packet).unwrap();
+            self.unheard += 1;
+        }
+        made
+    }
+
+    /// Takes in what came.
+    fn hear(&mut self) {
+        let (now, from) = (Instant::now(), self.socket.peer_addr().unwrap());
+        for datagram in std::mem::take(&mut self.heard) {
+            let data = BytesMut::from(&datagram[..]);
+            let event = self.endpoint.handle(now, from, None, None, data, &mut Vec::new());
+            if let Some(DatagramEvent::ConnectionEvent(_, event)) = event {
+                self.connection.handle_event(event);
+            }
+        }
+        while let Some(event) = self.connection.poll_endpoint_events() {
+            if let Some(event) = self.endpoint.handle_event(self.handle, event) {
+                self.connection.handle_event(event);
+            }
+        }
+    }
+
+    /// Waits for a datagram, and keeps all that are there.
+    fn wait(&mut self) {
+        let mut buffer = [0; 2048];
+        let mut received = self.socket.recv(&mut buffer);
+        assert!(received.is_ok(), "nothing comes: {received:?}");
+        self.socket.set_nonblocking(true).unwrap();
+        while let Ok(length) = received {
+            self.heard.push(buffer[..length].to_vec());
+            received = self.socket.recv(&mut buffer);
+        }
+        self.socket.set_nonblocking(false).unwrap();
+        self.unheard = 0;
+    }
+
+    /// Writes so many single bytes in a packet each, and sends every other one.
+    fn fragments(&mut self, stream: StreamId, count: usize) {
+        for number in 0..2 * count {
+            assert_eq!(self.connection.send_stream(stream).write(b"x").unwrap(), 1);
+            while !self.transmit(number % 2 == 1) {}
+            // The server says what has come: no buffer on the way runs over.
+            if self.unheard > 100 {
+                self.wait();
+            }
+        }
+    }
+
+    /// Why the server has closed the connection; waits for it.
+    fn lost(&mut self) -> proto::ConnectionError {
+        loop {
+            self.hear();
+            while let Some(event) = self.connection.poll() {
+                if let Event::ConnectionLost { reason } = event {
+                    return reason;
+                }
+            }
+            self.wait();
+        }
+    }
+}
+
+/// quinn CVE-2026-25800, RUSTSEC-2026-0185: memory of fragments out of order.
+#[test]
+fn regression_06_streams_full_of_gaps_cost_the_server_little_and_are_closed_in_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(&dir.path().join("data"));
+    let to = program.1;
+    smol::block_on(is_served(to));
+    let before = program.memory();
+    let mut peer = ByHand::connect(to);
+    let streams: Vec<_> =
+        (0..LINKS).map(|_| peer.connection.streams().open(Dir::Bi).unwrap()).collect();
+    for stream in &streams {
+        peer.fragments(*stream, FRAGMENTS);
+    }
+    let grown = program.memory().saturating_sub(before);
+    eprintln!("{} fragments: {grown} KiB more", LINKS * FRAGMENTS);
+    assert!(grown < MOST, "{grown} KiB");
+    smol::block_on(is_served(to));
+
+    peer.fragments(streams[0], FRAGMENTS / 10);
+    let lost = peer.lost();
+    assert!(matches!(lost, proto::ConnectionError::ConnectionClosed(_)), "{lost:?}");
+    assert!(program.memory().saturating_sub(before) < MOST);
+    smol::block_on(is_served(to));
+    assert!(!program.end().contains("panic"));
 }

@@ -220,6 +220,7 @@ fn client(address: &Address) -> (ClientHandle, Receiver<Event>) {
         stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
         insecure_plain: false,
         auto_connect: true,
+        propose_first: false,
         update: UpdatePolicy::default(),
     };
     let mut options = ClientOptions::new(config);

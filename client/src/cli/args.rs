@@ -6,8 +6,10 @@ mod trust;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use qpc_protocol::client::UpdatePolicy;
 
 pub(super) use account::{DevicesVerb, KeysVerb};
 pub(super) use group::{GroupProfile, GroupVerb, Invited, NewGroup, NewRole};
@@ -107,9 +109,24 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "SECONDS", default_value = "15",
         value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub(super) timeout: u64,
+    /// Days after which this device gives itself fresh keys in a group.
+    #[arg(long, global = true, value_name = "DAYS", env = "QPC_UPDATE_DAYS", hide_env_values = true,
+        default_value = "7", value_parser = clap::value_parser!(u64).range(1..=365))]
+    pub(super) update_days: u64,
+    /// Messages and other entries of a group's log after which it does so earlier.
+    #[arg(long, global = true, value_name = "COUNT", env = "QPC_UPDATE_ENTRIES", hide_env_values = true,
+        default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(super) update_entries: u64,
     /// Print JSON, one object per line.
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+impl Global {
+    pub(super) fn update(&self) -> UpdatePolicy {
+        let age = Duration::from_secs(self.update_days.saturating_mul(24 * 60 * 60));
+        UpdatePolicy { age, entries: self.update_entries }
+    }
 }
 
 /// What to do.

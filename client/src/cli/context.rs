@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use qpc_protocol::client::UpdatePolicy;
 use qpc_protocol::client::event::{GroupSummary, Outcome};
 use qpc_protocol::wire::message::{ChannelKind, Username};
 use smol::future;
@@ -28,6 +29,7 @@ pub(super) struct Context {
     key_file: Option<PathBuf>,
     pub(super) passwords: Source,
     timeout: Duration,
+    update: UpdatePolicy,
 }
 
 /// How far a registration or login has come in a home.
@@ -51,6 +53,7 @@ impl Context {
         Self {
             output,
             verb,
+            update: global.update(),
             home: global.home,
             server: global.server,
             ca: global.ca,
@@ -68,7 +71,7 @@ impl Context {
     }
 
     fn terms(&self, connect: bool) -> Terms {
-        Terms { output: self.output, timeout: self.timeout, connect }
+        Terms { output: self.output, timeout: self.timeout, connect, update: self.update }
     }
 
     /// The server that was named, else the one that the home remembers.

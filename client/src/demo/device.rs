@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, GroupSummary, Outcome};
+use qpc_protocol::client::{Client, UpdatePolicy};
 use qpc_protocol::env::Now;
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
@@ -61,7 +61,12 @@ impl Device {
         let store = home.unlock(&secret)?;
         let server = Server { address: server.to_owned(), ca: None };
         // A warning would be a defect: `take` makes it one.
-        let terms = Terms { output: Output::silent(), timeout: PATIENCE, connect: true };
+        let terms = Terms {
+            output: Output::silent(),
+            timeout: PATIENCE,
+            connect: true,
+            update: UpdatePolicy::default(),
+        };
         let session = Session::start(Some(home), Box::new(store), &server, terms)?;
         Ok(Self {
             name: name.to_owned(),

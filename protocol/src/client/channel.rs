@@ -132,6 +132,8 @@ pub(super) struct Channel {
     pub fall: Fall,
     /// Its group has ended by a reset: this device waits for a welcome to the next.
     pub ended: Option<Ended>,
+    /// What the server shows behind that end was looked at on this connection.
+    pub end_checked: bool,
     /// The group as it is once the log shows the commit that this device comes back by.
     pub spare: Slot,
     /// What such a commit is made from, as far as it is here.
@@ -186,6 +188,7 @@ impl Channel {
             used: 0,
             fall: Fall::default(),
             ended: None,
+            end_checked: false,
             spare: Slot::None,
             rejoining: None,
             rejoin_at: None,
@@ -268,6 +271,7 @@ impl Channel {
         self.rejoin_at = None;
         self.rejoin_off = false;
         self.stuck = self.is_blind();
+        self.end_checked = false;
         self.checked_for = 0;
         // The log itself says which epoch it is, once it was read to its head.
         self.need_epoch = 0;
@@ -284,6 +288,11 @@ impl Channel {
     /// Whether nothing of the log is of use.
     pub(super) fn is_blind(&self) -> bool {
         self.ended.is_some() || self.fall.is_blind()
+    }
+
+    /// Whether the log is asked for only to see whether it goes on without the end of the group.
+    pub(super) fn checks_end(&self) -> bool {
+        self.ended.is_some() && !self.end_checked
     }
 
     /// Whether the group's log cannot be read on with the state that is here.

@@ -16,7 +16,7 @@ use crate::env::Now;
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, GroupId, MessageId};
 use crate::io::{Page, Ticket};
-use crate::limits::{CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
+use crate::limits::{COMMIT_LOSSES, CONTENT_BYTES, GROUP_NAME_BYTES, OUTBOX, TICKETS};
 use crate::mls::Context;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Founding, Group, NewGroup};
@@ -150,7 +150,9 @@ impl Client {
         self.need_session()?;
         self.need_member(channel)?;
         let ticket = self.next_ticket();
-        self.store_intent(ticket, Intent { channel, want, losses: 0 });
+        let proposed = matches!(want, Want::Add { .. } | Want::Remove { .. });
+        let losses = if proposed && self.config.propose_first { COMMIT_LOSSES } else { 0 };
+        self.store_intent(ticket, Intent { channel, want, losses });
         Ok(ticket)
     }
 

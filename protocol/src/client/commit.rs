@@ -99,7 +99,17 @@ impl Client {
         }
     }
 
-    /// Adds what an intent wants to a plan. What is true already is done; what cannot come true fails.
+    fn present(&mut self, id: ChannelId, account: AccountId) -> Option<Present> {
+        self.with_group(id, |group, _| Present {
+            epoch: group.epoch(),
+            suite: group.suite(),
+            members: group.members().iter().map(|m| m.record.sender()).collect(),
+            may_change: group.data().may_change(account),
+            proposals: group.has_proposals(),
+        })
+    }
+
+    /// Adds what an intent wants to a plan; whether it did. What is true already is done; what cannot come true fails.
     fn plan_intent(
         &mut self,
         id: ChannelId,
@@ -113,99 +123,109 @@ impl Client {
         let (Some(intent), Some(me)) = (self.intents.get(&ticket).cloned(), self.me()) else {
             return false;
         };
-        let Some(present) = self.with_group(id, |group, _| Present {
-            epoch: group.epoch(),
-            suite: group.suite(),
-            members: group.members().iter().map(|m| m.record.sender()).collect(),
-            may_change: group.data().may_change(me.account),
-            proposals: group.has_proposals(),
-        }) else {
-            return false;
-        };
-        let losses = intent.losses;
-        let is_true = match intent.want {
+        let Some(present) = self.present(id, me.account) else { return false };
+        let of = (id, ticket, intent.losses);
+        match intent.want {
             Want::Add { account, packages: Some(packages), .. } => {
-                if self.waits_for_the_other(id, account, &present.members, plan) {
-                    return false;
-                }
-                return self.plan_add((id, ticket, losses), packages, &present, plan, devices);
+                !self.waits_for_the_other(id, account, &present.members, plan)
+                    && self.plan_add(of, packages, &present, plan, devices)
             }
             // Never published as a proposal: a welcome by one who is no admin is not followed.
             Want::Return { packages: Some(packages), .. } => {
-                if self.is_asking_back(id) {
-                    return false;
-                }
-                return self.plan_add((id, ticket, 0), packages, &present, plan, devices);
+                !self.is_asking_back(id)
+                    && self.plan_add((id, ticket, 0), packages, &present, plan, devices)
             }
             Want::Admit { device, .. }
                 if device.account != me.account && !present.may_change && !is_direct(id) =>
             {
                 self.drop_intent(ticket);
-                return false;
+                false
             }
             Want::Admit { device, package: Some(package) } => {
-                if present.members.contains(&device) {
-                    self.fulfil(ticket, Outcome::Epoch(present.epoch));
-                    return false;
-                }
-                let checked = check(self.config.backend, &package, self.now.wall);
-                if checked.map(|checked| checked.suite) != Ok(present.suite) {
-                    self.claim_again(ticket);
-                    return false;
-                }
-                if devices.insert(device) {
-                    plan.adds.push(package);
-                }
-                return true;
+                self.plan_admission(ticket, (device, package), &present, plan, devices)
             }
             Want::Expel { revocation } => {
-                let revocation = Revocation::decode(&revocation);
-                let is_member = |of: &Revocation| present.members.contains(&of.sender());
-                let member = revocation.filter(is_member);
-                let Some(revocation) = member.filter(|revoked| revoked.sender() != me) else {
-                    self.fulfil(ticket, Outcome::Epoch(present.epoch));
-                    return false;
-                };
-                let turn = self.has_turn(id, ticket);
-                if turn {
-                    plan.revoked.push(revocation);
-                }
-                return turn;
+                self.plan_expulsion(id, ticket, &revocation, &present, plan)
             }
             // A change of roles goes first, and alone: it may decide whether this one is allowed.
-            Want::Remove { .. } if plan.data.is_some() => return false,
-            Want::Remove { account } => {
-                return self.plan_remove((id, ticket, losses), (account, me), present, plan);
+            Want::Remove { .. } if plan.data.is_some() => false,
+            Want::Remove { account } => self.plan_remove(of, (account, me), present, plan),
+            Want::Describe { change, .. } => self.plan_profile(id, ticket, &change, plan),
+            Want::SetRole { account, role } => self.plan_role(id, ticket, (account, role), plan),
+            Want::Update => {
+                plan.update = true;
+                true
             }
-            Want::Update => false,
-            Want::Renew => !self.wants_renewal(id),
-            Want::Rotate => self.key_for(id).is_none(),
-            Want::Flush => !present.proposals,
+            Want::Renew if self.wants_renewal(id) => {
+                plan.update = true;
+                true
+            }
+            Want::Rotate if self.key_for(id).is_some() => true,
+            // Others' proposals have their turn; but whoever has something else to commit takes them along.
+            Want::Flush if present.proposals => {
+                self.channels.get(&id).is_none_or(|channel| channel.flush_at.is_none())
+            }
+            Want::Renew | Want::Rotate | Want::Flush => {
+                self.fulfil(ticket, Outcome::Epoch(present.epoch));
+                false
+            }
             Want::Leave | Want::LeaveAgain => {
                 self.propose_leave(id, ticket);
-                return false;
-            }
-            Want::Describe { change, .. } => {
-                return self.plan_profile(id, ticket, &change, plan);
-            }
-            Want::SetRole { account, role } => {
-                return self.plan_role(id, ticket, (account, role), plan);
+                false
             }
             Want::Add { .. }
             | Want::Admit { .. }
             | Want::Found { .. }
             | Want::Rejoin
             | Want::Reset { .. }
-            | Want::Return { .. } => return false,
-        };
-        if is_true {
+            | Want::Return { .. } => false,
+        }
+    }
+
+    fn plan_admission(
+        &mut self,
+        ticket: Ticket,
+        (device, package): (Sender, Vec<u8>),
+        present: &Present,
+        plan: &mut Plan,
+        devices: &mut BTreeSet<Sender>,
+    ) -> bool {
+        if present.members.contains(&device) {
             self.fulfil(ticket, Outcome::Epoch(present.epoch));
             return false;
         }
-        plan.update |= matches!(intent.want, Want::Update | Want::Renew);
-        // Not its turn to commit others' proposals yet; but whoever has something else to commit takes them along.
-        let early = self.channels.get(&id).is_some_and(|channel| channel.flush_at.is_some());
-        !(early && matches!(intent.want, Want::Flush))
+        let checked = check(self.config.backend, &package, self.now.wall);
+        if checked.map(|checked| checked.suite) != Ok(present.suite) {
+            self.claim_again(ticket);
+            return false;
+        }
+        if devices.insert(device) {
+            plan.adds.push(package);
+        }
+        true
+    }
+
+    fn plan_expulsion(
+        &mut self,
+        id: ChannelId,
+        ticket: Ticket,
+        revocation: &[u8],
+        present: &Present,
+        plan: &mut Plan,
+    ) -> bool {
+        let revoked = Revocation::decode(revocation);
+        let is_another = |of: &Revocation| {
+            present.members.contains(&of.sender()) && Some(of.sender()) != self.me()
+        };
+        let Some(revocation) = revoked.filter(is_another) else {
+            self.fulfil(ticket, Outcome::Epoch(present.epoch));
+            return false;
+        };
+        let turn = self.has_turn(id, ticket);
+        if turn {
+            plan.revoked.push(revocation);
+        }
+        turn
     }
 
     fn plan_add(

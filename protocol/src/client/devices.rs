@@ -262,6 +262,12 @@ impl Client {
         rank == 0
     }
 
+    /// Whether an intent has waited for what others are about to say; from the first call on it waits.
+    pub(super) fn has_waited(&mut self, ticket: Ticket, patience: Duration) -> bool {
+        let at = Some(self.now.mono + patience);
+        self.turns.entry(ticket).or_insert(Turn { at, tries: 0 }).at.is_none()
+    }
+
     /// How many of a group's members that count come before this device, in order of their leaves; at most [`TURNS`].
     /// `None` while the group is not in memory.
     pub(super) fn rank(&mut self, id: ChannelId, counts: impl Fn(Sender) -> bool) -> Option<u32> {

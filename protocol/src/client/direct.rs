@@ -19,7 +19,8 @@ use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
-use crate::mls::group::{Founding, Plan};
+use crate::mls::MlsError;
+use crate::mls::group::{Founding, Group, Plan};
 use crate::mls::suite::Suite;
 use crate::wire::message::ChannelKind;
 
@@ -34,7 +35,7 @@ pub(super) fn is_open(id: ChannelId, row: &ChannelRow) -> bool {
 }
 
 /// Whether all of these accounts are the own one or the one that the channel is shared with.
-pub(super) fn is_between(
+fn is_between(
     id: ChannelId,
     own: AccountId,
     mut accounts: impl Iterator<Item = AccountId>,
@@ -43,6 +44,18 @@ pub(super) fn is_between(
 }
 
 impl Client {
+    /// Whether a group may be a channel's: a direct channel is for its two accounts, and both are its admins.
+    pub(super) fn suits(&self, id: ChannelId, group: &Group) -> Result<(), MlsError> {
+        group.data().check_for(id)?;
+        let members = group.members();
+        let accounts = members.iter().map(|member| member.record.account);
+        let own = self.me().map(|me| me.account);
+        if is_direct(id) && !own.is_some_and(|own| is_between(id, own, accounts)) {
+            return Err(MlsError::NotAllowed("a direct channel is for its two accounts"));
+        }
+        Ok(())
+    }
+
     /// Opens the direct channel with another account: answers at once if this device is in it, else founds it and
     /// adds all devices of both accounts. Of two who open it at once one founds it, and the other is done when it has
     /// joined. Until then the channel is unknown here, and nothing can be sent to it. If the other account founded it

@@ -5,6 +5,7 @@ use super::Client;
 use super::directory::{self, Ended};
 use super::event::{Event, Failed};
 use super::intent::Want;
+use super::net::Call;
 use super::rejoin::ENDED;
 use super::submission::{OutWhat, Says};
 use crate::id::{ChannelId, Sender};
@@ -13,7 +14,7 @@ use crate::mls::MlsError;
 use crate::mls::group::Group;
 use crate::server::op::reset_payload;
 use crate::store::batch::Op;
-use crate::wire::message::Entry;
+use crate::wire::message::{Entries, Entry, EntryKind, Request};
 
 impl Client {
     /// An entry of the log that tells of another generation; `false`: it is not believed, and asked for again.
@@ -67,6 +68,25 @@ impl Client {
         self.settle_blindness(id);
         self.stage_channel(id);
         self.event(Event::Reset { channel: id, generation, by });
+    }
+
+    /// What the server shows behind the end of a group. That is not read before there is a welcome; but if the log goes on
+    /// in the group that is over, or ends it once more, the end was made up, or this is: one of the two is no log of all.
+    pub(super) fn check_end(&mut self, entries: &Entries) {
+        let id = entries.channel;
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let (Some(ended), end) = (channel.ended, channel.row.cursor.seq()) else { return };
+        let Some(next) = entries.entries.iter().find(|entry| entry.seq > end) else { return };
+        let contradicted = match next.kind {
+            EntryKind::Reset => next.generation <= ended.generation,
+            _ => next.generation < ended.generation,
+        };
+        channel.end_checked = true;
+        channel.unsubscribe();
+        self.call(Call::Tell, Request::Unsubscribe { channel: id });
+        if contradicted {
+            self.event(Event::ForkDetected { channel: id, seq: end, by: None });
+        }
     }
 
     /// What was under way in the group before leads nowhere; what was wanted is wanted in the next. Content that was

@@ -43,7 +43,8 @@ impl Client {
         let online = self.phase() == Some(super::session::Phase::Online);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let wanted = channel.inbox || (channel.row.member && !self.founding.contains(&id));
-        let given_up = channel.stuck || channel.subscription != Subscription::None;
+        let of_no_use = channel.stuck && !channel.checks_end();
+        let given_up = of_no_use || channel.subscription != Subscription::None;
         // What waits is used up first: the server would send it again.
         let later = !channel.is_through();
         if !online || !wanted || given_up || later {
@@ -84,6 +85,11 @@ impl Client {
             channel.retry_at = Some(self.now.mono + pause(failure.retry_after_ms));
             return;
         }
+        if channel.ended.is_some() {
+            // There is nothing to see before the welcome.
+            channel.end_checked = true;
+            return;
+        }
         let seq = channel.row.cursor.seq();
         if channel.inbox && failure.code == ErrorCode::CursorInvalid && seq > 0 {
             // The server's log ends before what it showed once: welcomes are looked for from the start.
@@ -112,6 +118,9 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if !matches!(channel.subscription, Subscription::Asked | Subscription::Active) {
             return;
+        }
+        if channel.ended.is_some() {
+            return self.check_end(&entries);
         }
         self.dirty.insert(id);
         let mut last = channel.last_seq();
@@ -235,7 +244,12 @@ impl Client {
         self.check_promises(id);
         self.stage_channel(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.subscription == Subscription::Active && channel.at_head() && !channel.ready {
+        let ended = channel.ended.is_some();
+        if channel.subscription == Subscription::Active
+            && channel.at_head()
+            && !channel.ready
+            && !ended
+        {
             channel.ready = true;
             if channel.checked_for > 0 {
                 self.wake_inboxes();

@@ -1,7 +1,7 @@
 //! From a welcome in the inbox to a group: the ratchet tree is fetched beside it, checked, and joined.
 
 use super::channel::Slot;
-use super::direct::{is_between, is_direct};
+use super::direct::is_direct;
 use super::directory;
 use super::event::Event;
 use super::incoming::Incoming;
@@ -69,7 +69,9 @@ impl Client {
         }
         let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
         if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
-            return Welcome::Pass(None);
+            // Whoever comes back by itself may overtake the welcome of one who has added it anew.
+            let came_back = channel.fall.last.0 > 0;
+            return Welcome::Pass((!came_back).then_some("a welcome to an epoch that is over"));
         }
         if founding || channel.inbox {
             return Welcome::Pass(Some("a welcome to a channel of this device's own"));
@@ -142,16 +144,7 @@ impl Client {
             return Err(MlsError::Invalid("another epoch than the server named".into()));
         }
         let Some(by) = group.added_by() else { return Err(MlsError::Record) };
-        group.data().check_for(origin.channel)?;
-        if is_direct(origin.channel) {
-            let members = group.members();
-            let accounts = members.iter().map(|member| member.record.account);
-            let between =
-                self.me().is_some_and(|me| is_between(origin.channel, me.account, accounts));
-            if !between {
-                return Err(MlsError::NotAllowed("a direct channel is for its two accounts"));
-            }
-        }
+        self.suits(origin.channel, &group)?;
         self.judge_successor(origin.channel, generation, by, &group)?;
         self.adopt(origin, generation, by, group);
         Ok(())

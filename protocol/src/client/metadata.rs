@@ -5,6 +5,8 @@
 //! who join. What does not match the hash of the present context is not shown, so nothing older comes after
 //! something newer.
 
+use core::time::Duration;
+
 use zeroize::Zeroizing;
 
 use super::change::STAGGER;
@@ -12,7 +14,7 @@ use super::direct::is_direct;
 use super::event::{Event, Failed, GroupMetadata, Outcome};
 use super::intent::{Intent, Want};
 use super::submission::{OutItem, OutWhat, Says};
-use super::{Client, Ticket};
+use super::{Channel, Client, Ticket};
 use crate::crypto::{Aead, Backend};
 use crate::env::{Entropy, Now};
 use crate::error::{ErrorCode, Refused};
@@ -21,6 +23,9 @@ use crate::limits::{GROUP_DESCRIPTION_BYTES, GROUP_NAME_BYTES};
 use crate::mls::data::GroupData;
 use crate::mls::group::Plan;
 use crate::wire::message::Failure;
+
+/// The word on a profile follows the commit that names it at once, from whoever made that: this long a change waits for it.
+const WORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a group shows of itself, to its members alone.
 #[derive(Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -206,6 +211,30 @@ impl Client {
         None
     }
 
+    /// What a change of the profile is made from: the profile that the group's context names. While the word on it is on
+    /// its way the change waits; if it does not come, nobody can tell it, and there is nothing to start from.
+    fn profile_to_change(&mut self, id: ChannelId, ticket: Ticket) -> Option<Profile> {
+        let backend = self.config.backend;
+        let named = self.with_group(id, |group, _| group.data().metadata != Digest([0; 32]))?;
+        let known = self.channels.get(&id).and_then(Channel::present_profile);
+        let known = known.and_then(|metadata| metadata.open(backend));
+        if known.is_none() && named && !self.has_waited(ticket, WORD_PATIENCE) {
+            return None;
+        }
+        Some(known.unwrap_or_default())
+    }
+
+    /// What a group shows of itself is known: changes that waited for it go on.
+    fn wake_profile_changes(&mut self, id: ChannelId) {
+        for ticket in self.intents_of(id) {
+            let intent = self.intents.get(&ticket);
+            if intent.is_some_and(|intent| matches!(intent.want, Want::Describe { .. })) {
+                self.turns.remove(&ticket);
+                self.dirty.insert(id);
+            }
+        }
+    }
+
     /// Adds another profile to a plan, sealed anew with every try. One change of the group's data goes with one commit.
     pub(super) fn plan_profile(
         &mut self,
@@ -219,12 +248,12 @@ impl Client {
             return false;
         }
         let Some(mut data) = self.data_to_change(id, ticket) else { return false };
-        let backend = self.config.backend;
-        let before = self.channels.get(&id).and_then(|channel| channel.row.metadata.as_ref());
-        let before = before.and_then(|metadata| metadata.open(backend)).unwrap_or_default();
+        let Some(before) = self.profile_to_change(id, ticket) else { return false };
         let profile = change.apply(before);
-        let Some(sealed) = Metadata::seal(backend, &mut self.entropy, &profile) else {
-            // Its name has not arrived here yet, and no other is given.
+        let named = !profile.name.is_empty() || is_direct(id);
+        let sealed = Metadata::seal(self.config.backend, &mut self.entropy, &profile);
+        let Some(sealed) = sealed.filter(|_| named) else {
+            // Its name has not arrived here, and no other is given.
             self.fail_intent(ticket, Failed::Obsolete("the group needs a name"));
             return false;
         };
@@ -313,6 +342,7 @@ impl Client {
         channel.row.metadata = Some(metadata);
         channel.row_dirty = true;
         channel.tell_at = None;
+        self.wake_profile_changes(id);
         if new {
             self.stage_channel(id);
             self.event(Event::Metadata(GroupMetadata { channel: id, profile }));

@@ -104,6 +104,24 @@ pub struct Config {
     pub auto_connect: bool,
     /// When the keys of an own leaf are replaced without being asked.
     pub update: UpdatePolicy,
+    /// Publish who is to be added or removed as proposals at once, for the next committer, without trying a commit
+    /// first: for a link so slow that its commits come too late anyway.
+    pub propose_first: bool,
+}
+
+impl Config {
+    /// What people get: stretched as they should be, by an encrypted transport, connected by itself.
+    pub fn new(backend: Backend, server: Target) -> Self {
+        Self {
+            backend,
+            server,
+            stretching: Stretching::default(),
+            insecure_plain: false,
+            auto_connect: true,
+            update: UpdatePolicy::default(),
+            propose_first: false,
+        }
+    }
 }
 
 /// Cost of Argon2id (RFC 9106).

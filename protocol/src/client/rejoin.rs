@@ -260,12 +260,13 @@ impl Client {
                 break;
             }
         }
+        let seq = channel.row.cursor.seq();
+        let made = made.and_then(|made| self.suits(id, &made.0).map(|()| made));
         match made {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),
             Err(error) => {
-                let seq = channel.row.cursor.seq();
                 self.unreadable(id, seq, &format!("the server's GroupInfo: {error}"));
                 self.rejoin_later(id);
             }

@@ -103,6 +103,33 @@ impl Directory {
         }
         Ok(())
     }
+
+    /// Groups that the server is yet to be told of.
+    fn founding(&self) -> BTreeSet<ChannelId> {
+        let founding = self.intents.values();
+        let founding = founding.filter(|intent| matches!(intent.want, Want::Found { .. }));
+        founding.map(|intent| intent.channel).collect()
+    }
+
+    /// Each channel with all that is stored of it; its group is cold.
+    fn take_channels(&mut self) -> BTreeMap<ChannelId, Channel> {
+        let inbox = self.identity.as_ref().and_then(Identity::device_record);
+        let inbox = inbox.map(|record| ChannelId::inbox(record.sender()));
+        let rows = core::mem::take(&mut self.channels).into_iter();
+        let restored = |(id, row)| {
+            let mut channel = Channel::new(row, Some(id) == inbox);
+            channel.leaf = self.leaves.remove(&id);
+            channel.fall = self.falls.remove(&id).unwrap_or_default();
+            channel.ended = self.ended.remove(&id);
+            channel.stuck = channel.is_blind();
+            if channel.fall.made {
+                channel.spare = Slot::Cold;
+            }
+            channel.ledger = self.ledgers.remove(&id).unwrap_or_default();
+            (id, channel)
+        };
+        rows.map(restored).collect()
+    }
 }
 
 fn ticket(bytes: &[u8]) -> Option<Ticket> {
@@ -121,85 +148,50 @@ impl Client {
         entropy: Entropy,
         now: Now,
     ) -> Result<Self, RestoreError> {
-        let Directory {
-            version,
-            identity,
-            tokens,
-            plan,
-            restored,
-            rotation,
-            fleet,
-            contacts,
-            channels,
-            leaves,
-            mut falls,
-            ended,
-            mut ledgers,
-            claims,
-            intents,
-            outbox,
-        } = Directory::read(&directory)?;
-        let founding = intents.values().filter(|intent| matches!(intent.want, Want::Found { .. }));
-        let founding: BTreeSet<_> = founding.map(|intent| intent.channel).collect();
-        let known = identity.as_ref().is_some_and(|identity| !identity.ended);
-        let connect_at = (config.auto_connect && known).then_some(now.mono);
-        let inbox = identity.as_ref().and_then(Identity::device_record);
-        let inbox = inbox.map(|record| ChannelId::inbox(record.sender()));
-        let server = identity.as_ref().map(|identity| identity.server);
-        let channels: BTreeMap<_, _> = channels
-            .into_iter()
-            .map(|(id, row)| {
-                let mut channel = Channel::new(row, Some(id) == inbox);
-                channel.leaf = leaves.get(&id).copied();
-                channel.fall = falls.remove(&id).unwrap_or_default();
-                channel.ended = ended.get(&id).copied();
-                channel.stuck = channel.is_blind();
-                if channel.fall.made {
-                    channel.spare = Slot::Cold;
-                }
-                channel.ledger = ledgers.remove(&id).unwrap_or_default();
-                (id, channel)
-            })
-            .collect();
+        let mut stored = Directory::read(&directory)?;
+        let channels = stored.take_channels();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
-        let compared = claims.keys().map(|(id, _)| *id);
+        let compared = stored.claims.keys().map(|(id, _)| *id);
         let dirty = spilled.map(|(id, _)| *id).chain(compared).collect();
+        let identity = stored.identity.as_ref();
+        let known = identity.is_some_and(|identity| !identity.ended);
+        let connect_at = (config.auto_connect && known).then_some(now.mono);
         let mut client = Self {
             config,
             entropy,
             now,
             stopped: false,
-            gate: Gate::new(version),
+            gate: Gate::new(stored.version),
             out: VecDeque::new(),
             last_handle: 0,
             // Tickets stay unique across restarts: each start has a range of its own.
-            last_ticket: (version + 1) << 20,
+            last_ticket: (stored.version + 1) << 20,
             net: Net { conn: None, backoff: Backoff::new(), connect_at },
-            identity,
-            tokens,
-            server,
+            server: identity.map(|identity| identity.server),
+            founding: stored.founding(),
+            identity: stored.identity,
+            tokens: stored.tokens,
             auth: None,
             greeting: None,
             asks: VecDeque::new(),
-            contacts,
+            contacts: stored.contacts,
             channels,
-            founding,
-            intents,
-            fleet,
+            intents: stored.intents,
+            fleet: stored.fleet,
             turns: BTreeMap::new(),
-            outbox,
+            outbox: stored.outbox,
             inflight: BTreeSet::new(),
-            rotation,
+            rotation: stored.rotation,
             rotation_retry: None,
             uploads: BTreeMap::new(),
             partial: BTreeMap::new(),
             packages: Packages::Cold,
-            plan,
+            plan: stored.plan,
             wanted_packages: None,
             package_tickets: Vec::new(),
             packages_retry: None,
             member_tickets: Vec::new(),
-            claims,
+            claims: stored.claims,
             comparisons: Vec::new(),
             loads: BTreeMap::new(),
             jobs: BTreeSet::new(),
@@ -209,7 +201,7 @@ impl Client {
             preferred: None,
             uses: 0,
             synced: false,
-            restored,
+            restored: stored.restored,
         };
         client.remind();
         Ok(client)

@@ -2,8 +2,8 @@
 //! (post-compromise security).
 //!
 //! A group's leaf is due by age or by what was written since its keys were made. Many members become due at the same
-//! moment, so each waits a random while, longer in larger groups, before it commits; and only with the group read to
-//! its head. What a later commit of this device did anyway is not done again.
+//! moment, so each waits a random while, longer in larger groups, before it commits, unless it is late already; and only
+//! with the group read to its head. What a later commit of this device did anyway is not done again.
 
 use core::time::Duration;
 
@@ -40,6 +40,13 @@ impl UpdatePolicy {
         // The others' new keys are entries too: below as many as there are members, each would make the next one due.
         let most = self.entries.max(2 * u64::from(channel.row.members));
         entries >= most || wall.since(leaf.since) >= self.age
+    }
+
+    /// Whether a leaf has been due for so long that the device was off whenever it was to be renewed.
+    fn is_late(&self, channel: &Channel, wall: UnixMillis) -> bool {
+        let age = self.age.saturating_add(UPDATE_SPREAD_MOST);
+        let late = Self { age, entries: self.entries.saturating_add(self.entries / 8) };
+        channel.leaf.is_some() && late.is_due(channel, wall)
     }
 }
 
@@ -106,11 +113,11 @@ impl Client {
             match channel.update_at {
                 Some(at) if at <= mono => renew.push(*id),
                 Some(_) => {}
-                None => draw.push(*id),
+                None => draw.push((*id, policy.is_late(channel, wall))),
             }
         }
-        for id in draw {
-            let random = self.entropy.u64();
+        for (id, late) in draw {
+            let random = if late { 0 } else { self.entropy.u64() };
             let Some(channel) = self.channels.get_mut(&id) else { continue };
             let spread = UPDATE_SPREAD.saturating_mul(channel.row.members).min(UPDATE_SPREAD_MOST);
             let spread = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX).max(1);

@@ -73,16 +73,16 @@ pub enum StoreOp {
     /// begun. → `Session`, or `DeviceUnknown`, `DeviceRevoked`, `TokenInvalid`.
     OpenSession { sender: Sender, issued: UnixMillis, state_version: u64, at: UnixMillis },
     /// Stores a device's only refresh token in place of any before; the device need not be registered yet.
-    /// → `Done`, or `AccountUnknown`, `DeviceRevoked`.
+    /// → `TokensFrom`, or `AccountUnknown`, `DeviceRevoked`.
     PutRefresh { sender: Sender, device_key: [u8; 32], hash: Digest, expires: UnixMillis },
     /// The device key stored beside the refresh token of that hash. → `RefreshKey`, or `TokenInvalid` (no such
     /// token of this device), `TokenExpired`.
     FindRefresh { sender: Sender, hash: Digest, at: UnixMillis },
-    /// Replaces a refresh token by its successor. → `Done`, or `TokenInvalid` (also if the device is
+    /// Replaces a refresh token by its successor. → `TokensFrom`, or `TokenInvalid` (also if the device is
     /// revoked), `TokenExpired`.
     RotateRefresh { sender: Sender, old: Digest, new: Digest, expires: UnixMillis, at: UnixMillis },
-    /// Ends all tokens of a device: drops the refresh token, raises `tokens_from` to `at` + 1 ms (if the device is
-    /// registered). → `Done`.
+    /// Ends all tokens of a device: drops the refresh token, raises `tokens_from` to 1 ms above `at` and above what it
+    /// was (if the device is registered). → `Done`.
     EndTokens { sender: Sender, at: UnixMillis },
 
     /// Adds key packages and, if given, replaces the last-resort one. All or nothing; the same package again is
@@ -370,6 +370,9 @@ pub enum StoreReply {
     },
     /// To `FindRefresh`.
     RefreshKey([u8; 32]),
+    /// To `PutRefresh` and `RotateRefresh`: the device's `tokens_from`, 0 if it is not registered. An access token that
+    /// goes with the refresh token is dated no earlier.
+    TokensFrom(UnixMillis),
     /// To `PutDevice` and `RevokeDevice`.
     Told {
         /// Entries appended: channel and seq.

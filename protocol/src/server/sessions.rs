@@ -12,6 +12,7 @@ use crate::auth::device::{opaque_context, session_statement};
 use crate::auth::opaque::{OpaqueError, SessionKey};
 use crate::auth::server::LoginState;
 use crate::auth::token::{self, Claims, TokenError};
+use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, DeviceId, Digest, Sender};
 use crate::io::ConnId;
@@ -45,8 +46,15 @@ pub(super) struct Proof {
 pub(super) struct LoginDone {
     peer: Peer,
     sealed_account_key: Bytes,
-    tokens: Tokens,
+    issue: Issue,
     admitted: Admitted,
+}
+
+/// Tokens to be issued once the refresh token is stored.
+#[derive(Debug)]
+pub(super) struct Issue {
+    refresh: Token,
+    at: UnixMillis,
 }
 
 /// A session about to open.
@@ -176,24 +184,24 @@ impl Server {
             return self.fail(call, ErrorCode::ProofInvalid);
         }
         let peer = Peer { sender, device_key: proof.device_key };
-        let refresh = token::refresh(&mut self.entropy);
-        let tokens = self.issue(peer.sender, refresh);
+        let issue = Issue { refresh: token::refresh(&mut self.entropy), at: self.now.wall };
         let op = StoreOp::PutRefresh {
             sender: peer.sender,
             device_key: peer.device_key,
-            hash: token::hash(&tokens.refresh),
-            expires: tokens.refresh_expires,
+            hash: token::hash(&issue.refresh),
+            expires: issue.at.plus(self.config.refresh_token_time),
         };
-        let done = LoginDone { peer, sealed_account_key, tokens, admitted: login.admitted };
+        let done = LoginDone { peer, sealed_account_key, issue, admitted: login.admitted };
         self.store(Step::LoginTokens(call, Box::new(done)), op);
     }
 
     pub(super) fn logged_in(&mut self, call: Call, done: LoginDone, reply: StoreReply) {
-        let LoginDone { peer, sealed_account_key, tokens, admitted } = done;
+        let LoginDone { peer, sealed_account_key, issue, admitted } = done;
         let account = peer.sender.account;
-        if reply != StoreReply::Done {
+        let StoreReply::TokensFrom(from) = reply else {
             return self.refusal(call, Some(AuditKind::Login), None, &reply);
-        }
+        };
+        let tokens = self.issue(peer.sender, issue, from);
         self.admission.succeeded(admitted);
         self.audit_as(AuditKind::Login, Some(account), Some(peer.sender), None, None);
         if let Some(connection) = self.conns.get_mut(&call.conn)
@@ -352,26 +360,27 @@ impl Server {
         if !self.proves(call.conn, &proof, &device_key) {
             return self.deny(call, AuditKind::Refresh, sender, ErrorCode::ProofInvalid);
         }
-        let tokens = self.issue(sender, next);
+        let issue = Issue { refresh: next, at: self.now.wall };
         let op = StoreOp::RotateRefresh {
             sender,
             old,
-            new: token::hash(&tokens.refresh),
-            expires: tokens.refresh_expires,
-            at: self.now.wall,
+            new: token::hash(&issue.refresh),
+            expires: issue.at.plus(self.config.refresh_token_time),
+            at: issue.at,
         };
-        self.store(Step::RefreshRotate(call, sender, tokens), op);
+        self.store(Step::RefreshRotate(call, sender, issue), op);
     }
 
     pub(super) fn refreshed(
         &mut self,
         call: Call,
         sender: Sender,
-        tokens: Tokens,
+        issue: Issue,
         reply: StoreReply,
     ) {
         match reply {
-            StoreReply::Done => {
+            StoreReply::TokensFrom(from) => {
+                let tokens = self.issue(sender, issue, from);
                 let account = Some(sender.account);
                 self.audit_as(AuditKind::Refresh, account, Some(sender), None, None);
                 self.reply(call, Reply::Tokens(tokens));
@@ -424,17 +433,14 @@ impl Server {
         self.config.backend.ed25519_verify(device_key, &statement, &proof.signature).is_ok()
     }
 
-    /// Fresh tokens for a device; the refresh token is still to be stored.
-    fn issue(&mut self, sender: Sender, refresh: Token) -> Tokens {
-        let at = self.now.wall;
-        let life = self.config.access_token_time;
+    /// Fresh tokens for a device whose refresh token is stored. The access token is dated behind those that a logout has
+    /// ended, also within the same millisecond and by a clock that was set back since.
+    fn issue(&mut self, sender: Sender, issue: Issue, from: UnixMillis) -> Tokens {
+        let Issue { refresh, at } = issue;
+        let refresh_expires = at.plus(self.config.refresh_token_time);
+        let (at, life) = (at.max(from), self.config.access_token_time);
         let (access, access_expires) = self.token_key.issue(sender, at, life, &mut self.entropy);
-        Tokens {
-            access,
-            access_expires,
-            refresh,
-            refresh_expires: at.plus(self.config.refresh_token_time),
-        }
+        Tokens { access, access_expires, refresh, refresh_expires }
     }
 
     /// Refuses a call of somebody who says to be that device.

@@ -11,7 +11,7 @@ use super::inbound::RETRY_MS;
 use super::job::ServerJobOutput;
 use super::line::Work;
 use super::push::FetchKey;
-use super::sessions::{LoginDone, PendingLogin, Proof, Resuming};
+use super::sessions::{Issue, LoginDone, PendingLogin, Proof, Resuming};
 use super::submit::Submitted;
 use crate::auth::budget::Admitted;
 use crate::crypto::identity::{DeviceRecord, Revocation};
@@ -21,7 +21,7 @@ use crate::mls::public::PublicState;
 use crate::mls::suite::Suite;
 use crate::server::audit::AuditKind;
 use crate::server::op::StoreReply;
-use crate::wire::message::{Failure, Reply, Token, Tokens, Username};
+use crate::wire::message::{Failure, Reply, Token, Username};
 use core::time::Duration;
 
 /// What waits for a store operation.
@@ -35,7 +35,7 @@ pub(super) enum Step {
     RefreshFind(Call, Proof, Token),
     /// The refresh token is not known: is it the one before, and its successor never arrived?
     RefreshAgain(Call, Proof, Token),
-    RefreshRotate(Call, Sender, Tokens),
+    RefreshRotate(Call, Sender, Issue),
     Logout(Call, Sender),
     DeviceRegister(Call, Box<DeviceRecord>),
     DeviceList(Call),
@@ -158,8 +158,8 @@ impl Server {
             Step::ResumeOpen(call, resuming) => self.resumed(call, &resuming, reply),
             Step::RefreshFind(call, proof, next) => self.refresh_found(call, proof, next, reply),
             Step::RefreshAgain(call, proof, next) => self.refresh_again(call, proof, next, reply),
-            Step::RefreshRotate(call, sender, tokens) => {
-                self.refreshed(call, sender, tokens, reply);
+            Step::RefreshRotate(call, sender, issue) => {
+                self.refreshed(call, sender, issue, reply);
             }
             Step::Logout(call, sender) => self.logged_out(call, sender, reply),
             Step::DeviceRegister(call, record) => self.device_registered(call, &record, reply),

@@ -121,8 +121,7 @@ fn a_server_that_contradicts_itself_about_epochs_is_not_asked_without_end() {
             let ticket = world.command(BOB, |client, now| client.update(now, channel));
             world.pass(Duration::from_secs(20));
             assert!(*asked.borrow() < 500, "{code:?} {epoch}: {}", asked.borrow());
-            world.liar = None;
-            world.cut(BOB);
+            honest(&mut world, &[BOB]);
             assert!(matches!(world.outcome(BOB, ticket), Outcome::Epoch(_)), "{code:?} {epoch}");
             world.settle();
             agree(&world, channel, &[ALICE, BOB, CAROL]);
@@ -151,8 +150,7 @@ fn a_refusal_that_is_a_lie_holds_for_its_connection_only() {
         world.cut(BOB);
         world.pass(Duration::from_secs(5));
         assert!(saw(&world, BOB, unreadable), "{code:?}");
-        world.liar = None;
-        world.cut(BOB);
+        honest(&mut world, &[BOB]);
         world.settle();
         said(&mut world, ALICE, channel, code.name());
         world.settle();
@@ -176,8 +174,7 @@ fn entries_said_to_be_gone_are_told_as_a_gap_and_asked_for_again() {
     said(&mut world, ALICE, channel, "gone?");
     world.pass(Duration::from_secs(1));
     assert!(saw(&world, BOB, |e| matches!(e, Event::Gap { .. })));
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     world.settle();
     assert_eq!(world.bodies(BOB), ["gone?"]);
     honest_again(&mut world, channel);
@@ -336,6 +333,40 @@ fn a_welcome_that_was_used_opens_nothing_when_it_is_shown_again() {
     agree(&world, other, &[CAROL, BOB]);
     assert!(!world.group(BOB, channel).member);
     assert!(saw(&world, BOB, unreadable));
+}
+
+/// Into a group that one is in, just as it came the first time.
+#[test]
+fn a_welcome_to_an_epoch_that_is_over_is_told() {
+    let mut world = World::new(Rules::new(66));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let inbox = ChannelId::inbox(me(&mut world, BOB));
+    let mut old: Option<Entry> = None;
+    let shown = Rc::new(Cell::new(false));
+    let again = shown.clone();
+    lie_entries_of(&mut world, BOB, inbox, move |entries| {
+        let Some(last) = entries.last().filter(|e| e.kind == EntryKind::Welcome) else { return };
+        let (seq, message) = (last.seq + 1, MessageId([9; 16]));
+        match &old {
+            None => old = Some(last.clone()),
+            Some(old) => {
+                entries.push(Entry { seq, message, ..old.clone() });
+                again.set(true);
+            }
+        }
+    });
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    undisturbed(&world, &[BOB]);
+    // Something real brings the lie along.
+    let other = group_of(&mut world, CAROL, &["bob"]);
+    assert!(shown.get());
+    agree(&world, channel, &[ALICE, BOB]);
+    agree(&world, other, &[CAROL, BOB]);
+    let told =
+        |event: &Event| matches!(event, Event::Unreadable { channel: of, .. } if *of == channel);
+    assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }
 
 #[test]

@@ -331,8 +331,7 @@ fn a_device_welcomed_after_the_revocation_accepts_the_removal() {
     let invite = world.command(alice, |client, now| client.invite(now, channel, "dave"));
     world.until(|world| world.groups(dave).iter().any(|group| group.channel == channel));
     assert!(members(&mut world, dave, channel).contains(&gone), "dave comes before the removal");
-    world.liar = None;
-    world.cut(alice);
+    honest(&mut world, &[alice]);
     world.outcome(alice, invite);
     world.devices[carol].connect = true;
     world.start(bob);

@@ -1,4 +1,4 @@
-//! Direct channels: opened from either side, at the same moment, across crashes; and nobody else gets in.
+//! Direct channels: opened from either side, and nobody else gets in.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,26 +14,26 @@ use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::wire::message::{Body, ChannelKind, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
-fn two(rules: Rules) -> World {
+pub(crate) fn two(rules: Rules) -> World {
     let mut world = World::new(rules);
     world.register("alice");
     world.register("bob");
     world
 }
 
-fn open(world: &mut World, device: usize, name: &str) -> ChannelId {
+pub(crate) fn open(world: &mut World, device: usize, name: &str) -> ChannelId {
     match world.done(device, |client, now| client.open_direct(now, name)) {
         Outcome::Group(channel) => channel,
         other => panic!("{other:?}"),
     }
 }
 
-fn between(world: &mut World, one: usize, other: usize) -> ChannelId {
+pub(crate) fn between(world: &mut World, one: usize, other: usize) -> ChannelId {
     ChannelId::direct(account(world, one), account(world, other))
 }
 
 /// Both are in the one channel and talk, each reading what the other says once.
-fn talk(world: &mut World) {
+pub(crate) fn talk(world: &mut World) {
     let channel = between(world, ALICE, BOB);
     world.settle();
     agree(world, channel, &[ALICE, BOB]);
@@ -110,156 +110,6 @@ fn two_devices_of_one_account_open_it_at_once() {
     undisturbed(&world, &[ALICE, BOB, phone]);
 }
 
-// ---- two creators of one channel --------------------------------------------------------------
-
-/// Both open it in the same moment.
-fn both_open(world: &mut World) {
-    for (device, name) in [(ALICE, "bob"), (BOB, "alice")] {
-        world.command(device, |client, now| client.open_direct(now, name));
-    }
-}
-
-/// Goes on until both know it, switching on who crashed.
-fn until_open(world: &mut World) {
-    let channel = between(world, ALICE, BOB);
-    for round in 0.. {
-        assert!(round < 20, "it never opens");
-        for device in [ALICE, BOB] {
-            if world.devices[device].client.is_none() {
-                world.start(device);
-            }
-        }
-        world.until(|world| {
-            [ALICE, BOB].iter().any(|device| world.devices[*device].client.is_none())
-                || [ALICE, BOB].iter().all(|device| {
-                    world.groups(*device).iter().any(|group| group.channel == channel)
-                })
-        });
-        if world.devices.iter().all(|device| device.client.is_some()) {
-            return;
-        }
-    }
-}
-
-#[test]
-fn regression_18_two_creators_of_one_channel() {
-    for seed in 0..4 {
-        // Frames arrive whole, or in pieces that come in another order each time.
-        let rules = if seed == 0 { Rules::new(180) } else { Rules::new(180 + seed).split() };
-        let mut world = two(rules);
-        both_open(&mut world);
-        until_open(&mut world);
-        talk(&mut world);
-        for device in [ALICE, BOB] {
-            let channel = between(&mut world, ALICE, BOB);
-            let done = |event: &&Event| matches!(event, Event::Done(_, Outcome::Group(id)) if *id == channel);
-            let done = world.devices[device].log.iter().filter(done).count();
-            assert_eq!(done, 1, "each hears so once");
-        }
-        undisturbed(&world, &[ALICE, BOB]);
-    }
-}
-
-#[test]
-fn regression_18_two_creators_and_a_crash_at_every_step() {
-    for who in [ALICE, BOB] {
-        let mut reached = 0;
-        for at in 0..16 {
-            let mut world = two(Rules::new(1_800 + at));
-            both_open(&mut world);
-            world.devices[who].crash_in = Some(at);
-            until_open(&mut world);
-            world.settle();
-            world.devices[who].crash_in = None;
-            reached += u64::from(world.devices[who].crashes > 0);
-            talk(&mut world);
-            undisturbed(&world, &[ALICE, BOB]);
-        }
-        assert!(reached > 4, "only {reached} steps were crashed at");
-    }
-}
-
-#[test]
-fn regression_18_both_creators_crash() {
-    let mut both = 0;
-    for (alices, bobs) in (1..5).flat_map(|one| (1..5).map(move |other| (one, other))) {
-        let mut world = two(Rules::new(1_900 + 10 * alices + bobs));
-        both_open(&mut world);
-        world.devices[ALICE].crash_in = Some(alices);
-        world.devices[BOB].crash_in = Some(bobs);
-        until_open(&mut world);
-        world.settle();
-        both += u32::from([ALICE, BOB].iter().all(|device| world.devices[*device].crashes > 0));
-        for device in [ALICE, BOB] {
-            world.devices[device].crash_in = None;
-        }
-        talk(&mut world);
-        undisturbed(&world, &[ALICE, BOB]);
-    }
-    assert!(both > 4, "only {both} times both crashed");
-}
-
-#[test]
-fn a_founder_that_is_away_before_it_invites_goes_on_when_it_is_back() {
-    let mut world = two(Rules::new(4));
-    // Alice founds it; then her connection breaks, and stays so.
-    let claims = hold_back_claims(&mut world, ALICE);
-    world.command(ALICE, |client, now| client.open_direct(now, "bob"));
-    world.pass(Duration::from_secs(5));
-    assert!(claims.get() > 0);
-    world.crash(ALICE);
-    world.liar = None;
-    let ticket = world.command(BOB, |client, now| client.open_direct(now, "alice"));
-    world.pass(Duration::from_secs(60));
-    assert!(world.groups(BOB).is_empty());
-    // Bob's wish outlives a restart of his own.
-    world.crash(BOB);
-    world.start(BOB);
-    world.pass(Duration::from_secs(60));
-    world.start(ALICE);
-    let channel = between(&mut world, ALICE, BOB);
-    assert_eq!(world.outcome(BOB, ticket), Outcome::Group(channel));
-    talk(&mut world);
-    undisturbed(&world, &[ALICE, BOB]);
-}
-
-#[test]
-fn a_welcome_before_the_answer_to_ones_own_founding_is_not_lost() {
-    let mut world = two(Rules::new(5));
-    // Bob's founding is refused, and the refusal held back until alice's welcome has come.
-    let call = Rc::new(RefCell::new(0));
-    let held = Rc::new(RefCell::new(Vec::new()));
-    let (creating, kept) = (call.clone(), held.clone());
-    world.liar = Some(Box::new(move |device, up, frame| {
-        if device != BOB {
-            return vec![frame];
-        }
-        if up && matches!(frame.body, Body::Request(Request::ChannelCreate { .. })) {
-            *creating.borrow_mut() = frame.call;
-        }
-        if !up && frame.call > 0 && frame.call == *creating.borrow() {
-            kept.borrow_mut().push(frame);
-            return vec![];
-        }
-        // With the next answer, to a ping.
-        if matches!(frame.body, Body::Reply(Reply::Pong(_))) {
-            return kept.borrow_mut().drain(..).chain([frame]).collect();
-        }
-        vec![frame]
-    }));
-    both_open(&mut world);
-    let channel = between(&mut world, ALICE, BOB);
-    world.until(|world| world.groups(ALICE).iter().any(|group| group.channel == channel));
-    world.run();
-    assert_eq!(held.borrow().len(), 1, "bob's answer is held back");
-    assert!(world.groups(BOB).is_empty());
-    world.done(BOB, |client, now| client.ping(now));
-    until_open(&mut world);
-    world.liar = None;
-    talk(&mut world);
-    undisturbed(&world, &[ALICE, BOB]);
-}
-
 #[test]
 fn a_channel_is_unknown_until_it_is_open() {
     let mut world = two(Rules::new(6));
@@ -278,8 +128,7 @@ fn a_channel_is_unknown_until_it_is_open() {
         asked += claims.get();
     }
     assert!(asked > 0);
-    world.liar = None;
-    world.cut(ALICE);
+    honest(&mut world, &[ALICE]);
     assert_eq!(world.outcome(ALICE, ticket), Outcome::Group(channel));
     talk(&mut world);
 }
@@ -464,18 +313,32 @@ fn a_welcome_to_a_direct_channel_that_one_of_the_two_rules_is_not_joined() {
     assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }
 
-// ---- across resets and returns ----------------------------------------------------------------
-
-/// Lets nobody have key packages of an account by way of a device.
-fn without_packages(world: &mut World, at: usize, of: usize) {
-    let device = world.client(of).whoami().unwrap().1.device;
-    lie_reply(world, at, move |reply| {
-        if let Reply::ClaimedKeyPackages(claimed) = reply {
-            let of_device = claimed.iter_mut().filter(|claimed| claimed.device == device);
-            of_device.for_each(|claimed| claimed.package = None);
-        }
-    });
+/// Nor does the other account get so far by a commit that the server takes, and then shows as the state to come back to.
+#[test]
+fn a_direct_channel_that_one_of_the_two_rules_is_not_come_back_to() {
+    let mut world = two(Rules::new(16));
+    let bobs = account(&mut world, BOB);
+    let mut stranger = Stranger::new(&mut world);
+    let channel = ChannelId::direct(bobs, stranger.sender.account);
+    stranger.begin(&mut world, channel, bobs, 1, Suite::Hybrid);
+    world.cut(BOB);
+    world.settle();
+    let before = world.group(BOB, channel).epoch;
+    stranger.rule_alone(&mut world);
+    world.cut(BOB);
+    world.settle();
+    assert!(saw(&world, BOB, unreadable), "{:?}", world.devices[BOB].log);
+    world.devices[BOB].log.clear();
+    let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+    world.pass(Duration::from_secs(30));
+    let told =
+        |e: &Event| matches!(e, Event::Unreadable { why, .. } if why.contains("two accounts"));
+    assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
+    assert!(rejoins(&world, BOB).is_empty() && !is_done(&world, BOB, ticket));
+    assert_eq!(world.group(BOB, channel).epoch, before);
 }
+
+// ---- across resets and returns ----------------------------------------------------------------
 
 /// Alice cannot be added to the next generation at once; bob's other devices know whose channel it is all the same, and
 /// one that was not there before learns it as soon as she is in, even if it missed how.
@@ -485,7 +348,8 @@ fn a_channel_stays_open_over_a_reset_that_leaves_the_other_out_for_now() {
     let tablet = world.login("bob");
     let channel = open(&mut world, BOB, "alice");
     world.settle();
-    without_packages(&mut world, BOB, ALICE);
+    let alice = me(&mut world, ALICE).device;
+    hide_packages(&mut world, BOB, Some(alice));
     let reset = world.done(BOB, |client, now| client.reset(now, channel, None));
     assert!(matches!(reset, Outcome::Reset { generation: 2, .. }));
     world.until(|world| saw(world, tablet, |e| matches!(e, Event::Reset { .. })));
@@ -503,9 +367,7 @@ fn a_channel_stays_open_over_a_reset_that_leaves_the_other_out_for_now() {
     world.liar = None;
     assert_eq!(open(&mut world, BOB, "alice"), channel);
     world.settle();
-    let disk = world.devices[phone].disk.iter_mut();
-    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
-    spoilt.for_each(|(_, value)| value.truncate(1));
+    damage(&mut world, phone);
     world.start(phone);
     world.until(|world| saw(world, phone, |e| matches!(e, Event::Rejoined { .. })));
     assert_eq!(world.group(phone, channel).members, 4);
@@ -517,9 +379,7 @@ fn who_opens_a_channel_that_it_has_fallen_out_of_is_done_when_it_is_back() {
     let channel = open(&mut world, ALICE, "bob");
     world.settle();
     world.crash(BOB);
-    let disk = world.devices[BOB].disk.iter_mut();
-    let spoilt = disk.filter(|(key, _)| key.starts_with(b"g/") && key[22] == b'M');
-    spoilt.for_each(|(_, value)| value.truncate(1));
+    damage(&mut world, BOB);
     lie(&mut world, BOB, true, |frame| match &frame.body {
         Body::Request(Request::GroupInfoFetch { .. }) => vec![],
         _ => vec![frame],
@@ -528,34 +388,7 @@ fn who_opens_a_channel_that_it_has_fallen_out_of_is_done_when_it_is_back() {
     let opened = world.command(BOB, |client, now| client.open_direct(now, "alice"));
     world.pass(Duration::from_secs(1));
     assert!(saw(&world, BOB, |e| matches!(e, Event::FellOut { .. })));
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     assert_eq!(world.outcome(BOB, opened), Outcome::Group(channel));
-    talk(&mut world);
-}
-
-/// What was founded and came second goes without a trace, whether or not the other's welcome ever comes.
-#[test]
-fn of_a_founding_that_came_too_late_nothing_stays() {
-    let mut world = two(Rules::new(22));
-    let channel = between(&mut world, ALICE, BOB);
-    world.devices[BOB].latency = Duration::from_millis(20);
-    world.settle();
-    world.liar = Some(Box::new(|device, up, frame| match &frame.body {
-        Body::Request(Request::Commit(_)) if device == ALICE && up => vec![],
-        _ => vec![frame],
-    }));
-    world.command(BOB, |client, now| client.open_direct(now, "alice"));
-    world.command(ALICE, |client, now| client.open_direct(now, "bob"));
-    let left = |world: &World| {
-        let keys = world.devices[BOB].disk.keys();
-        let named = keys.filter(|key| key.windows(16).any(|part| part == channel.0));
-        named.map(|key| key.escape_ascii().to_string()).collect::<Vec<_>>()
-    };
-    world.until(|world| !left(world).is_empty());
-    world.pass(Duration::from_secs(1));
-    assert!(left(&world).is_empty(), "{:?}", left(&world));
-    world.liar = None;
-    world.cut(ALICE);
     talk(&mut world);
 }

@@ -470,8 +470,7 @@ fn logging_out_and_in_again_uses_up_no_links() {
         world.pass(Duration::from_millis(1));
     }
     assert!(!saw(&world, BOB, |e| matches!(e, Event::Offline { .. })));
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     world.settle();
     agree(&world, second, &[ALICE, BOB]);
     agree(&world, channel, &[ALICE, BOB, CAROL]);

@@ -60,8 +60,7 @@ fn an_entry_left_out_makes_the_device_ask_again_and_then_leave() {
     assert!(saw(&world, BOB, suspected));
     assert!(saw(&world, BOB, |e| matches!(e, Event::Offline { last: false, .. })));
     assert!(world.bodies(BOB).is_empty());
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     world.settle();
     assert_eq!(world.bodies(BOB), ["hidden", "after"]);
     honest_again(&mut world, channel);

@@ -1,4 +1,4 @@
-//! The rest of a group's life: fresh keys in time, what it is called, who may do what in it, proposals, new device keys.
+//! The rest of a group's life: fresh keys in time, who may do what in it, proposals, new device keys.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
-use qpc_protocol::client::{Profile, ProfileChange, Role, UpdatePolicy};
+use qpc_protocol::client::{Role, UpdatePolicy};
 use qpc_protocol::error::{ErrorCode, Refused};
-use qpc_protocol::id::{ChannelId, Digest};
+use qpc_protocol::id::ChannelId;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Part, Reply, Request};
 use qpc_sim::world::{Rules, World};
@@ -131,157 +131,23 @@ fn how_old_a_leaf_is_survives_restarts_and_waits_for_a_connection() {
     agree(&world, channel, &[ALICE, BOB, CAROL]);
 }
 
-// ---- what a group is called -------------------------------------------------------------------
-
-fn described(world: &World, device: usize, channel: ChannelId) -> Profile {
-    let group = world.group(device, channel);
-    let name = group.name.unwrap_or_default();
-    Profile { name, description: group.description, avatar: group.avatar }
-}
-
-fn renamed(name: &str) -> ProfileChange {
-    ProfileChange { name: Some(name.into()), ..ProfileChange::default() }
-}
-
-fn describe(world: &mut World, device: usize, channel: ChannelId, change: ProfileChange) {
-    world.done(device, |client, now| client.set_metadata(now, channel, change));
-}
-
+/// Once it is late no moment is drawn any more: the next one may be past before it comes.
 #[test]
-fn a_profile_reaches_everybody_and_those_who_join_later() {
-    let (mut world, channel) = three(20);
-    let dave = world.register("dave");
-    let avatar = Digest([9; 32]);
-    describe(&mut world, ALICE, channel, renamed("the second name"));
-    let rest = ProfileChange {
-        name: None,
-        description: Some("what it is about".into()),
-        avatar: Some(Some(avatar)),
-    };
-    describe(&mut world, ALICE, channel, rest);
-    world.settle();
-    world.done(ALICE, |client, now| client.invite(now, channel, "dave"));
-    world.settle();
-    let expected = Profile {
-        name: "the second name".into(),
-        description: "what it is about".into(),
-        avatar: Some(avatar),
-    };
-    for device in [ALICE, BOB, CAROL, dave] {
-        assert_eq!(described(&world, device, channel), expected, "device {device}");
-        restart(&mut world, device);
-        assert_eq!(described(&world, device, channel), expected, "device {device}");
+fn a_device_that_is_on_for_moments_only_gets_fresh_keys_as_well() {
+    let policy = UpdatePolicy { age: DAY, ..UpdatePolicy::default() };
+    let (mut world, channel) = three_with(Rules { update: policy, ..Rules::new(5) });
+    world.crash(BOB);
+    world.pass(DAY + Duration::from_secs(2 * 60 * 60));
+    for _ in 0..4 {
+        world.start(BOB);
+        world.run();
+        world.crash(BOB);
     }
+    world.start(BOB);
+    world.run();
+    assert_eq!(commits_of(&world, BOB, ALICE), 1);
     world.settle();
-    let none = ProfileChange { avatar: Some(None), ..ProfileChange::default() };
-    describe(&mut world, ALICE, channel, none);
-    world.settle();
-    assert_eq!(described(&world, dave, channel), Profile { avatar: None, ..expected });
-    // What is said of a group is nobody else's business: neither in the store nor in what machines say of themselves.
-    world.said = Some(String::new());
-    describe(&mut world, ALICE, channel, renamed("planted secret"));
-    world.settle();
-    assert_eq!(described(&world, dave, channel).name, "planted secret");
-    assert!(!world.said.take().unwrap().contains("planted secret"));
-}
-
-#[test]
-fn nothing_out_of_bounds_is_a_profile() {
-    let (mut world, channel) = three(21);
-    let now = world.now;
-    let long = |len: usize| Some("x".repeat(len));
-    for change in [
-        renamed(""),
-        ProfileChange { name: long(257), ..ProfileChange::default() },
-        ProfileChange { description: long(2_049), ..ProfileChange::default() },
-    ] {
-        let refused = world.client(ALICE).set_metadata(now, channel, change);
-        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
-    }
-    let most = ProfileChange { name: long(256), description: long(2_048), avatar: None };
-    describe(&mut world, ALICE, channel, most);
-    world.settle();
-    assert_eq!(described(&world, BOB, channel).description.len(), 2_048);
-}
-
-#[test]
-fn a_plain_member_describes_nothing() {
-    let (mut world, channel) = three(22);
-    let failed = fails(&mut world, BOB, |client, now| {
-        client.set_metadata(now, channel, renamed("bob's now"))
-    });
-    assert_eq!(code(&failed), ErrorCode::NotAllowed);
-    world.settle();
-    assert_eq!(described(&world, CAROL, channel).name, "planted name");
-}
-
-#[test]
-fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
-    let (mut world, channel) = three(23);
-    make_admin(&mut world, ALICE, channel, BOB);
-    world.settle();
-    for device in [ALICE, BOB] {
-        world.cut(device);
-    }
-    let name = world.command(ALICE, |c, now| c.set_metadata(now, channel, renamed("by alice")));
-    let description =
-        ProfileChange { description: Some("by bob".into()), ..ProfileChange::default() };
-    let about = world.command(BOB, |c, now| c.set_metadata(now, channel, description));
-    assert!(matches!(world.outcome(ALICE, name), Outcome::Epoch(_)));
-    assert!(matches!(world.outcome(BOB, about), Outcome::Epoch(_)));
-    world.settle();
-    for device in [ALICE, BOB, CAROL] {
-        let Profile { name, description, .. } = described(&world, device, channel);
-        assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
-    }
-}
-
-/// Metadata written before the last change and read after it is not taken for the present one.
-#[test]
-fn older_metadata_is_never_shown_after_newer() {
-    let (mut world, channel) = three(24);
-    make_admin(&mut world, ALICE, channel, BOB);
-    world.settle();
-    // Bob renames the group, and falls silent before his word on it is accepted.
-    lie(&mut world, BOB, true, |frame| match &frame.body {
-        Body::Request(Request::Submit(_)) => vec![],
-        _ => vec![frame],
-    });
-    describe(&mut world, BOB, channel, renamed("older"));
-    world.until(|world| world.group(ALICE, channel).epoch == world.group(BOB, channel).epoch);
-    describe(&mut world, ALICE, channel, renamed("newer"));
-    world.liar = None;
-    world.cut(BOB);
-    world.settle();
-    for device in [ALICE, BOB, CAROL] {
-        assert_eq!(described(&world, device, channel).name, "newer", "device {device}");
-        let mut names = world.devices[device].log.iter().rev().filter_map(|event| match event {
-            Event::Metadata(group) => Some(group.profile.name.clone()),
-            _ => None,
-        });
-        assert_eq!(names.next().unwrap(), "newer", "device {device}");
-    }
-}
-
-/// Who adds somebody may not have read yet what the group is called now.
-#[test]
-fn who_is_added_between_a_change_and_the_word_on_it_hears_of_it_too() {
-    let (mut world, channel) = three(25);
-    let dave = world.register("dave");
-    make_admin(&mut world, ALICE, channel, BOB);
-    world.settle();
-    lie(&mut world, ALICE, true, |frame| match &frame.body {
-        Body::Request(Request::Submit(_)) => vec![],
-        _ => vec![frame],
-    });
-    describe(&mut world, ALICE, channel, renamed("in between"));
-    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
-    world.liar = None;
-    world.cut(ALICE);
-    world.settle();
-    for device in [ALICE, BOB, CAROL, dave] {
-        assert_eq!(described(&world, device, channel).name, "in between", "device {device}");
-    }
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
 }
 
 // ---- who may do what --------------------------------------------------------------------------
@@ -398,7 +264,6 @@ fn a_new_device_key_goes_everywhere_and_everything_goes_on() {
     world.cut(BOB);
     said(&mut world, BOB, channel, "refreshed");
     world.done(BOB, |client, now| client.logout(now));
-    world.pass(Duration::from_secs(1));
     let password = "password of bob".to_owned();
     world.done(BOB, |client, now| client.login(now, "bob", password.into()));
     said(&mut world, BOB, channel, "logged in");
@@ -426,8 +291,7 @@ fn a_key_package_of_the_old_key_is_replaced_and_the_invitation_goes_through() {
     let invite = world.command(ALICE, |client, now| client.invite(now, channel, "bob"));
     world.pass(Duration::from_millis(500));
     world.done(BOB, |client, now| client.rotate(now));
-    world.liar = None;
-    world.cut(ALICE);
+    honest(&mut world, &[ALICE]);
     world.outcome(ALICE, invite);
     world.settle();
     agree(&world, channel, &[ALICE, BOB]);
@@ -446,8 +310,7 @@ fn a_welcome_for_a_key_package_of_the_old_key_is_joined_and_the_leaf_moved() {
     });
     world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
     world.done(BOB, |client, now| client.rotate(now));
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     world.settle();
     agree(&world, channel, &[ALICE, BOB]);
     assert_eq!(rekeyed(&world, BOB, ALICE), 2, "in the old group and in this one");
@@ -551,10 +414,7 @@ fn a_queued_add_that_nobody_can_commit_does_not_stop_the_group() {
     let word = say(&mut world, CAROL, channel, "not stopped");
     world.pass(Duration::from_secs(1));
     assert!(!saw(&world, CAROL, |e| matches!(e, Event::Done(done, _) if *done == word)));
-    world.liar = None;
-    for device in [ALICE, BOB, CAROL] {
-        world.cut(device);
-    }
+    honest(&mut world, &[ALICE, BOB, CAROL]);
     assert!(matches!(world.outcome(CAROL, word), Outcome::Sent(_)));
     assert!(matches!(world.outcome(ALICE, invite), Outcome::Epoch(_)));
     world.settle();

@@ -128,8 +128,7 @@ fn what_is_said_before_all_are_back_waits_for_them() {
     let word = say(&mut world, ALICE, channel, "to all");
     world.pass(Duration::from_secs(2));
     assert!(claims.get() > 0 && !is_done(&world, ALICE, word));
-    world.liar = None;
-    world.cut(ALICE);
+    honest(&mut world, &[ALICE]);
     assert!(matches!(world.outcome(ALICE, ticket), Outcome::Reset { generation: 2, epoch: 1 }));
     assert!(matches!(world.outcome(ALICE, word), Outcome::Sent(_)));
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
@@ -505,11 +504,43 @@ fn a_reset_that_the_server_made_up_stops_the_group_and_moves_nobody() {
     let group = world.group(BOB, channel);
     assert!(group.member && group.generation == 1);
     assert!(!saw(&world, BOB, |event| matches!(event, Event::Joined { .. })));
+    assert!(!saw(&world, BOB, forked), "nothing contradicts it yet");
     // The way out is the one from any log that does not go on: to be added anew, or a reset.
     world.liar = None;
     reset(&mut world, ALICE, channel, None);
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
     assert_eq!(count(&world, CAROL, "kept"), 1);
+    assert!(saw(&world, BOB, forked), "no log has two resets to one generation");
+}
+
+/// The log that the others have goes on in the group that is said to be over: with the next connection, or at once.
+#[test]
+fn a_reset_that_the_server_made_up_is_told_once_the_log_goes_on_without_it() {
+    for restarted in [false, true] {
+        let (mut world, channel) = three(73);
+        let mut once = true;
+        lie_entries_of(&mut world, BOB, channel, move |entries| {
+            for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Application) {
+                if core::mem::take(&mut once) {
+                    (entry.kind, entry.generation) = (EntryKind::Reset, 2);
+                }
+            }
+        });
+        said(&mut world, ALICE, channel, "never read");
+        world.settle();
+        let end = world.group(BOB, channel).cursor;
+        assert_eq!(resets(&world, BOB).len(), 1);
+        assert!(!saw(&world, BOB, forked));
+        world.liar = None;
+        if restarted {
+            restart(&mut world, BOB);
+        }
+        said(&mut world, ALICE, channel, "read by carol");
+        world.settle();
+        let told = |event: &&Event| matches!(event, Event::ForkDetected { channel: of, seq, by: None } if (*of, *seq) == (channel, end));
+        assert_eq!(world.devices[BOB].log.iter().filter(told).count(), 1);
+        assert_eq!(world.bodies(CAROL), ["never read", "read by carol"]);
+    }
 }
 
 // ---- a server that helps an admin to weaken a group --------------------------------------------

@@ -23,7 +23,12 @@ pub(crate) struct Stranger {
     entropy: Entropy,
     /// It alone is to rule what it begins.
     pub(crate) alone: bool,
+    /// What it began last: channel, generation, the group as it has it and as a server does.
+    present: Option<(ChannelId, u32, Group, PublicState)>,
 }
+
+/// How long entries are kept.
+const KEPT: Duration = Duration::from_secs(86_400);
 
 impl Stranger {
     /// An account with one device, in the directory.
@@ -53,7 +58,8 @@ impl Stranger {
         };
         let replies = world.store.apply(&[StoreOp::CreateAccount(row), put]);
         assert!(matches!(replies.as_slice(), [StoreReply::Done, StoreReply::Told { .. }]));
-        Self { local: LocalDevice::new(key, record), sender, entropy, alone: false }
+        let local = LocalDevice::new(key, record);
+        Self { local, sender, entropy, alone: false, present: None }
     }
 
     /// Begins a generation of a direct channel, whatever its id, and adds an account's devices to it.
@@ -66,19 +72,14 @@ impl Stranger {
         suite: Suite,
     ) {
         let (backend, wall, sender) = (portable(), world.now.wall, self.sender);
-        let both = vec![sender.account, with];
-        let mut admins = if self.alone { vec![sender.account] } else { both };
-        admins.sort_unstable();
-        let data = GroupData { version: 1, admins, open: false, metadata: Digest([0; 32]) };
-        let new = NewGroup { id: GroupId::of(channel, generation), suite, data };
+        let new = NewGroup { id: GroupId::of(channel, generation), suite, data: self.rule(with) };
         let cx = Context { backend, entropy: &mut self.entropy, wall };
-        let (mut group, founding) = Group::create(cx, &self.local, &new).unwrap();
+        let (group, founding) = Group::create(cx, &self.local, &new).unwrap();
         let member = Member { sender, device_key: self.local.record.device_key };
         let (info, tree) = (&founding.group_info, &founding.tree);
         let mut state = PublicState::create(backend, new.id, &member, info, tree).unwrap();
         let group_info = Bytes::from(founding.group_info);
-        let expires = wall.plus(Duration::from_secs(86_400));
-        let number = u8::try_from(generation).unwrap();
+        let expires = wall.plus(KEPT);
         let begin = match generation {
             1 => StoreOp::CreateChannel {
                 channel,
@@ -95,7 +96,7 @@ impl Stranger {
                 generation,
                 founder: sender,
                 message: op::reset_message(&group_info),
-                hash: Digest([number; 32]),
+                hash: Digest([u8::try_from(generation).unwrap(); 32]),
                 group: state.take_ops(),
                 group_info,
                 at: wall,
@@ -110,14 +111,43 @@ impl Stranger {
             panic!("{replies:?}")
         };
         let adds = claimed.iter().map(|of| of.package.clone().unwrap().to_vec()).collect();
+        self.present = Some((channel, generation, group, state));
+        self.commit(world, &Plan { adds, ..Plan::default() });
+    }
+
+    /// Makes itself the only admin of the group that it began.
+    pub(crate) fn rule_alone(&mut self, world: &mut World) {
+        self.alone = true;
+        let data = GroupData { version: 2, ..self.rule(self.sender.account) };
+        self.commit(world, &Plan { data: Some(data), ..Plan::default() });
+    }
+
+    /// Roles for two accounts, or for itself.
+    fn rule(&self, with: AccountId) -> GroupData {
+        let mut admins = vec![self.sender.account];
+        if !self.alone {
+            admins.push(with);
+        }
+        admins.sort_unstable();
+        GroupData { version: 1, admins, open: false, metadata: Digest([0; 32]) }
+    }
+
+    /// A commit in the group that it began last.
+    fn commit(&mut self, world: &mut World, plan: &Plan) {
+        let (backend, wall, sender) = (portable(), world.now.wall, self.sender);
+        let (channel, generation, group, state) = self.present.as_mut().unwrap();
+        let epoch = group.epoch();
         let cx = Context { backend, entropy: &mut self.entropy, wall };
-        let bundle = group.commit(cx, &self.local, &Plan { adds, ..Plan::default() }).unwrap();
+        let bundle = group.commit(cx, &self.local, plan).unwrap();
+        let cx = Context { backend, entropy: &mut self.entropy, wall };
+        group.merge_pending(cx).unwrap();
         let welcome = bundle.welcome.as_deref();
         let checked = state.commit(sender, &bundle.commit, welcome, &bundle.group_info).unwrap();
+        let number = u8::try_from(u64::from(*generation) * 16 + epoch).unwrap();
         let commit = Commit {
-            channel,
-            generation,
-            epoch: 0,
+            channel: *channel,
+            generation: *generation,
+            epoch,
             sender,
             message: MessageId([100 + number; 16]),
             hash: Digest([100 + number; 32]),
@@ -129,7 +159,7 @@ impl Stranger {
             adds: checked.adds,
             removes: Vec::new(),
             at: wall,
-            expires,
+            expires: wall.plus(KEPT),
         };
         let replies = world.store.apply(&[StoreOp::Commit(commit)]);
         assert!(matches!(replies.as_slice(), [StoreReply::Appended { .. }]), "{replies:?}");

@@ -13,31 +13,16 @@ use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::{CHECKPOINT_TIME, WARM_GROUPS};
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, EntryKind, Frame, Push, Reply, Request};
+use qpc_protocol::wire::message::{Body, EntryKind, Push, Reply, Request};
 use qpc_sim::world::World;
-
-/// Keeps alice from adding anybody.
-fn adds_nobody(device: usize, up: bool, frame: &Frame) -> bool {
-    let claim = matches!(frame.body, Body::Request(Request::KeyPackageFetch { .. }));
-    device == ALICE && up && claim
-}
 
 /// Alice has begun a generation that nobody is asked into yet: for all others the group has ended.
 fn ended(world: &mut World, channel: ChannelId) -> Ticket {
-    world.liar = Some(Box::new(|device, up, frame| match adds_nobody(device, up, &frame) {
-        true => vec![],
-        false => vec![frame],
-    }));
+    hold_back_claims(world, ALICE);
     let ticket = begin(world, ALICE, channel);
     world.pass(Duration::from_secs(2));
     assert_eq!(resets(world, BOB).len(), 1);
     ticket
-}
-
-/// Alice goes on.
-fn honest(world: &mut World) {
-    world.liar = None;
-    world.cut(ALICE);
 }
 
 #[test]
@@ -52,7 +37,7 @@ fn who_leaves_during_its_own_reset_leaves_the_group_that_follows() {
             (reset, world.command(ALICE, |client, now| client.leave(now, channel)))
         };
         world.pass(Duration::from_secs(1));
-        honest(&mut world);
+        honest(&mut world, &[ALICE]);
         assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
         assert_eq!(world.outcome(ALICE, leave), Outcome::Done);
         world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Evicted { .. })));
@@ -64,10 +49,10 @@ fn who_leaves_during_its_own_reset_leaves_the_group_that_follows() {
 #[test]
 fn a_wish_to_come_back_ends_with_the_group_that_it_was_about() {
     let (mut world, channel) = three(62);
-    world.liar = Some(Box::new(|device, up, frame| {
-        let asks = matches!(frame.body, Body::Request(Request::GroupInfoFetch { .. })) && up;
-        if asks || adds_nobody(device, up, &frame) { vec![] } else { vec![frame] }
-    }));
+    hold_back_from(&mut world, |device, request| {
+        let asks = matches!(request, Request::GroupInfoFetch { .. });
+        asks || (device == ALICE && claims(request))
+    });
     let wishes = [ALICE, BOB].map(|device| world.command(device, |c, now| c.rejoin(now, channel)));
     let reset = begin(&mut world, ALICE, channel);
     assert_eq!(world.outcome(ALICE, wishes[0]), Outcome::Epoch(0));
@@ -78,7 +63,7 @@ fn a_wish_to_come_back_ends_with_the_group_that_it_was_about() {
         let refused = world.client(device).rejoin(now, channel);
         assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
     }
-    honest(&mut world);
+    honest(&mut world, &[ALICE]);
     assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
 }
@@ -87,19 +72,17 @@ fn a_wish_to_come_back_ends_with_the_group_that_it_was_about() {
 #[test]
 fn a_reset_that_came_too_late_does_not_hold_up_the_next() {
     let (mut world, channel) = two_admins(63);
-    world.liar = Some(Box::new(|device, up, frame| {
-        let create = matches!(frame.body, Body::Request(Request::ChannelCreate { .. }));
-        let late = create && up && device == BOB;
-        if late || adds_nobody(device, up, &frame) { vec![] } else { vec![frame] }
-    }));
+    hold_back_from(&mut world, |device, request| match device {
+        ALICE => claims(request),
+        _ => device == BOB && matches!(request, Request::ChannelCreate { .. }),
+    });
     let late = begin(&mut world, BOB, channel);
     world.pass(Duration::from_millis(100));
     begin(&mut world, ALICE, channel);
     world.pass(Duration::from_secs(2));
     assert_eq!(resets(&world, BOB).len(), 1);
     world.crash(ALICE);
-    world.liar = None;
-    world.cut(BOB);
+    honest(&mut world, &[BOB]);
     world.pass(Duration::from_secs(2));
     assert_eq!(reset(&mut world, BOB, channel, None), 3);
     assert!(matches!(world.outcome(BOB, late), Outcome::Reset { generation: 3, .. }));
@@ -148,7 +131,7 @@ fn who_leaves_a_group_that_has_ended_is_done_and_leaves_the_next_unasked() {
         assert_eq!(world.client(BOB).pending(), 0);
         world.crash(BOB);
         world.start(BOB);
-        honest(&mut world);
+        honest(&mut world, &[ALICE]);
         assert!(matches!(world.outcome(ALICE, ticket), Outcome::Reset { generation: 2, .. }));
         world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { .. })));
         all_talk(&mut world, channel, &[ALICE, CAROL], 2);

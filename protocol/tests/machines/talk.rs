@@ -320,19 +320,32 @@ pub(crate) fn hold_back(
     at: usize,
     held: impl Fn(&Request) -> bool + 'static,
 ) -> Rc<Cell<u32>> {
+    hold_back_from(world, move |device, request| device == at && held(request))
+}
+
+/// The same from more devices than one.
+pub(crate) fn hold_back_from(
+    world: &mut World,
+    held: impl Fn(usize, &Request) -> bool + 'static,
+) -> Rc<Cell<u32>> {
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
-    lie(world, at, true, move |frame| {
-        let is = matches!(&frame.body, Body::Request(request) if held(request));
+    world.liar = Some(Box::new(move |device, up, frame| {
+        let is = up && matches!(&frame.body, Body::Request(request) if held(device, request));
         seen.set(seen.get() + u32::from(is));
         if is { vec![] } else { vec![frame] }
-    });
+    }));
     count
+}
+
+/// Whether a request is for key packages.
+pub(crate) fn claims(request: &Request) -> bool {
+    matches!(request, Request::KeyPackageFetch { .. })
 }
 
 /// Keeps a device from asking for key packages; counts how often it would.
 pub(crate) fn hold_back_claims(world: &mut World, at: usize) -> Rc<Cell<u32>> {
-    hold_back(world, at, |request| matches!(request, Request::KeyPackageFetch { .. }))
+    hold_back(world, at, claims)
 }
 
 /// Tells a device that others have no key packages: all, or one.
@@ -346,12 +359,17 @@ pub(crate) fn hide_packages(world: &mut World, at: usize, of: Option<DeviceId>) 
     });
 }
 
+/// The server lies no more, and these devices connect anew.
+pub(crate) fn honest(world: &mut World, devices: &[usize]) {
+    world.liar = None;
+    for device in devices {
+        world.cut(*device);
+    }
+}
+
 /// Once the server is honest again, everybody talks and commits as before.
 pub(crate) fn honest_again(world: &mut World, channel: ChannelId) {
-    world.liar = None;
-    for device in [ALICE, BOB, CAROL] {
-        world.cut(device);
-    }
+    honest(world, &[ALICE, BOB, CAROL]);
     world.settle();
     for device in [ALICE, BOB, CAROL] {
         said(world, device, channel, "honest");

@@ -143,6 +143,7 @@ impl Device {
             stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
             insecure_plain: false,
             auto_connect: true,
+            propose_first: false,
             update: UpdatePolicy::default(),
         };
         let (handle, events) = open(ClientOptions::new(config), Box::new(store.clone())).unwrap();
@@ -458,6 +459,7 @@ fn a_clients_store_that_fails_ends_its_driver_and_says_why() {
             stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
             insecure_plain: false,
             auto_connect: true,
+            propose_first: false,
             update: UpdatePolicy::default(),
         };
         let (handle, events) = open(ClientOptions::new(config), Box::new(Failing)).unwrap();

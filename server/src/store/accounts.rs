@@ -326,7 +326,7 @@ impl SqliteStore {
              VALUES (?, ?, ?, ?)",
             params![no, ordered(expires), hash.0, device_key],
         )?;
-        Ok(StoreReply::Done)
+        self.tokens_from(sender)
     }
 
     pub(super) fn find_refresh(&mut self, sender: Sender, hash: Digest, at: UnixMillis) -> Answer {
@@ -348,7 +348,13 @@ impl SqliteStore {
             "UPDATE refresh_tokens SET hash = ?, expires = ? WHERE sender = ?",
             params![new.0, ordered(expires), no],
         )?;
-        Ok(StoreReply::Done)
+        self.tokens_from(sender)
+    }
+
+    fn tokens_from(&mut self, sender: Sender) -> Answer {
+        let device = self.device(sender)?;
+        let from = device.map_or(UnixMillis(0), |(_, device)| device.tokens_from);
+        Ok(StoreReply::TokensFrom(from))
     }
 
     pub(super) fn end_tokens(&mut self, sender: Sender, at: UnixMillis) -> Answer {
@@ -356,7 +362,7 @@ impl SqliteStore {
             run(&self.db, "DELETE FROM refresh_tokens WHERE sender = ?", [no])?;
         }
         if let Some((no, device)) = self.device(sender)? {
-            let from = device.tokens_from.max(at.plus(Duration::from_millis(1)));
+            let from = device.tokens_from.max(at).plus(Duration::from_millis(1));
             run(
                 &self.db,
                 "UPDATE devices SET tokens_from = ? WHERE sender = ?",

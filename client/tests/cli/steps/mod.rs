@@ -44,8 +44,9 @@ fn all(verbs: Vec<Verb>, strike: Strike) {
 }
 
 fn at_every_step(world: &mut World, first: &Arc<Kept>, verb: &Verb, strike: Strike) {
-    world.begin(&prepared(first, verb));
-    let words = format!("{} {}", verb.by, verb.words.join(" "));
+    world.begin(&prepared(first, verb), verb.proposes);
+    let how = if verb.proposes { " (proposed)" } else { "" };
+    let words = format!("{} {}{how}", verb.by, verb.words.join(" "));
     let mut again = 0;
     for step in 0..STEPS {
         let name = format!("{words}, step {step}");

@@ -11,6 +11,8 @@ pub(super) type Words = &'static [&'static str];
 pub(super) struct Verb {
     pub(super) by: &'static str,
     pub(super) words: Words,
+    /// Whether who is to be added or removed is proposed, as after three lost races, and then committed by whoever is first.
+    pub(super) proposes: bool,
     /// What others do first, undisturbed.
     pub(super) before: &'static [(&'static str, Words)],
     /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
@@ -34,6 +36,7 @@ const ALL: &[&str] = &["alice", "bob", "second", "carol"];
 const COMMIT: Verb = Verb {
     by: "alice",
     words: &[],
+    proposes: false,
     before: &[],
     is_true: |world| world.team("alice")["epoch"] != world.start().epoch,
     again: &[],
@@ -106,6 +109,23 @@ pub(super) fn of_the_team() -> Vec<Verb> {
         },
         Verb {
             words: &["group", "remove", "team", "carol"],
+            talkers: &["alice", "bob", "second"],
+            check: |world| {
+                assert_eq!(world.team("carol")["member"], false);
+                assert_eq!(members(world, "bob", "team").len(), 3);
+            },
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "invite", "team", "dave"],
+            proposes: true,
+            talkers: &["alice", "dave", "bob"],
+            check: |world| assert_eq!(members(world, "carol", "team").len(), 5),
+            ..COMMIT
+        },
+        Verb {
+            words: &["group", "remove", "team", "carol"],
+            proposes: true,
             talkers: &["alice", "bob", "second"],
             check: |world| {
                 assert_eq!(world.team("carol")["member"], false);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +17,8 @@ use crate::support::{Device, Done, Place, finish};
 const DIES_AT: &str = "QPC_KILL_AT";
 /// What a process killed by a signal has for an exit code here.
 const KILLED: i32 = -1;
+/// Makes a process propose who is to be added or removed, as one does whose commits have lost three races.
+const PROPOSES: &str = "QPC_PROPOSE_FIRST";
 /// The log of a server goes on whatever is put back.
 const LOG: &str = "server.log";
 
@@ -28,6 +30,7 @@ pub(super) const UNREAD: &str = "unread when it happened";
 pub(super) struct World {
     place: Place,
     kept: Arc<Kept>,
+    proposes: bool,
     /// The messages that each device has printed since the disks were put back.
     heard: Mutex<BTreeMap<String, Vec<Heard>>>,
 }
@@ -99,12 +102,13 @@ impl World {
     }
 
     fn of(place: Place, kept: Arc<Kept>) -> Self {
-        Self { place, kept, heard: Mutex::default() }
+        Self { place, kept, proposes: false, heard: Mutex::default() }
     }
 
-    /// What it is put back to from here on.
-    pub(super) fn begin(&mut self, kept: &Arc<Kept>) {
+    /// What it is put back to from here on, and whether commands propose instead of committing.
+    pub(super) fn begin(&mut self, kept: &Arc<Kept>, proposes: bool) {
         self.kept = Arc::clone(kept);
+        self.proposes = proposes;
     }
 
     /// How things are now.
@@ -169,16 +173,15 @@ impl World {
 
     /// Runs a command whose process dies at that moment.
     pub(super) fn killed(&self, by: &str, arguments: &[&str], at: u64) -> Struck {
-        let mut command = self.device(by).command(&self.filled(arguments));
-        let done = finish(command.arg("--json").env(DIES_AT, at.to_string()).spawn().unwrap());
+        let mut command = self.command(by, arguments);
+        let done = finish(command.env(DIES_AT, at.to_string()).spawn().unwrap());
         self.take(by, &done);
         Struck { killed: done.code == KILLED, done }
     }
 
     /// Runs a command whose server dies at the moment that it was started for; it is started again at once.
     pub(super) fn abandoned(&mut self, by: &str, arguments: &[&str]) -> Struck {
-        let mut command = self.device(by).command(&self.filled(arguments));
-        let mut child = command.args(["--json", "--timeout", "30"]).spawn().unwrap();
+        let mut child = self.command(by, arguments).args(["--timeout", "30"]).spawn().unwrap();
         let mut killed = false;
         while is_running(&mut child) {
             killed |= self.revive();
@@ -197,10 +200,18 @@ impl World {
 
     /// Runs a command undisturbed.
     pub(super) fn run(&self, by: &str, arguments: &[&str]) -> Done {
-        let arguments = self.filled(arguments);
-        let done = self.device(by).run(&[&arguments[..], &["--json"]].concat());
+        let done = finish(self.command(by, arguments).spawn().unwrap());
         self.take(by, &done);
         done
+    }
+
+    fn command(&self, by: &str, arguments: &[&str]) -> Command {
+        let mut command = self.device(by).command(&self.filled(arguments));
+        if self.proposes {
+            command.env(PROPOSES, "1");
+        }
+        command.arg("--json");
+        command
     }
 
     fn filled<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {

@@ -45,6 +45,7 @@ pub(in crate::client) fn alone() -> (Client, ChannelId) {
         stretching: Stretching::default(),
         insecure_plain: false,
         auto_connect: false,
+        propose_first: false,
         update: crate::client::UpdatePolicy::default(),
     };
     let now = Now { mono: Duration::ZERO, wall: WALL };

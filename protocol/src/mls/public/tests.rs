@@ -1,3 +1,4 @@
+mod beside;
 mod crafted;
 mod hostile;
 mod queue;

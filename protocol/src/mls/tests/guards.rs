@@ -5,8 +5,9 @@ use core::mem::discriminant;
 
 use openmls::group::MlsGroup;
 use openmls::prelude::{
-    CommitBuilder, Extension, Initial, LeafNodeIndex, LeafNodeParameters, MlsMessageOut,
-    OpenMlsProvider as _, UnknownExtension,
+    Capabilities, CommitBuilder, Extension, ExtensionType, Extensions, Initial, LeafNodeIndex,
+    LeafNodeParameters, MlsMessageOut, OpenMlsProvider as _, ProposalType,
+    RequiredCapabilitiesExtension, UnknownExtension,
 };
 use tls_codec::Serialize as _;
 
@@ -247,6 +248,70 @@ fn a_plain_member_cannot_change_the_group_data() {
         commit.propose_group_context_extensions(extensions).unwrap()
     });
     assert!(matches!(refused(&mut world, &mut devices, 0, &forged), MlsError::Invalid(_)));
+}
+
+/// By an admin, who may change a group's data, and by a member, whose leaf is its own: to no less than the group has had.
+#[test]
+fn nobody_lowers_what_a_group_has() {
+    let (mut world, mut devices) = three();
+    let before = devices[0].group().data().clone();
+    let raised = GroupData { version: before.version + 4, ..before.clone() };
+    let plan = Plan { data: Some(raised.clone()), ..Plan::default() };
+    let bundle = devices[0].commit(&plan).unwrap();
+    world.accept(&mut devices[0], &bundle).unwrap();
+    for device in &mut devices[1..] {
+        device.follow(&bundle.commit).unwrap();
+    }
+
+    // Versions that were, and the one that is.
+    let mut contexts = Vec::new();
+    for version in [before.version, raised.version - 1, raised.version] {
+        let data = GroupData { version, ..raised.clone() };
+        contexts.push(rules::context_extensions(&data).unwrap());
+    }
+    // A sound version, and members that need to be able to do less.
+    let sound = || {
+        let data = GroupData { version: raised.version + 1, ..raised.clone() };
+        Extension::Unknown(GroupData::EXTENSION, UnknownExtension(data.encode()))
+    };
+    let all = rules::required_capabilities();
+    let without = |proposals: &[ProposalType], extensions: &[ExtensionType]| {
+        Extension::RequiredCapabilities(RequiredCapabilitiesExtension::new(
+            extensions,
+            proposals,
+            all.credential_types(),
+        ))
+    };
+    let (proposals, extensions) = (all.proposal_types(), all.extension_types());
+    assert!(!proposals.is_empty() && extensions.len() > 1);
+    for required in [
+        without(&[], &[ExtensionType::Unknown(GroupData::EXTENSION)]),
+        without(&proposals[1..], extensions),
+        without(proposals, &extensions[1..]),
+    ] {
+        contexts.push(Extensions::from_vec(vec![required, sound()]).unwrap());
+    }
+    for context in contexts {
+        let forged = forge(&mut devices[0], |commit| {
+            commit.propose_group_context_extensions(context).unwrap()
+        });
+        assert!(matches!(refused(&mut world, &mut devices, 0, &forged), MlsError::Invalid(_)));
+    }
+
+    // A leaf that knows only the weaker suite, which no group that is to move on could take along.
+    let whole = rules::capabilities();
+    let fewer = Capabilities::builder()
+        .ciphersuites(vec![Suite::Classical.ciphersuite()])
+        .extensions(whole.extensions().to_vec())
+        .proposals(whole.proposals().to_vec())
+        .build();
+    let leaf = LeafNodeParameters::builder().with_capabilities(fewer).build();
+    let forged =
+        forge(&mut devices[1], |commit| commit.force_self_update(true).leaf_node_parameters(leaf));
+    assert_eq!(refused(&mut world, &mut devices, 1, &forged), MlsError::Capabilities);
+    let stays = devices[0].commit(&Plan::default()).unwrap();
+    world.accept(&mut devices[0], &stays).unwrap();
+    assert_eq!(devices[1].follow(&stays.commit).unwrap().epoch, devices[0].group().epoch());
 }
 
 #[test]

@@ -39,8 +39,8 @@ pub fn deleted_accounts_are_gone_but_stay_taken(store: &mut dyn Backend) {
     let group = bed.group(3);
     let gone = sender(2, 1);
     bed.run(put_packages(gone, vec![package(1, Suite::Hybrid, later(LIFE))]));
-    bed.done(put_refresh(gone, 1, LIFE));
-    bed.done(put_refresh(sender(2, 9), 2, LIFE));
+    assert_eq!(bed.run(put_refresh(gone, 1, LIFE)), tokens_from(0));
+    assert_eq!(bed.run(put_refresh(sender(2, 9), 2, LIFE)), tokens_from(0));
     let delete = StoreOp::DeleteAccount { account: account(2), at: NOW };
     bed.done(delete.clone());
 
@@ -165,7 +165,7 @@ pub fn newer_records_replace_older_ones(store: &mut dyn Backend) {
     assert_eq!(stored(&mut bed), (2, 1, 6));
     // With the key change what belonged to the one before: the refresh token is proved by the new one, and key packages
     // of the old one are not handed out any more.
-    bed.done(put_refresh(of, 1, LIFE));
+    assert_eq!(bed.run(put_refresh(of, 1, LIFE)), tokens_from(0));
     bed.run(put_packages(of, vec![package(1, Suite::Hybrid, later(LIFE))]));
     bed.told(put(3, 1, 7));
     assert_eq!(bed.run(find_refresh(of, 1, NOW)), StoreReply::RefreshKey([1; 32]));
@@ -184,7 +184,7 @@ pub fn revocation_takes_what_a_device_holds(store: &mut dyn Backend) {
     let group = bed.group(2);
     let gone = sender(2, 1);
     bed.run(put_packages(gone, vec![package(1, Suite::Hybrid, later(LIFE))]));
-    bed.done(put_refresh(gone, 1, LIFE));
+    assert_eq!(bed.run(put_refresh(gone, 1, LIFE)), tokens_from(0));
     bed.refused(revoke(sender(2, 7), 1), ErrorCode::DeviceUnknown);
     bed.told(revoke(gone, 1));
     bed.told(revoke(gone, 2));
@@ -337,7 +337,7 @@ pub fn sessions_need_an_active_device_and_fresh_tokens(store: &mut dyn Backend) 
         other => panic!("{other:?}"),
     }
 
-    bed.done(put_refresh(of, 1, LIFE));
+    assert_eq!(bed.run(put_refresh(of, 1, LIFE)), tokens_from(0));
     bed.done(StoreOp::EndTokens { sender: of, at: later(10) });
     bed.refused(open_session(of, later(10), 0, later(20)), ErrorCode::TokenInvalid);
     assert_eq!(bed.run(open_session(of, later(11), 0, later(20))), session(u64::MAX));
@@ -346,6 +346,17 @@ pub fn sessions_need_an_active_device_and_fresh_tokens(store: &mut dyn Backend) 
     bed.done(StoreOp::EndTokens { sender: of, at: NOW });
     bed.refused(open_session(of, later(10), 0, later(20)), ErrorCode::TokenInvalid);
     bed.done(StoreOp::EndTokens { sender: sender(8, 8), at: NOW });
+    // Whoever issues the next ones is told from when they count.
+    let from = tokens_from(later(12).0);
+    assert_eq!(bed.run(put_refresh(of, 2, LIFE)), from);
+    let rotate = StoreOp::RotateRefresh {
+        sender: of,
+        old: digest(2),
+        new: digest(3),
+        expires: later(LIFE),
+        at: NOW,
+    };
+    assert_eq!(bed.run(rotate), from);
 }
 
 /// A device has one refresh token, until its end.
@@ -362,7 +373,7 @@ pub fn refresh_tokens_are_replaced_and_end(store: &mut dyn Backend) {
         at,
     };
     bed.refused(find_refresh(of, 1, NOW), ErrorCode::TokenInvalid);
-    bed.done(put_refresh(of, 1, LIFE));
+    assert_eq!(bed.run(put_refresh(of, 1, LIFE)), tokens_from(0));
     let key = StoreReply::RefreshKey(device_key(of));
     assert_eq!(bed.run(find_refresh(of, 1, later(LIFE - 1))), key);
     bed.refused(find_refresh(of, 1, later(LIFE)), ErrorCode::TokenExpired);
@@ -371,10 +382,10 @@ pub fn refresh_tokens_are_replaced_and_end(store: &mut dyn Backend) {
     bed.refused(find_refresh(sender(1, 2), 1, NOW), ErrorCode::TokenInvalid);
     bed.refused(rotate(2, 3, LIFE, NOW), ErrorCode::TokenInvalid);
     bed.refused(rotate(1, 3, 2 * LIFE, later(LIFE)), ErrorCode::TokenExpired);
-    bed.done(rotate(1, 3, 2 * LIFE, NOW));
+    assert_eq!(bed.run(rotate(1, 3, 2 * LIFE, NOW)), tokens_from(0));
     bed.refused(rotate(1, 4, 2 * LIFE, NOW), ErrorCode::TokenInvalid);
     assert_eq!(bed.run(find_refresh(of, 3, later(LIFE))), key);
-    bed.done(put_refresh(of, 5, LIFE));
+    assert_eq!(bed.run(put_refresh(of, 5, LIFE)), tokens_from(0));
     bed.refused(find_refresh(of, 3, NOW), ErrorCode::TokenInvalid);
     assert_eq!(bed.run(find_refresh(of, 5, NOW)), key);
 }
@@ -390,6 +401,10 @@ fn put_refresh(of: Sender, n: u8, life: u64) -> StoreOp {
         hash: digest(n),
         expires: later(life),
     }
+}
+
+fn tokens_from(at: u64) -> StoreReply {
+    StoreReply::TokensFrom(UnixMillis(at))
 }
 
 fn find_refresh(of: Sender, n: u8, at: UnixMillis) -> StoreOp {

@@ -7,6 +7,7 @@ use super::bed::{
     Bed, LIFE, MOST, NOW, account, ack, append, channel, commit, create, device_key, digest, fetch,
     later, member, package, put_device, revoke, sender, username,
 };
+use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::mls::suite::Suite;
@@ -51,12 +52,13 @@ fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
         });
     }
     for n in 1..=3 {
-        bed.done(StoreOp::PutRefresh {
+        let put = StoreOp::PutRefresh {
             sender: sender(1, n),
             device_key: [n; 32],
             hash: digest(n),
             expires: later(LIFE),
-        });
+        };
+        assert_eq!(bed.run(put), StoreReply::TokensFrom(UnixMillis(0)));
     }
     // Commit 200 and its six, three, and the second commit; the welcome in an inbox.
     [1 + 6 + 3 + 1 + 1, 1 + 6 + 3 + 1, 5 + 1, 4 + 1, 3]

@@ -275,7 +275,7 @@ impl MemoryStore {
             return Err(ErrorCode::DeviceRevoked.into());
         }
         self.refresh.insert(sender, Refresh { device_key, hash, expires });
-        Ok(StoreReply::Done)
+        Ok(self.tokens_from(sender))
     }
 
     pub(super) fn find_refresh(&self, sender: Sender, hash: Digest, at: UnixMillis) -> Answer {
@@ -296,13 +296,18 @@ impl MemoryStore {
         refresh.check(old, at)?;
         refresh.hash = new;
         refresh.expires = expires;
-        Ok(StoreReply::Done)
+        Ok(self.tokens_from(sender))
+    }
+
+    fn tokens_from(&self, sender: Sender) -> StoreReply {
+        let from = self.devices.get(&sender).map_or(UnixMillis(0), |device| device.tokens_from);
+        StoreReply::TokensFrom(from)
     }
 
     pub(super) fn end_tokens(&mut self, sender: Sender, at: UnixMillis) -> StoreReply {
         self.refresh.remove(&sender);
         if let Some(device) = self.devices.get_mut(&sender) {
-            device.tokens_from = device.tokens_from.max(at.plus(Duration::from_millis(1)));
+            device.tokens_from = device.tokens_from.max(at).plus(Duration::from_millis(1));
         }
         StoreReply::Done
     }

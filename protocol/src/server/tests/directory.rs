@@ -232,6 +232,30 @@ fn logout_ends_tokens_and_the_devices_other_connections() {
     assert_eq!(world.close_code(second), Some(CloseCode::TOO_SLOW));
 }
 
+/// Within the millisecond of the logout, and by a clock that was set back since.
+#[test]
+fn a_login_right_after_a_logout_opens_a_session() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    for back in [0, 60_000] {
+        let ended = alice.tokens.clone();
+        assert_eq!(world.call(alice.link, Request::Logout).unwrap(), Reply::Done);
+        world.now.wall = world.now.wall.minus(Duration::from_millis(back));
+        alice.link = world.connect();
+        assert_eq!(code(alice.resume(&mut world)), ErrorCode::TokenInvalid);
+        alice.log_in(&mut world, "secret").unwrap();
+        alice.resume(&mut world).unwrap();
+        // What the next refresh token buys holds as well, and what was ended does not come back.
+        let refresh = alice.refresh_request(&mut world);
+        let Reply::Tokens(tokens) = world.call(alice.link, refresh).unwrap() else { panic!() };
+        alice.tokens = ended;
+        alice.link = world.connect();
+        assert_eq!(code(alice.resume(&mut world)), ErrorCode::TokenInvalid);
+        alice.tokens = Some(tokens);
+        alice.reconnect(&mut world);
+    }
+}
+
 #[test]
 fn device_records_have_to_hold() {
     let mut world = World::new();

@@ -122,6 +122,7 @@ impl Stage {
             stretching: STRETCHING,
             insecure_plain: false,
             auto_connect: true,
+            propose_first: false,
             update: UpdatePolicy::default(),
         };
         let page = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };

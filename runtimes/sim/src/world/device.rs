@@ -115,6 +115,7 @@ impl World {
             stretching: STRETCHING,
             insecure_plain: false,
             auto_connect: true,
+            propose_first: false,
             update: self.rules.update,
         };
         let now = self.now_of(index);

@@ -1,0 +1,204 @@
+//! What a group shows of itself: changed, told to those who join, and never older than what its context names.
+
+use std::time::Duration;
+
+use crate::talk::*;
+use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::client::{Profile, ProfileChange};
+use qpc_protocol::error::{ErrorCode, Refused};
+use qpc_protocol::id::{ChannelId, Digest};
+use qpc_protocol::wire::message::{Body, Request};
+use qpc_sim::world::World;
+
+fn described(world: &World, device: usize, channel: ChannelId) -> Profile {
+    let group = world.group(device, channel);
+    let name = group.name.unwrap_or_default();
+    Profile { name, description: group.description, avatar: group.avatar }
+}
+
+fn renamed(name: &str) -> ProfileChange {
+    ProfileChange { name: Some(name.into()), ..ProfileChange::default() }
+}
+
+fn describe(world: &mut World, device: usize, channel: ChannelId, change: ProfileChange) {
+    world.done(device, |client, now| client.set_metadata(now, channel, change));
+}
+
+#[test]
+fn a_profile_reaches_everybody_and_those_who_join_later() {
+    let (mut world, channel) = three(20);
+    let dave = world.register("dave");
+    let avatar = Digest([9; 32]);
+    describe(&mut world, ALICE, channel, renamed("the second name"));
+    let rest = ProfileChange {
+        name: None,
+        description: Some("what it is about".into()),
+        avatar: Some(Some(avatar)),
+    };
+    describe(&mut world, ALICE, channel, rest);
+    world.settle();
+    world.done(ALICE, |client, now| client.invite(now, channel, "dave"));
+    world.settle();
+    let expected = Profile {
+        name: "the second name".into(),
+        description: "what it is about".into(),
+        avatar: Some(avatar),
+    };
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+        restart(&mut world, device);
+        assert_eq!(described(&world, device, channel), expected, "device {device}");
+    }
+    world.settle();
+    let none = ProfileChange { avatar: Some(None), ..ProfileChange::default() };
+    describe(&mut world, ALICE, channel, none);
+    world.settle();
+    assert_eq!(described(&world, dave, channel), Profile { avatar: None, ..expected });
+    // What is said of a group is nobody else's business: neither in the store nor in what machines say of themselves.
+    world.said = Some(String::new());
+    describe(&mut world, ALICE, channel, renamed("planted secret"));
+    world.settle();
+    assert_eq!(described(&world, dave, channel).name, "planted secret");
+    assert!(!world.said.take().unwrap().contains("planted secret"));
+}
+
+#[test]
+fn nothing_out_of_bounds_is_a_profile() {
+    let (mut world, channel) = three(21);
+    let now = world.now;
+    let long = |len: usize| Some("x".repeat(len));
+    for change in [
+        renamed(""),
+        ProfileChange { name: long(257), ..ProfileChange::default() },
+        ProfileChange { description: long(2_049), ..ProfileChange::default() },
+    ] {
+        let refused = world.client(ALICE).set_metadata(now, channel, change);
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{refused:?}");
+    }
+    let most = ProfileChange { name: long(256), description: long(2_048), avatar: None };
+    describe(&mut world, ALICE, channel, most);
+    world.settle();
+    assert_eq!(described(&world, BOB, channel).description.len(), 2_048);
+}
+
+#[test]
+fn a_plain_member_describes_nothing() {
+    let (mut world, channel) = three(22);
+    let failed = fails(&mut world, BOB, |client, now| {
+        client.set_metadata(now, channel, renamed("bob's now"))
+    });
+    assert_eq!(code(&failed), ErrorCode::NotAllowed);
+    world.settle();
+    assert_eq!(described(&world, CAROL, channel).name, "planted name");
+}
+
+#[test]
+fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
+    let (mut world, channel) = three(23);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    for device in [ALICE, BOB] {
+        world.cut(device);
+    }
+    let name = world.command(ALICE, |c, now| c.set_metadata(now, channel, renamed("by alice")));
+    let description =
+        ProfileChange { description: Some("by bob".into()), ..ProfileChange::default() };
+    let about = world.command(BOB, |c, now| c.set_metadata(now, channel, description));
+    assert!(matches!(world.outcome(ALICE, name), Outcome::Epoch(_)));
+    assert!(matches!(world.outcome(BOB, about), Outcome::Epoch(_)));
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        let Profile { name, description, .. } = described(&world, device, channel);
+        assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
+    }
+}
+
+/// Metadata written before the last change and read after it is not taken for the present one.
+#[test]
+fn older_metadata_is_never_shown_after_newer() {
+    let (mut world, channel) = three(24);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    // Bob renames the group, and falls silent before his word on it is accepted.
+    lie(&mut world, BOB, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, BOB, channel, renamed("older"));
+    world.until(|world| world.group(ALICE, channel).epoch == world.group(BOB, channel).epoch);
+    describe(&mut world, ALICE, channel, renamed("newer"));
+    honest(&mut world, &[BOB]);
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        assert_eq!(described(&world, device, channel).name, "newer", "device {device}");
+        let mut names = world.devices[device].log.iter().rev().filter_map(|event| match event {
+            Event::Metadata(group) => Some(group.profile.name.clone()),
+            _ => None,
+        });
+        assert_eq!(names.next().unwrap(), "newer", "device {device}");
+    }
+}
+
+/// Who adds somebody may not have read yet what the group is called now.
+#[test]
+fn who_is_added_between_a_change_and_the_word_on_it_hears_of_it_too() {
+    let (mut world, channel) = three(25);
+    let dave = world.register("dave");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    lie(&mut world, ALICE, true, |frame| match &frame.body {
+        Body::Request(Request::Submit(_)) => vec![],
+        _ => vec![frame],
+    });
+    describe(&mut world, ALICE, channel, renamed("in between"));
+    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
+    honest(&mut world, &[ALICE]);
+    world.settle();
+    for device in [ALICE, BOB, CAROL, dave] {
+        assert_eq!(described(&world, device, channel).name, "in between", "device {device}");
+    }
+}
+
+/// What alice calls the group now stands in its context; her word on it is kept from all until she goes on.
+fn renamed_unheard(seed: u64) -> (World, ChannelId) {
+    let (mut world, channel) = three(seed);
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.settle();
+    hold_back(&mut world, ALICE, |request| matches!(request, Request::Submit(_)));
+    describe(&mut world, ALICE, channel, renamed("by alice"));
+    world.until(|world| world.group(ALICE, channel).epoch == world.group(BOB, channel).epoch);
+    (world, channel)
+}
+
+fn about(text: &str) -> ProfileChange {
+    ProfileChange { description: Some(text.into()), ..ProfileChange::default() }
+}
+
+#[test]
+fn a_change_made_before_the_word_on_another_is_read_does_not_revert_it() {
+    let (mut world, channel) = renamed_unheard(26);
+    let change = world.command(BOB, |c, now| c.set_metadata(now, channel, about("by bob")));
+    world.pass(Duration::from_secs(1));
+    assert!(!is_done(&world, BOB, change), "it waits for what the group is called now");
+    honest(&mut world, &[ALICE]);
+    assert!(matches!(world.outcome(BOB, change), Outcome::Epoch(_)));
+    world.settle();
+    for device in [ALICE, BOB, CAROL] {
+        let Profile { name, description, .. } = described(&world, device, channel);
+        assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
+    }
+}
+
+/// Whoever changed it is gone before the word on it was out.
+#[test]
+fn a_group_that_nobody_can_name_is_named_anew_and_not_left_without_a_name() {
+    let (mut world, channel) = renamed_unheard(27);
+    world.crash(ALICE);
+    let failed = fails(&mut world, BOB, |c, now| c.set_metadata(now, channel, about("by bob")));
+    assert!(matches!(failed, Failed::Obsolete(_)), "{failed:?}");
+    describe(&mut world, BOB, channel, renamed("by bob"));
+    world.settle();
+    for device in [BOB, CAROL] {
+        assert_eq!(described(&world, device, channel).name, "by bob", "device {device}");
+    }
+}
