@@ -10,6 +10,7 @@ mod keys;
 mod leaves;
 mod life;
 mod random;
+mod records;
 mod rejoin;
 mod revoked;
 mod same;
