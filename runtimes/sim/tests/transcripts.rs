@@ -5,8 +5,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use data_encoding::HEXLOWER;
 use qpc_protocol::crypto::{Backend, fast, portable};
 use qpc_sim::transcript::{BLESS, CONVERSATIONS, Conversation, record, replay};
+use serde_json::Value;
 
 /// Above this a transcript is too long, in bytes.
 const LONGEST: usize = 1_000_000;
@@ -42,6 +44,35 @@ fn every_conversation_has_a_transcript_of_its_own() {
     for conversation in CONVERSATIONS {
         assert!(text(conversation).len() < LONGEST, "{} is too long", conversation.name);
     }
+}
+
+/// The kinds of records are pinned in files of their own (`vectors/README.md`).
+#[test]
+fn what_devices_store_is_of_a_pinned_kind() {
+    let folder = CONVERSATIONS[0].path().parent().unwrap().parent().unwrap().to_owned();
+    let read = |file: &str| {
+        let text = fs::read_to_string(folder.join(file)).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()
+    };
+    let (ours, of_groups) = (read("records-client.json"), read("records-mls.json"));
+    let lists = [&ours["records"], &of_groups["sets"]].map(|list| list.as_array().unwrap());
+    let names = lists.into_iter().flatten().map(|vector| vector["name"].as_str().unwrap());
+    let words = names.flat_map(|name| name.split([' ', ',', ':']));
+    let kinds: Vec<_> = words.filter(|word| word.contains('/')).collect();
+    let mut seen = BTreeSet::new();
+    for conversation in CONVERSATIONS {
+        let whole: Value = serde_json::from_str(&text(conversation)).unwrap();
+        for step in whole["steps"].as_array().unwrap() {
+            let ops = step["out"]["persist"]["ops"].as_array();
+            for key in ops.into_iter().flatten().filter_map(|op| op["put"].as_str()) {
+                let key = HEXLOWER.decode(key.as_bytes()).unwrap();
+                let kind = kinds.iter().find(|kind| key.starts_with(kind.as_bytes()));
+                let known = kind.unwrap_or_else(|| panic!("not pinned: {}", key.escape_ascii()));
+                seen.insert(*known);
+            }
+        }
+    }
+    assert!(seen.len() > 12, "{seen:?}");
 }
 
 #[test]
