@@ -165,6 +165,9 @@ pub mod server;
 pub mod store;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 /// The snippet in the README compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -310,3 +310,6 @@ pub(super) struct Leaf {
     /// How far the group's log had been read then.
     pub seq: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ mod leaves;
 mod life;
 mod once;
 mod random;
+mod records;
 mod rejoin;
 mod revoked;
 mod same;

@@ -9,6 +9,7 @@ mod links;
 mod partial;
 mod proposals;
 mod pushes;
+mod records;
 mod resets;
 mod sessions;
 mod storm;

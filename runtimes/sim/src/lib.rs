@@ -13,6 +13,7 @@ mod run;
 pub mod scenario;
 pub mod takeover;
 mod trace;
+pub mod transcript;
 pub mod world;
 
 pub use actors::{OF_MEMBERS, OF_SERVERS, Way};

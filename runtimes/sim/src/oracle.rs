@@ -226,7 +226,11 @@ impl Oracle {
                 let broken = self.wire.sent(*who, *link, bytes, self.readers.get(*who));
                 self.broken(broken);
             }
-            Seen::Output(..) => {}
+            Seen::Output(..)
+            | Seen::Started(..)
+            | Seen::Input(..)
+            | Seen::Idle(..)
+            | Seen::Opened(..) => {}
             Seen::Persisted(device, batch) => {
                 if let Some(reader) = self.readers.get_mut(*device) {
                     reader.persisted(batch);

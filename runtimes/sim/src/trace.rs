@@ -44,9 +44,11 @@ impl Trace {
     /// Something happened.
     pub(crate) fn see(&mut self, now: Duration, seen: &Seen<'_>) {
         let line = match seen {
-            Seen::Output(_, Output::Read(_) | Output::Idle { .. } | Output::Persist(_), _) => {
-                return;
-            }
+            Seen::Output(_, Output::Read(_) | Output::Idle { .. } | Output::Persist(_), _)
+            | Seen::Started(..)
+            | Seen::Input(..)
+            | Seen::Idle(..)
+            | Seen::Opened(..) => return,
             Seen::Output(who, Output::Send { link, len, fin }, bytes) => {
                 let end = if *fin { ", the last" } else { "" };
                 let frames = self.frames(*who, *link, bytes);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qpc_protocol::client::event::Event;
 use qpc_protocol::client::{Client, Config as ClientConfig, DIRECTORY};
-use qpc_protocol::env::Now;
+use qpc_protocol::env::{Entropy, Now};
 use qpc_protocol::error::{Fatal, RestoreError, StoreFault, StoreFaultKind};
 use qpc_protocol::io::{Input, Links, Output, Page, Target};
 use qpc_protocol::store::batch::Batch;
@@ -13,7 +13,7 @@ use qpc_protocol::store::batch::Batch;
 use super::disk::{Disk, Moment};
 use super::link::Packet;
 use super::network::{InFlight, Side};
-use super::{CREDIT, Clock, ENDLESS, Idle, STRETCHING, World};
+use super::{CREDIT, Clock, ENDLESS, Idle, STRETCHING, Seen, World};
 
 /// A device: its machine, unless it is switched off, and its disk. What the world does to it is in its fields: change
 /// them at any time.
@@ -108,7 +108,7 @@ impl World {
     /// # Errors
     /// What the machine finds wrong with its directory. The device stays off.
     pub fn try_start(&mut self, index: usize) -> Result<(), RestoreError> {
-        let entropy = self.rng.fork();
+        let seed = self.rng.array();
         let config = ClientConfig {
             backend: self.backend,
             server: Target("server".into()),
@@ -119,11 +119,12 @@ impl World {
             update: self.rules.update,
         };
         let now = self.now_of(index);
+        self.watched(&Seen::Started(index, now, seed, None));
         let device = &mut self.devices[index];
         device.fatal = None;
         let page = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
         let directory = page.read(&device.disk);
-        device.client = Some(Client::restore(config, directory, entropy, now)?);
+        device.client = Some(Client::restore(config, directory, Entropy::from_seed(seed), now)?);
         Ok(())
     }
 
@@ -174,6 +175,7 @@ impl World {
                 let ahead = wake_at.is_none_or(|at| at > now.mono);
                 assert!(ahead, "device {index} would spin at {now:?}: {reason:?} {wake_at:?}");
                 self.reasons.insert(index, format!("{reason:?} {wake_at:?}"));
+                self.watched(&Seen::Idle(index, &output));
                 return idle;
             }
             idle.worked = true;
@@ -231,6 +233,9 @@ impl World {
         }
         let now = self.now_of(index);
         self.stand_at(now);
+        if self.devices[index].client.is_some() && self.devices[index].fatal.is_none() {
+            self.watched(&Seen::Input(index, now, &input));
+        }
         let device = &mut self.devices[index];
         if let Some(client) = device.client.as_mut().filter(|_| device.fatal.is_none()) {
             match client.handle(now, input) {

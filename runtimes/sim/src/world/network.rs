@@ -7,7 +7,7 @@ use qpc_protocol::error::CloseCode;
 use qpc_protocol::io::{Binding, BindingKind, ConnId, Gone, Input, LinkId, Transport};
 
 use super::link::{Packet, Wire};
-use super::{Idle, SERVER, World, earliest};
+use super::{Idle, SERVER, Seen, World, earliest};
 
 /// How long an attempt to connect goes without an answer before the transport gives it up.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -151,6 +151,7 @@ impl World {
 
     pub(super) fn open(&mut self, device: usize, conn: ConnId, link: LinkId) {
         let at_server = LinkId(self.next_id());
+        self.watched(&Seen::Opened(device, link, at_server));
         let at = self.now.mono + self.lag(device);
         let credit = self.devices[device].credit;
         let Some(conn) = self.conns.iter_mut().find(|other| other.is_at(device, conn)) else {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use qpc_protocol::env::Entropy;
 use qpc_protocol::error::{StoreFault, StoreFaultKind};
 use qpc_protocol::io::{Input, OpId, Output};
 use qpc_protocol::server::memory::MemoryStore;
@@ -42,7 +43,11 @@ impl World {
         let secrets = ServerSecrets::decode(&self.secrets).unwrap();
         let config = ServerConfig::new(self.backend);
         let now = self.server_clock.of(self.now);
-        self.server = Some(Server::new(config, secrets, self.rng.fork(), now));
+        let seed = self.rng.array();
+        if let Some(watch) = &mut self.watch {
+            watch(self.now.mono, &Seen::Started(SERVER, now, seed, Some(&self.secrets)));
+        }
+        self.server = Some(Server::new(config, secrets, Entropy::from_seed(seed), now));
     }
 
     /// The server is gone, without a word; its store stays.
@@ -92,6 +97,7 @@ impl World {
                 }
                 idle.and(Idle { worked: false, wake_at });
                 self.reasons.insert(SERVER, format!("{reason:?} {wake_at:?}"));
+                self.watched(&Seen::Idle(SERVER, &output));
                 return idle;
             }
             idle.worked = true;
@@ -182,6 +188,9 @@ impl World {
         }
         let now = self.server_clock.of(self.now);
         self.stand_at(now);
+        if self.server.is_some() {
+            self.watched(&Seen::Input(SERVER, now, &input));
+        }
         if let Some(server) = self.server.as_mut() {
             server.handle(now, input).unwrap();
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use qpc_protocol::env::Now;
 use qpc_protocol::id::Digest;
-use qpc_protocol::io::Output;
+use qpc_protocol::io::{Input, LinkId, Output};
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::store::batch::{Batch, Op};
 
@@ -13,10 +13,18 @@ use super::World;
 use crate::recorder::{Forgery, Recorder};
 use crate::takeover;
 
-/// What a [`Watcher`] sees.
+/// What a [`Watcher`] sees. Machines go by their number, the server's is `usize::MAX`.
 pub enum Seen<'a> {
-    /// What a device's machine, or the server's (`usize::MAX`), put out, with the bytes that go with it.
+    /// A machine was made, with this seed; the server's also of these secrets.
+    Started(usize, Now, [u8; 32], Option<&'a [u8]>),
+    /// A machine is about to be told something.
+    Input(usize, Now, &'a Input<'a>),
+    /// What a machine put out, with the bytes that go with it.
     Output(usize, &'a Output, &'a [u8]),
+    /// A machine had nothing more to do: an [`Output::Idle`].
+    Idle(usize, &'a Output),
+    /// A device has opened a link: what it calls it, and what the server is going to.
+    Opened(usize, LinkId, LinkId),
     /// A batch became durable on a device.
     Persisted(usize, &'a Batch),
     /// The server's store executed a transaction.
