@@ -98,7 +98,13 @@ impl Client {
 
     /// Of a channel that is not here: whether key packages of an account are to be claimed for it now. Once they are
     /// here, and those of the own account, it is founded.
-    fn may_found(&mut self, ticket: Ticket, id: ChannelId, account: AccountId, lacks: bool) -> bool {
+    fn may_found(
+        &mut self,
+        ticket: Ticket,
+        id: ChannelId,
+        account: AccountId,
+        lacks: bool,
+    ) -> bool {
         let here = || self.intents.values().filter(|intent| intent.channel == id);
         // Founded by the other: its welcome is on its way.
         let lost = here().any(|intent| intent.losses > 0);

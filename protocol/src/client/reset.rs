@@ -89,7 +89,8 @@ impl Client {
 
     /// Whether its reset of a channel is not in the log yet.
     pub(super) fn waits_for_reset(&self, id: ChannelId) -> bool {
-        let begun = |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if next.begun);
+        let begun =
+            |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if next.begun);
         self.reset_of(id).is_some_and(|(_, intent)| !begun(&intent.want))
     }
 

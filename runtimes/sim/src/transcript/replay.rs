@@ -113,6 +113,7 @@ impl Play {
                 insecure_plain: false,
                 auto_connect: true,
                 update: UpdatePolicy::default(),
+                propose_first: false,
             };
             let page = Page { prefix: DIRECTORY.to_vec(), after: None, most: usize::MAX };
             let directory = page.read(self.disks.entry(name.to_owned()).or_default());

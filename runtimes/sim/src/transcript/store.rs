@@ -101,6 +101,7 @@ impl Json for StoreReply {
                 named("session", fields!(username, record, state_version))
             }
             Self::RefreshKey(key) => named("refreshKey", key.json()),
+            Self::TokensFrom(from) => named("tokensFrom", from.json()),
             Self::Told { entries, more } => named("told", fields!(entries, more)),
             Self::KeyPackages { available, last_resort } => {
                 named("keyPackages", fields!(available, last_resort))
