@@ -66,6 +66,26 @@ impl Place {
     }
 
     pub(crate) fn start(&mut self, listen: &str) {
+        let began = Instant::now();
+        let line = loop {
+            let mut child = self.spawn(listen);
+            let mut line = String::new();
+            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            if !line.is_empty() {
+                self.server = Some(child);
+                break line;
+            }
+            child.wait().unwrap();
+            // It was to die before it could say anything, or another process has its port for the moment.
+            self.extra = None;
+            assert!(began.elapsed() < PATIENCE, "the server does not start");
+            thread::sleep(Duration::from_millis(5));
+        };
+        let line: Value = serde_json::from_str(&line).unwrap();
+        self.address = line["address"].as_str().unwrap().to_owned();
+    }
+
+    fn spawn(&self, listen: &str) -> Child {
         let log = self.dir.path().join("server.log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         let mut command = bare();
@@ -81,17 +101,7 @@ impl Place {
         if let Some(blocks) = self.limit {
             command = limited(&command, blocks);
         }
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        if line.is_empty() && self.extra.take().is_some() {
-            // It was to die before it could say anything.
-            child.wait().unwrap();
-            return self.start(listen);
-        }
-        let line: Value = serde_json::from_str(&line).unwrap();
-        self.address = line["address"].as_str().unwrap().to_owned();
-        self.server = Some(child);
+        command.stdout(Stdio::piped()).stderr(log).spawn().unwrap()
     }
 
     /// `kill -9`.

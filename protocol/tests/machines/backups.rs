@@ -108,6 +108,17 @@ fn regression_20_the_recovery_flag_is_cleared_after_recovery() {
     world.settle();
     assert_eq!(rejoins(&world, BOB).len(), 1);
     agree(&world, third, &[CAROL, BOB]);
+    // Another backup that is restored is told as the first was.
+    let copy = world.devices[BOB].disk.clone();
+    for text in ["four", "five"] {
+        said(&mut world, BOB, channel, text);
+        world.cut(BOB);
+        world.settle();
+    }
+    world.devices[BOB].log.clear();
+    put_back(&mut world, BOB, copy);
+    world.pass(Duration::from_secs(10));
+    assert!(saw(&world, BOB, restored));
     undisturbed(&world, &[ALICE, CAROL]);
 }
 

@@ -313,6 +313,21 @@ fn a_welcome_to_a_direct_channel_that_one_of_the_two_rules_is_not_joined() {
     assert!(saw(&world, BOB, told), "{:?}", world.devices[BOB].log);
 }
 
+#[test]
+fn a_welcome_to_a_direct_channel_with_a_third_in_it_is_not_joined() {
+    let mut world = two(Rules::new(17));
+    let (alice, bob) = (account(&mut world, ALICE), account(&mut world, BOB));
+    let mut stranger = Stranger::new(&mut world);
+    stranger.third = Some(alice);
+    let channel = ChannelId::direct(bob, stranger.sender.account);
+    stranger.begin(&mut world, channel, bob, 1, Suite::Hybrid);
+    for device in [ALICE, BOB] {
+        world.cut(device);
+        world.until(|world| saw(world, device, unreadable));
+        assert!(world.groups(device).is_empty());
+    }
+}
+
 /// Nor does the other account get so far by a commit that the server takes, and then shows as the state to come back to.
 #[test]
 fn a_direct_channel_that_one_of_the_two_rules_is_not_come_back_to() {

@@ -23,6 +23,10 @@ pub(crate) struct Stranger {
     entropy: Entropy,
     /// It alone is to rule what it begins.
     pub(crate) alone: bool,
+    /// A third that it takes along.
+    pub(crate) third: Option<AccountId>,
+    /// Whose group its own is to be called, some epochs on.
+    pub(crate) poses_as: Option<ChannelId>,
     /// What it began last: channel, generation, the group as it has it and as a server does.
     present: Option<(ChannelId, u32, Group, PublicState)>,
 }
@@ -58,8 +62,15 @@ impl Stranger {
         };
         let replies = world.store.apply(&[StoreOp::CreateAccount(row), put]);
         assert!(matches!(replies.as_slice(), [StoreReply::Done, StoreReply::Told { .. }]));
-        let local = LocalDevice::new(key, record);
-        Self { local, sender, entropy, alone: false, present: None }
+        Self {
+            local: LocalDevice::new(key, record),
+            sender,
+            entropy,
+            alone: false,
+            third: None,
+            poses_as: None,
+            present: None,
+        }
     }
 
     /// Begins a generation of a direct channel, whatever its id, and adds an account's devices to it.
@@ -72,7 +83,8 @@ impl Stranger {
         suite: Suite,
     ) {
         let (backend, wall, sender) = (portable(), world.now.wall, self.sender);
-        let new = NewGroup { id: GroupId::of(channel, generation), suite, data: self.rule(with) };
+        let id = GroupId::of(self.poses_as.unwrap_or(channel), generation);
+        let new = NewGroup { id, suite, data: self.rule(with) };
         let cx = Context { backend, entropy: &mut self.entropy, wall };
         let (group, founding) = Group::create(cx, &self.local, &new).unwrap();
         let member = Member { sender, device_key: self.local.record.device_key };
@@ -103,15 +115,19 @@ impl Stranger {
                 expires,
             }),
         };
-        let claim = StoreOp::ClaimKeyPackages { account: with, suite, device: None, at: wall };
-        let replies = world.store.apply(&[begin, claim]);
-        let [StoreReply::Done | StoreReply::Appended { .. }, StoreReply::Claimed(claimed)] =
-            replies.as_slice()
-        else {
-            panic!("{replies:?}")
-        };
-        let adds = claimed.iter().map(|of| of.package.clone().unwrap().to_vec()).collect();
+        let replies = world.store.apply(&[begin]);
+        assert!(matches!(replies[..], [StoreReply::Done | StoreReply::Appended { .. }]));
         self.present = Some((channel, generation, group, state));
+        if self.poses_as.is_some() {
+            (0..9).for_each(|_| self.commit(world, &Plan { update: true, ..Plan::default() }));
+        }
+        let mut adds = Vec::new();
+        for account in [with].into_iter().chain(self.third) {
+            let claim = StoreOp::ClaimKeyPackages { account, suite, device: None, at: wall };
+            let replies = world.store.apply(&[claim]);
+            let [StoreReply::Claimed(claimed)] = replies.as_slice() else { panic!("{replies:?}") };
+            adds.extend(claimed.iter().map(|of| of.package.clone().unwrap().to_vec()));
+        }
         self.commit(world, &Plan { adds, ..Plan::default() });
     }
 

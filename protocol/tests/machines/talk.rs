@@ -240,6 +240,18 @@ pub(crate) fn lie(
     }));
 }
 
+/// Changes frames between one device and its server; `true` for those to the server.
+pub(crate) fn lie_both_ways(
+    world: &mut World,
+    at: usize,
+    mut with: impl FnMut(bool, Frame) -> Vec<Frame> + 'static,
+) {
+    world.liar = Some(Box::new(move |device, up, frame| match device == at {
+        true => with(up, frame),
+        false => vec![frame],
+    }));
+}
+
 /// Changes replies for one device.
 pub(crate) fn lie_reply(world: &mut World, at: usize, mut with: impl FnMut(&mut Reply) + 'static) {
     lie(world, at, false, move |mut frame| {
