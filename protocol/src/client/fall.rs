@@ -10,6 +10,7 @@
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | an entry of a later epoch, no commit that leads there, and a GroupInfo of a later epoch | the member's who signed it | no |
 //!
+//! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //! A message that does not decrypt is none: whoever can put an entry into the log, or the server, can make one. If it
 //! is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
 //! epoch per group and hour, [`REJOIN_TIME`].
