@@ -287,7 +287,7 @@ impl Channel {
 
     /// Whether nothing of the log is of use.
     pub(super) fn is_blind(&self) -> bool {
-        self.ended.is_some() || self.fall.is_blind()
+        (self.ended.is_some() && !self.fall.made) || self.fall.is_blind()
     }
 
     /// Whether the group's log cannot be read on with the state that is here.

@@ -121,6 +121,9 @@ impl Client {
         let generation = join.entry.generation;
         match self.join_now(inbox) {
             Ok(()) => self.end_join(inbox, None),
+            Err(MlsError::NotForUs) if self.enter_unopened(origin.channel, generation) => {
+                self.end_join(inbox, None);
+            }
             Err(error) => self.end_join(inbox, Some(&error.to_string())),
         }
     }
@@ -158,19 +161,22 @@ impl Client {
             return Err(MlsError::Invalid("another epoch than the server named".into()));
         }
         let Some(by) = group.added_by() else { return Err(MlsError::Record) };
-        group.data().check_for(origin.channel)?;
-        if is_direct(origin.channel) {
-            let members = group.members();
-            let accounts = members.iter().map(|member| member.record.account);
-            let between =
-                self.me().is_some_and(|me| is_between(origin.channel, me.account, accounts));
-            if !between {
-                return Err(MlsError::NotAllowed("a direct channel is for its two accounts"));
-            }
-        }
+        self.check_group(origin.channel, &group)?;
         self.judge_successor(origin.channel, generation, by, &group)?;
         self.adopt(origin, generation, by, group);
         Ok(())
+    }
+
+    /// Whether a group may be that of a channel.
+    pub(super) fn check_group(&self, id: ChannelId, group: &Group) -> Result<(), MlsError> {
+        group.data().check_for(id)?;
+        let members = group.members();
+        let accounts = members.iter().map(|member| member.record.account);
+        let between = self.me().is_some_and(|me| is_between(id, me.account, accounts));
+        match is_direct(id) && !between {
+            true => Err(MlsError::NotAllowed("a direct channel is for its two accounts")),
+            false => Ok(()),
+        }
     }
 
     /// Takes a group just joined into the directory.

@@ -302,6 +302,7 @@ impl Oracle {
             Event::Rejoined { channel, epoch, .. } => {
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
+                reader.lost.remove(channel);
                 reader.out.remove(channel);
                 reader.back.insert(*channel, (generation, *epoch));
             }
