@@ -466,6 +466,7 @@ fn fallen(why: Why) -> &'static str {
         Why::Unopened => "a commit does not open here",
         Why::Missed => "it has moved on without this device",
         Why::Asked => "its keys are to be replaced",
+        Why::Added => "it was added by a key that this device does not have",
         _ => "this device cannot go on",
     }
 }

@@ -214,6 +214,8 @@ pub const OLD_DEVICE_KEYS: usize = 8;
 pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);
 /// Groups that a device asks for at once to come back to: each holds a tree, and a bulk link.
 pub const REJOINS: usize = 4;
+/// Groups that a device tries to enter at once of whose welcomes it could open none: a server can make them up.
+pub const UNOPENED_WELCOMES: usize = 64;
 /// Links of a log at multiples of this are remembered by every reader, for comparing what is further back.
 pub const MARK_EVERY: u64 = 16;
 /// How many of those: 1,024 entries back, 2.5 KB per channel, stored once per [`MARK_EVERY`] entries.

@@ -104,6 +104,8 @@ pub(super) struct Channel {
     pub download: Option<Download>,
     /// Nothing is encrypted or committed before this epoch.
     pub need_epoch: u64,
+    /// The epoch in which the server refused a commit for another one.
+    pub refused_in: Option<u64>,
     /// Of which epoch it is known whether a commit can take queued Adds along, and whether it cannot.
     pub adds: (u64, QueuedAdds),
     /// Nothing is committed or resent before this time.
@@ -173,6 +175,7 @@ impl Channel {
             acked: 0,
             download: None,
             need_epoch: 0,
+            refused_in: None,
             adds: (0, QueuedAdds::Include),
             hold_until: None,
             flush_at: None,
@@ -275,6 +278,7 @@ impl Channel {
         self.checked_for = 0;
         // The log itself says which epoch it is, once it was read to its head.
         self.need_epoch = 0;
+        self.refused_in = None;
     }
 
     /// Gives a subscription up; entries that are still on their way are not taken.
@@ -287,7 +291,7 @@ impl Channel {
 
     /// Whether nothing of the log is of use.
     pub(super) fn is_blind(&self) -> bool {
-        self.ended.is_some() || self.fall.is_blind()
+        (self.ended.is_some() && !self.fall.made) || self.fall.is_blind()
     }
 
     /// Whether the log is asked for only to see whether it goes on without the end of the group.

@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::Client;
 use super::channel::Slot;
 use super::directory::{self, Fall};
-use super::event::Event;
+use super::event::{Event, Why};
 use super::load::Reading;
 use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
@@ -94,6 +94,12 @@ impl Client {
         let spare = core::mem::replace(&mut channel.spare, Slot::None);
         let (Slot::Warm(mut group), Some(why)) = (spare, channel.fall.why) else { return };
         drop(group.take_ops());
+        self.gate.stage(Op::DeletePrefix(directory::group_prefix(id, channel.row.generation)));
+        channel.row.generation = channel.generation();
+        channel.row.suite = group.suite();
+        if channel.ended.take().is_some() {
+            self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
+        }
         let prefix = directory::group_prefix(id, channel.row.generation);
         self.gate.stage(Op::DeletePrefix(prefix.clone()));
         self.gate.stage(Op::DeletePrefix(directory::spare_prefix(id)));
@@ -128,6 +134,9 @@ impl Client {
         self.stage_channel(id);
         self.wake_inboxes();
         self.event(Event::Rejoined { channel: id, epoch, why });
+        if why == Why::Added {
+            self.admit_all(id);
+        }
     }
 
     /// A proposal is of its epoch only: the intent makes another.

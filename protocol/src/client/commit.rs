@@ -474,10 +474,17 @@ impl Client {
             | ErrorCode::StaleEpoch
             | ErrorCode::FutureEpoch
             | ErrorCode::GenerationMismatch => {
-                if let Some(channel) = self.channels.get_mut(&id) {
-                    channel.need_epoch = channel.need_epoch.max(failure.epoch);
-                    channel.unsubscribe();
+                let Some(channel) = self.channels.get_mut(&id) else { return };
+                let present = channel.row.epoch;
+                let told = channel.refused_in.take() == Some(present);
+                if told && channel.ready && failure.epoch > present {
+                    // Read anew since, the log does not lead there: a commit in it was of no use here.
+                    self.hold(id, CONTRADICTED);
+                    return self.fall_out(id, Why::Missed, true);
                 }
+                channel.refused_in = Some(present);
+                channel.need_epoch = channel.need_epoch.max(failure.epoch);
+                channel.unsubscribe();
                 // If the log shows no other commit, the same is not refused again at once.
                 self.hold(id, CONTRADICTED);
                 self.dirty.insert(id);

@@ -197,6 +197,8 @@ pub enum Why {
     Missed,
     /// The application asked for it.
     Asked,
+    /// It was added by a key package that its state, an older one, does not know: it cannot open the welcome.
+    Added,
 }
 
 /// What a group shows of itself.

@@ -8,7 +8,9 @@
 //! | the entries that come next are gone, said twice | the server's, as above | no |
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
+//! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
 //! | an entry of a later epoch, no commit that leads there, and a GroupInfo of a later epoch | the member's who signed it | no |
+//! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
 //! A message that does not decrypt is none: whoever can put an entry into the log, or the server, can make one. If it
 //! is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
@@ -24,12 +26,14 @@
 
 use core::time::Duration;
 
-use super::directory::{self, Fall, Restored};
+use super::channel::{Channel, Slot};
+use super::directory::{self, ChannelRow, Fall, Restored};
 use super::event::{Event, Why};
 use super::intent::Want;
 use super::{Client, session::Phase};
 use crate::id::ChannelId;
-use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME};
+use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME, UNOPENED_WELCOMES};
+use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::wire::message::{Entry, EntryKind};
 
@@ -38,7 +42,9 @@ impl Client {
     pub(super) fn fall_out(&mut self, id: ChannelId, why: Why, cut: bool) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = channel.fall;
-        let out = !channel.row.member || channel.ended.is_some();
+        // Where a group has ended only a welcome is missing, unless it was there before the backup or cannot be opened.
+        let waits = channel.ended.is_some() && !(cut && matches!(why, Why::Restored | Why::Added));
+        let out = !channel.row.member || waits;
         if channel.inbox || out || (before.why.is_some() && (before.cut || !cut)) {
             return;
         }
@@ -51,6 +57,31 @@ impl Client {
         if before.why.is_none() {
             self.event(Event::FellOut { channel: id, why });
         }
+    }
+
+    /// A welcome that this device cannot open, made for a key package that it has forgotten with a later state: it is a
+    /// member all the same, and comes in from outside. Whether it is worth a try.
+    pub(super) fn enter_unopened(&mut self, id: ChannelId, generation: u32) -> bool {
+        let tries = self.channels.values().filter(|of| of.fall.why == Some(Why::Added)).count();
+        let known = self.channels.get(&id).filter(|channel| channel.row.member);
+        let next = known.is_none_or(|of| of.ended.is_some() && of.generation() == generation);
+        if tries >= UNOPENED_WELCOMES || !next {
+            return false;
+        }
+        if known.is_none() {
+            // The welcome is the server's word: where the group stands its GroupInfo says, which a member has signed.
+            let fresh = || {
+                let (generation, suite) = (1, Suite::Classical);
+                Channel::new(ChannelRow { generation, suite, ..ChannelRow::fresh(id) }, false)
+            };
+            let channel = self.channels.entry(id).or_insert_with(fresh);
+            channel.slot = Slot::Cold;
+            channel.row.member = true;
+            channel.row_dirty = true;
+            self.stage_channel(id);
+        }
+        self.fall_out(id, Why::Added, true);
+        true
     }
 
     /// The group has not moved on after all: the log is read on as before.
@@ -140,7 +171,8 @@ impl Client {
         for id in self.channels.keys().copied().collect::<Vec<_>>() {
             // A commit to come back by may have been used too.
             self.drop_rejoin(id);
-            self.fall_out(id, Why::Restored, false);
+            let ended = self.channels.get(&id).is_some_and(|channel| channel.ended.is_some());
+            self.fall_out(id, Why::Restored, ended);
         }
         for (ticket, mut intent) in core::mem::take(&mut self.intents) {
             match &mut intent.want {

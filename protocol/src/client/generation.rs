@@ -3,7 +3,7 @@
 
 use super::Client;
 use super::directory::{self, Ended};
-use super::event::{Event, Failed};
+use super::event::{Event, Failed, Why};
 use super::intent::Want;
 use super::net::Call;
 use super::rejoin::ENDED;
@@ -57,17 +57,28 @@ impl Client {
 
     /// The group is over: this device waits for a welcome to the next.
     fn end_generation(&mut self, id: ChannelId, generation: u32, by: Sender) {
-        self.void_resets(id);
-        self.leave_generation(id);
-        let ended = Ended { generation };
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        channel.ended = Some(ended);
-        self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        self.forget_fall(id);
+        self.pass_generation(id, generation);
         self.settle_rejoins(id, Err(ENDED));
         self.leave_ended(id);
         self.settle_blindness(id);
         self.stage_channel(id);
         self.event(Event::Reset { channel: id, generation, by });
+        if self.restored.open {
+            // The welcome may have been read before the backup was put back.
+            self.fall_out(id, Why::Restored, true);
+        }
+    }
+
+    /// The group is not that of its channel any more.
+    pub(super) fn pass_generation(&mut self, id: ChannelId, generation: u32) {
+        self.void_resets(id);
+        self.leave_generation(id);
+        let ended = Ended { generation };
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.ended = Some(ended);
+            self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        }
     }
 
     /// What the server shows behind the end of a group. That is not read before there is a welcome; but if the log goes on
@@ -94,7 +105,6 @@ impl Client {
     pub(super) fn leave_generation(&mut self, id: ChannelId) {
         self.lose_pending(id);
         self.drop_proposals(id);
-        self.forget_fall(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             (channel.flush_at, channel.update_at, channel.hold_until) = (None, None, None);
             channel.tell_at = None;

@@ -5,7 +5,7 @@ use super::direct::is_direct;
 use super::directory;
 use super::event::Event;
 use super::incoming::Incoming;
-use super::submission::OutItem;
+use super::submission::{OutItem, OutWhat};
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
 use crate::id::{ChannelId, GroupId, Sender};
@@ -67,12 +67,14 @@ impl Client {
             // Either account may have been first: the server's answer to our own founding is on its way.
             return Welcome::Wait;
         }
-        let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
-        if (entry.generation, entry.epoch) <= (channel.row.generation, channel.row.epoch) {
+        if self.is_passed(entry, &origin.channel) {
             // Whoever comes back by itself may overtake the welcome of one who has added it anew.
-            let came_back = channel.fall.last.0 > 0;
-            return Welcome::Pass((!came_back).then_some("a welcome to an epoch that is over"));
+            let known = self.channels.get(&origin.channel);
+            let by_itself = known.is_some_and(|channel| channel.fall.last.0 > 0)
+                || self.rejoin_item(origin.channel).is_some();
+            return Welcome::Pass((!by_itself).then_some("a welcome to an epoch that is over"));
         }
+        let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
         if founding || channel.inbox {
             return Welcome::Pass(Some("a welcome to a channel of this device's own"));
         }
@@ -91,6 +93,17 @@ impl Client {
         Welcome::Wait
     }
 
+    /// Whether a welcome leads to what this device has left behind, or is about to: it comes back from a later epoch.
+    fn is_passed(&self, welcome: &Entry, to: &ChannelId) -> bool {
+        let row = self.channels.get(to).map(|channel| &channel.row);
+        let there = row.map(|row| (row.generation, row.epoch));
+        let coming = self.rejoin_item(*to).and_then(|(_, item, _)| match &item.what {
+            OutWhat::Rejoin { bundle } => Some((bundle.generation, bundle.epoch)),
+            _ => None,
+        });
+        there.max(coming).is_some_and(|at| (welcome.generation, welcome.epoch) <= at)
+    }
+
     /// Joins once the tree and the key packages are both at hand.
     pub(super) fn try_join(&mut self, inbox: ChannelId) {
         let Some(channel) = self.channels.get(&inbox).filter(|channel| channel.inbox) else {
@@ -105,8 +118,16 @@ impl Client {
         if matches!(before, Some(Slot::Loading(..))) {
             return;
         }
+        if self.is_passed(&join.entry, &origin.channel) {
+            // A reset of this device has begun while the tree was on its way.
+            return self.end_join(inbox, None);
+        }
+        let generation = join.entry.generation;
         match self.join_now(inbox) {
             Ok(()) => self.end_join(inbox, None),
+            Err(MlsError::NotForUs) if self.enter_unopened(origin.channel, generation) => {
+                self.end_join(inbox, None);
+            }
             Err(error) => self.end_join(inbox, Some(&error.to_string())),
         }
     }

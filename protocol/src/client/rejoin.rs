@@ -6,6 +6,9 @@
 //! the batch that reads it. If the log shows another commit, or the server refuses this one, what was made is dropped,
 //! and a newer GroupInfo asked for after a random while.
 //!
+//! Who was added by a welcome that it cannot open comes in the same way, and who finds that its group has ended and that it
+//! is in the next one already.
+//!
 //! A log that can be read is read to its head first, by the old group, and on from there. One that cannot is
 //! read on from where the GroupInfo says that it stood; nothing before it could be used.
 
@@ -30,7 +33,7 @@ use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId};
 use crate::io::{LoadId, Ticket};
 use crate::limits::REJOINS;
 use crate::mls::group::{Bundle, Group};
-use crate::mls::rejoin::{Floor, accounts};
+use crate::mls::rejoin::{Floor, accounts, suite_of};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::{Op, Records};
 use crate::wire::message::{CommitBundle, Failure, Reply, Request};
@@ -49,9 +52,18 @@ pub(super) struct Rejoining {
     old: LoadId,
     /// Read up to here when the server was asked: what it says of the log is no older.
     since: u64,
-    /// Who was in the group.
-    known: Option<BTreeSet<AccountId>>,
+    /// Who was in the group, once that is read.
+    known: Option<Known>,
     offer: Option<Offer>,
+}
+
+/// Who may have signed the server's GroupInfo.
+#[derive(Debug)]
+enum Known {
+    /// Who was in the group, or in the one before.
+    Members(BTreeSet<AccountId>),
+    /// Anybody: this device has never followed the group that it was added to.
+    Anybody,
 }
 
 /// The server's GroupInfo, and where the log stood.
@@ -113,6 +125,7 @@ impl Client {
         let wait = self.rejoin_wait(id);
         let (online, mono) = (self.phase() == Some(Phase::Online), self.now.mono);
         let other_way = self.founding.contains(&id) || self.waits_for_reset(id);
+        let welcomed = self.channels.values().all(|channel| !channel.inbox || channel.at_head());
         let under_way = self.channels.values().filter(|channel| channel.rejoining.is_some());
         let crowded = under_way.count() >= REJOINS;
         let Some(channel) = self.channels.get_mut(&id) else { return };
@@ -123,8 +136,9 @@ impl Client {
             return self.send_rejoin(id);
         }
         let busy = channel.rejoining.is_some() || channel.rejoin_at.is_some() || crowded;
-        // What can be read is read with the old group, as long as there is one.
-        let behind = !channel.fall.cut && !channel.ready;
+        // What can be read is read with the old group, as long as there is one; and a welcome to the next one first.
+        let behind =
+            (!channel.fall.cut && !channel.ready) || (channel.ended.is_some() && !welcomed);
         if busy || behind || channel.rejoin_off {
             return;
         }
@@ -152,7 +166,11 @@ impl Client {
         let Some(rejoining) = channel.rejoining.as_mut().filter(|way| way.old == read) else {
             return;
         };
-        rejoining.known = accounts(records);
+        let never = channel.fall.why == Some(Why::Added) && records.is_empty();
+        rejoining.known = match never {
+            true => Some(Known::Anybody),
+            false => accounts(records).map(Known::Members),
+        };
         if rejoining.known.is_none() {
             return self.give_rejoin_up(id, UNKNOWABLE);
         }
@@ -168,7 +186,10 @@ impl Client {
         let Some(channel) = self.channels.get(&id) else { return };
         let Some(Rejoining { since, .. }) = channel.rejoining else { return };
         let cursor = channel.row.cursor.seq();
-        if generation != channel.row.generation {
+        if generation > channel.generation() && channel.fall.cut {
+            // The log would have shown it, if it could be read.
+            self.pass_generation(id, generation);
+        } else if generation != channel.generation() {
             return self.give_rejoin_up(id, "the group is in another generation");
         }
         if seq < since || !Incoming::may_be_tree(tree_len) {
@@ -223,6 +244,10 @@ impl Client {
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.rejoin_at = channel.rejoin_at.max(Some(at));
             }
+        } else if failure.code == ErrorCode::NotMember && channel.ended.is_some() {
+            // Not added yet: the welcome is waited for.
+            self.forget_fall(id);
+            self.settle_blindness(id);
         } else if failure.code == ErrorCode::NotMember && channel.fall.cut {
             // There is no log to show by whom.
             self.evict(id, None);
@@ -243,10 +268,17 @@ impl Client {
         let Some(tree) = offer.tree.whole() else { return };
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
+        let next = channel.ended.is_some();
+        let known = match known {
+            Known::Members(known) => Some(known),
+            Known::Anybody => None,
+        };
+        // The suite is the same all the time that this device knows the group.
+        let offered = suite_of(&offer.group_info).filter(|suite| *suite >= channel.row.suite);
         let floor = Floor {
-            id: GroupId::of(id, channel.row.generation),
-            suite: channel.row.suite,
-            epoch: channel.row.epoch.saturating_add(u64::from(moved)),
+            id: GroupId::of(id, channel.generation()),
+            suite: offered.filter(|_| next || known.is_none()).unwrap_or(channel.row.suite),
+            epoch: if next { 0 } else { channel.row.epoch.saturating_add(u64::from(moved)) },
             known,
         };
         // The leaf may have a key of before: the present one follows by an ordinary commit.
@@ -294,7 +326,7 @@ impl Client {
         // Read again when the log has something to show.
         channel.spare = Slot::Cold;
         channel.fall.made = true;
-        let generation = channel.row.generation;
+        let generation = channel.generation();
         if channel.fall.cut {
             channel.row.cursor = Cursor::at(offer.seq, offer.chain);
             channel.row_dirty = true;

@@ -311,6 +311,7 @@ impl Client {
         self.store_intent(ticket, intent);
         self.inflight.remove(&ticket);
         self.leave_generation(id);
+        self.forget_fall(id);
         if let Some(at) = &at {
             self.forget_accepted(id, at.seq());
             self.forget_arrived(id);

@@ -33,8 +33,17 @@ pub struct Floor<'a> {
     /// The lowest epoch that it can be in.
     pub epoch: u64,
     /// Accounts that were in the group when this device last followed it: one of them has signed the GroupInfo. Else
-    /// whoever holds a key package of this device could make a group of the same id around it.
-    pub known: &'a BTreeSet<AccountId>,
+    /// whoever holds a key package of this device could make a group of the same id around it. `None`: it never has, and
+    /// anybody may have added it.
+    pub known: Option<&'a BTreeSet<AccountId>>,
+}
+
+/// The suite of a GroupInfo; `None` if it is none of ours.
+pub fn suite_of(group_info: &[u8]) -> Option<Suite> {
+    match parse(group_info).ok()? {
+        MlsMessageBodyIn::GroupInfo(info) => Suite::from_number(u16::from(info.ciphersuite())),
+        _ => None,
+    }
 }
 
 /// The accounts in a stored group, from its tree alone: the other records may be damaged. `None` if this one is too.
@@ -119,7 +128,7 @@ impl Group {
         // The own leaf is another by now; all others are where they were.
         let signer = self.records.get(&leaf).filter(|_| leaf != self.own_leaf());
         let record = signer.unwrap_or(&device.record);
-        if !floor.known.contains(&record.account) {
+        if floor.known.is_some_and(|known| !known.contains(&record.account)) {
             return Err(invalid("a GroupInfo of a stranger"));
         }
         let key = &record.device_key;

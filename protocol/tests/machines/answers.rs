@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::stranger::Stranger;
 use crate::talk::*;
-use qpc_protocol::client::event::{Event, Failed, Outcome};
+use qpc_protocol::client::event::{Event, Failed, Outcome, Why};
 use qpc_protocol::error::{ErrorCode, PeerFault};
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId};
 use qpc_protocol::mls::suite::Suite;
@@ -374,7 +374,8 @@ fn a_welcome_that_was_used_opens_nothing_when_it_is_shown_again() {
     }
     agree(&world, other, &[CAROL, BOB]);
     assert!(!world.group(BOB, channel).member);
-    assert!(saw(&world, BOB, unreadable));
+    // It may have been for a key package that a backup does not know: the server says that he is no member.
+    assert!(saw(&world, BOB, |e| matches!(e, Event::FellOut { why: Why::Added, .. })));
 }
 
 /// Into a group that one is in, just as it came the first time.

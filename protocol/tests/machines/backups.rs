@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use crate::rejoin::undisturbed;
 use crate::talk::*;
-use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::client::event::{Event, Outcome, Why};
+use qpc_protocol::limits::KEY_PACKAGE_TIME;
 use qpc_protocol::wire::message::{Body, Reply, Request};
-use qpc_sim::world::World;
+use qpc_sim::world::{Rules, World};
 
 /// What a device asks the server to write, in order: `true` for a commit from outside.
 fn writes(world: &mut World, of: usize) -> Rc<RefCell<Vec<bool>>> {
@@ -196,4 +197,25 @@ fn a_state_version_of_the_future_costs_an_epoch() {
     all_say(&mut world, channel, &[ALICE, BOB, CAROL], "honest");
     assert_eq!(world.group(ALICE, channel).epoch, before + 1);
     undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// The server still hands out key packages that a backup does not know. Who is added by one comes in from outside.
+#[test]
+fn who_is_added_by_a_key_package_it_has_forgotten_gets_in_all_the_same() {
+    let mut world = World::new(Rules::new(30));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let copy = world.devices[BOB].disk.clone();
+    // Those of the backup end, others take their place.
+    world.advance(KEY_PACKAGE_TIME + Duration::from_secs(3_600));
+    world.pass(Duration::from_secs(120));
+    world.crash(BOB);
+    world.devices[BOB].log.clear();
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    put_back(&mut world, BOB, copy);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Added]);
+    all_say(&mut world, channel, &[ALICE, BOB], "in");
+    agree(&world, channel, &[ALICE, BOB]);
 }

@@ -305,12 +305,12 @@ impl Oracle {
             }
             Event::FellOut { channel, .. } => {
                 self.readers[device].out.insert(*channel);
-                self.readers[device].fell = true;
             }
             Event::Rejoined { channel, epoch, .. } => {
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
                 reader.out.remove(channel);
+                reader.lost.remove(channel);
                 reader.back.insert(*channel, (generation, *epoch));
             }
             Event::Gap { channel, from, to } => {
@@ -324,9 +324,7 @@ impl Oracle {
                 self.readers[device].lost.insert(*channel);
             }
             Event::Restored { .. } => {
-                // Added anew while its own way back was under way, it does not know that commit for its own.
-                let reader = &self.readers[device];
-                let expected = reader.restored || reader.fell || self.dishonest;
+                let expected = self.readers[device].restored || self.dishonest;
                 self.check(expected, "no alarm without a cause", || format!("{device}: {event:?}"));
             }
             Event::SessionEnded(_) => self.readers[device].ended = true,

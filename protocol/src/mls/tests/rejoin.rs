@@ -46,7 +46,7 @@ impl Scene {
     }
 
     fn floor(&self) -> Floor<'_> {
-        Floor { id: GROUP, suite: self.world.suite, epoch: EPOCH, known: &self.known }
+        Floor { id: GROUP, suite: self.world.suite, epoch: EPOCH, known: Some(&self.known) }
     }
 }
 
@@ -71,7 +71,7 @@ fn a_device_without_any_state_comes_back_and_all_talk() {
         let mut scene = Scene::new(suite);
         let (info, tree, known) =
             (scene.group_info.clone(), scene.tree.clone(), scene.known.clone());
-        let floor = Floor { id: GROUP, suite, epoch: EPOCH, known: &known };
+        let floor = Floor { id: GROUP, suite, epoch: EPOCH, known: Some(&known) };
         let mut bob = Device::new(2);
         let bundle = rejoin(&mut bob, &info, &tree, &floor).unwrap();
         assert_eq!(bundle.welcome, None);
@@ -109,7 +109,7 @@ fn a_group_info_that_does_not_come_up_to_what_is_known_is_refused() {
     // Signed by Carol, who was not in the group as far as this device knows.
     let carol = scene.devices[2].account_id();
     let known = scene.known.iter().copied().filter(|account| *account != carol).collect();
-    let stranger = fails(info, tree, Floor { known: &known, ..floor });
+    let stranger = fails(info, tree, Floor { known: Some(&known), ..floor });
     assert!(stranger.to_string().contains("stranger"), "{stranger}");
     // Every byte of the GroupInfo and of the tree counts.
     for at in (0..info.len()).step_by(97).chain([info.len() - 1]) {
@@ -231,7 +231,7 @@ fn a_group_founded_alone_is_come_back_to_as_well() {
     let mut alice = Device::new(1);
     let Founding { group_info, tree } = alice.found(Suite::Hybrid);
     let known = [alice.account_id()].into();
-    let floor = Floor { id: GROUP, suite: Suite::Hybrid, epoch: 0, known: &known };
+    let floor = Floor { id: GROUP, suite: Suite::Hybrid, epoch: 0, known: Some(&known) };
     rejoin(&mut Device::new(1), &group_info, &tree, &floor).unwrap();
 }
 
@@ -241,7 +241,7 @@ fn a_group_founded_alone_is_come_back_to_as_well() {
 fn regression_15_members_refuse_what_takes_another_leaf_or_repeats_a_key() {
     let mut scene = Scene::new(Suite::Classical);
     let (info, tree, known) = (scene.group_info.clone(), scene.tree.clone(), scene.known.clone());
-    let floor = Floor { id: GROUP, suite: Suite::Classical, epoch: EPOCH, known: &known };
+    let floor = Floor { id: GROUP, suite: Suite::Classical, epoch: EPOCH, known: Some(&known) };
     // Bob's key under the name of another device: OpenMLS replaces the leaf that has the key.
     let mut bob = Device::new(2);
     let of_key = bob.local.record.device_key;

@@ -365,7 +365,7 @@ impl Device {
         let members = self.group.as_ref().unwrap().members();
         let known = members.iter().map(|member| member.record.account).collect();
         let id = GroupId::of(channel, generation);
-        let floor = Floor { id, suite: Suite::Classical, epoch, known: &known };
+        let floor = Floor { id, suite: Suite::Classical, epoch, known: Some(&known) };
         let wall = world.now.wall;
         let cx = Context { backend: backend(), entropy: &mut self.entropy, wall };
         let (group, bundle) = Group::rejoin(cx, &self.local, &group_info, &chunk, &floor).unwrap();

@@ -87,7 +87,7 @@ pub(super) fn join(data: &[u8]) {
     let mut entropy = Entropy::from_seed([6; 32]);
     let joined = if back {
         let Invitation { id, suite, known, .. } = invitation;
-        let floor = Floor { id: *id, suite: *suite, epoch: 1, known };
+        let floor = Floor { id: *id, suite: *suite, epoch: 1, known: Some(known) };
         Group::rejoin(context(&mut entropy), &invitation.invited, &text, &tree, &floor)
             .map(|(group, _)| group)
     } else {

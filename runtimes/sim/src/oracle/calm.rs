@@ -86,7 +86,9 @@ impl Oracle {
             }
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
-                if (log.kind == ChannelKind::Direct && alone) || reader.lost.contains(&id) {
+                // A founding that was refused with the key of before, after it had come true, is told as failed.
+                let only = log.members().len() == 1;
+                if (log.kind == ChannelKind::Direct && alone) || only || reader.lost.contains(&id) {
                     continue;
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));

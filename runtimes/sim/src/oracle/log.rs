@@ -390,6 +390,11 @@ impl Logs {
         log.push(Entry { kind, place, sender, message });
         log.chain = Some(chain);
         before.iter().for_each(|device| log.leave(*device, seq));
+        // Who waits since the reset before reads on to this one.
+        let last = Some(log.reset).filter(|reset| *reset > 0);
+        for span in log.spans.iter_mut().filter(|span| last.is_some() && span.seqs.1 == last) {
+            span.seqs.1 = Some(seq);
+        }
         log.place = place;
         log.reset = seq;
         log.members.insert(place, BTreeSet::from([op.founder]));

@@ -72,8 +72,6 @@ pub(super) struct Reader {
     pub(super) stolen: bool,
     /// It said that something is wrong with what it was told.
     pub(super) alarmed: bool,
-    /// It fell out of a group once.
-    pub(super) fell: bool,
     /// Its disk was put back to an older state.
     pub(super) restored: bool,
     /// Groups that it is kept out of: added to after the backup that it was restored from.
