@@ -12,6 +12,10 @@ pub(crate) use values::values;
 /// What makes the vectors anew.
 const BLESS: &str = "cargo test -p qpc-protocol -p qpc-sim -- --ignored bless";
 
+fn if_that_is_meant() -> String {
+    format!("If that is meant: {BLESS}\nand a commit of its own that says why.")
+}
+
 /// One vector: its fields in the order in which they are written.
 pub(crate) type Vector = Vec<(&'static str, Value)>;
 
@@ -76,8 +80,16 @@ pub(crate) fn same(file: &str, name: &str, pinned: &Value, made: &Value) {
     });
     panic!(
         "vectors/qpc/{file}: {name} differs from {place} on\n  pinned …{pinned}…\n  made   …{made}…\n\
-         If that is meant: {BLESS}\nand a commit of its own that says why."
+         {}",
+        if_that_is_meant()
     );
+}
+
+/// What was read from the bytes of a vector.
+pub(crate) fn readable<T, E: core::fmt::Debug>(file: &str, name: &str, read: Result<T, E>) -> T {
+    read.unwrap_or_else(|why| {
+        panic!("vectors/qpc/{file}: {name} is not read any more: {why:?}\n{}", if_that_is_meant())
+    })
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::super::rotation::Rotation;
 use super::super::submission::{OutItem, OutWhat, Says, StoredMessage, StoredProof};
 use super::*;
 use crate::store::gate::VERSION_KEY;
-use crate::tests::{hex, read, same, unhex, values, write};
+use crate::tests::{hex, read, readable, same, unhex, values, write};
 use crate::wire::message::Tokens;
 
 const FILE: &str = "records-client.json";
@@ -71,7 +71,8 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
         value: &[u8],
         shows: impl Fn(&T) -> Vec<&'static str>,
     ) -> (Vec<u8>, Value, Vec<&'static str>) {
-        let decoded: T = record::decode(key, value).unwrap();
+        let name = key.escape_ascii().to_string();
+        let decoded: T = readable(FILE, &name, record::decode(key, value));
         (record::encode(&decoded), values(&decoded), shows(&decoded))
     }
     fn plain<T: Serialize + DeserializeOwned>(

@@ -16,7 +16,7 @@ use crate::mls::overlay::Overlay;
 use crate::mls::public::PublicState;
 use crate::mls::suite::Suite;
 use crate::store::batch::Records;
-use crate::tests::{Vector, hex, read, same, unhex, write};
+use crate::tests::{Vector, hex, read, readable, same, unhex, write};
 
 const FILE: &str = "records-mls.json";
 const LIST: &str = "sets";
@@ -68,7 +68,7 @@ fn sets() -> Vec<(&'static str, Records)> {
 fn holds(name: &str, records: Records) -> Value {
     let members = |members: Vec<_>| -> Value { members.into_iter().collect() };
     if name.starts_with("client g/") {
-        let group = Group::restore(portable(), records).unwrap();
+        let group = readable(FILE, name, Group::restore(portable(), records));
         let senders = group.members().into_iter().map(|member| member.record.sender());
         json!({
             "suite": group.suite().number(),
@@ -79,10 +79,10 @@ fn holds(name: &str, records: Records) -> Value {
             "queuedProposals": group.has_proposals(),
         })
     } else if name.starts_with("client k/") {
-        let packages = KeyPackages::restore(portable(), records).unwrap();
+        let packages = readable(FILE, name, KeyPackages::restore(portable(), records));
         json!({ "keyPackages": format!("{packages:?}") })
     } else {
-        let group = PublicState::restore(portable(), records).unwrap();
+        let group = readable(FILE, name, PublicState::restore(portable(), records));
         let devices = group.members().into_iter().map(|member| hex(&member.sender.device.0));
         json!({
             "suite": group.suite().number(),

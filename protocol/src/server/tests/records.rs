@@ -11,7 +11,7 @@ use crate::crypto::portable;
 use crate::env::{Entropy, UnixMillis};
 use crate::id::{DeviceId, Sender};
 use crate::server::ServerSecrets;
-use crate::tests::{Vector, hex, read, same, unhex, write};
+use crate::tests::{Vector, hex, read, readable, same, unhex, write};
 use crate::wire::message::Token;
 
 const FILE: &str = "records-server.json";
@@ -46,7 +46,7 @@ fn again(name: &str, bytes: &[u8]) -> (Vec<u8>, Value) {
     let of = |sender: Sender| json!([hex(&sender.account.0), hex(&sender.device.0)]);
     match name {
         "secrets" => {
-            let secrets = ServerSecrets::decode(bytes).unwrap();
+            let secrets = readable(FILE, name, ServerSecrets::decode(bytes).ok_or("damaged"));
             let fields = json!({
                 "proofKey": hex(&*secrets.proof_key),
                 "tokenKey": hex(&*secrets.token_key),
@@ -57,7 +57,7 @@ fn again(name: &str, bytes: &[u8]) -> (Vec<u8>, Value) {
         "access token" => {
             let tokens = TokenKey::new(backend, Zeroizing::new(TOKEN_KEY));
             let token = Token(Zeroizing::new(bytes.to_vec()));
-            let claims = tokens.verify(&token, AT).unwrap();
+            let claims = readable(FILE, name, tokens.verify(&token, AT));
             let fields = json!({
                 "tokenKey": hex(&TOKEN_KEY),
                 "sender": of(claims.sender),
@@ -68,11 +68,11 @@ fn again(name: &str, bytes: &[u8]) -> (Vec<u8>, Value) {
         }
         "refresh token" => {
             let token = Token(Zeroizing::new(bytes.to_vec()));
-            let hash = token::refresh_hash(&token).unwrap();
+            let hash = readable(FILE, name, token::refresh_hash(&token));
             (token.0.to_vec(), json!({ "storedAs": hex(&hash.0) }))
         }
         "device record" => {
-            let record = DeviceRecord::decode(bytes).unwrap();
+            let record = readable(FILE, name, DeviceRecord::decode(bytes).ok_or("damaged"));
             record.verify(backend).unwrap();
             let fields = json!({
                 "sender": of(record.sender()),
@@ -84,7 +84,7 @@ fn again(name: &str, bytes: &[u8]) -> (Vec<u8>, Value) {
             (record.encode(), fields)
         }
         "envelope keys" => {
-            let keys = EnvelopeKeys::decode(bytes).unwrap();
+            let keys = readable(FILE, name, EnvelopeKeys::decode(bytes).ok_or("damaged"));
             let fields = json!({
                 "sender": of(keys.sender),
                 "sequence": keys.sequence,
@@ -96,7 +96,7 @@ fn again(name: &str, bytes: &[u8]) -> (Vec<u8>, Value) {
             (keys.encode(), fields)
         }
         "revocation" => {
-            let revocation = Revocation::decode(bytes).unwrap();
+            let revocation = readable(FILE, name, Revocation::decode(bytes).ok_or("damaged"));
             revocation.verify(backend).unwrap();
             let fields = json!({
                 "sender": of(revocation.sender()),

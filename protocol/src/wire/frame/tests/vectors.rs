@@ -4,7 +4,7 @@ use capnp::dynamic_value::Reader;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::tests::{Vector, hex, read, same, unhex, write};
+use crate::tests::{Vector, hex, read, readable, same, unhex, write};
 
 const OURS: &str = "wire.json";
 const THEIRS: &str = "wire-cpp.json";
@@ -18,7 +18,7 @@ fn the_pinned_bytes_are_read_and_written() {
     assert_eq!(names, kinds.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), "{OURS}");
     for (vector, (name, other)) in pinned.iter().zip(kinds) {
         let bytes = unhex(&vector["bytes"]);
-        let frames = decoded(&bytes).unwrap();
+        let frames = readable(OURS, &name, decoded(&bytes));
         assert_eq!(frames.len(), 1, "{OURS}: {name}");
         assert_eq!(kind(&frames[0].body), kind(&other.body), "{OURS}: {name}");
         same(OURS, &name, &vector["bytes"], &hex(&encoded(&frames[0])));
