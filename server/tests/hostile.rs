@@ -331,7 +331,7 @@ impl ByHand {
     }
 
     /// Why the server has closed the connection; waits for it.
-    fn lost(&mut self) -> proto::ConnectionError {
+    fn lost(&mut self) -> ConnectionError {
         loop {
             self.hear();
             while let Some(event) = self.connection.poll() {
@@ -365,7 +365,7 @@ fn regression_06_streams_full_of_gaps_cost_the_server_little_and_are_closed_in_t
 
     peer.fragments(streams[0], FRAGMENTS / 10);
     let lost = peer.lost();
-    assert!(matches!(lost, proto::ConnectionError::ConnectionClosed(_)), "{lost:?}");
+    assert!(matches!(lost, ConnectionError::ConnectionClosed(_)), "{lost:?}");
     assert!(program.memory().saturating_sub(before) < MOST);
     smol::block_on(is_served(to));
     assert!(!program.end().contains("panic"));

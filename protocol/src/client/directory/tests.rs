@@ -59,7 +59,7 @@ variants! {
         Return;
     out of OutWhat: Application Proposal Commit Rejoin;
     says of Says: Body Metadata Checkpoints;
-    why of Why: Restored Gap Damaged Unopened Missed Asked;
+    why of Why: Restored Gap Damaged Unopened Missed Asked Added;
     trust of Trust: Seen Verified Changed;
     listing of Listing: Never Due Done;
 }
@@ -191,6 +191,7 @@ fn a_machine_starts_from_what_is_pinned() {
         insecure_plain: false,
         auto_connect: false,
         update: UpdatePolicy::default(),
+        propose_first: false,
     };
     let entropy = Entropy::from_seed([1; 32]);
     let client = Client::restore(config, directory, entropy, Now::default()).unwrap();

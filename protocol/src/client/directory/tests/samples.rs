@@ -203,6 +203,7 @@ fn of_channels() -> Vec<Sample> {
         (0x14, Why::Unopened),
         (0x15, Why::Missed),
         (0x16, Why::Asked),
+        (0x17, Why::Added),
     ] {
         let fall = Fall { why: Some(because), cut: true, made: false, last: AT };
         let of = ChannelId::group(bytes(first));
@@ -266,7 +267,10 @@ fn intents() -> Vec<Sample> {
         Want::Renew,
         Want::Rotate,
         Want::Rejoin,
-        Want::Admit { device: device(0x32), package: Some(package()) },
+        Want::Admit {
+            device: Sender { device: device(0x32), ..sender() },
+            package: Some(package()),
+        },
         Want::Expel { revocation },
         Want::Reset { from: 1, suite: Some(Suite::Hybrid), next: Some(Box::new(successor)) },
         Want::Return {
