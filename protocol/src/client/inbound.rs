@@ -31,10 +31,12 @@ pub(super) fn pause(retry_after_ms: u32) -> Duration {
 }
 
 impl Client {
-    /// A session began: every log is read on from its cursor.
+    /// A session began: every log is read on from its cursor, and what is wanted is asked for again.
     pub(super) fn begin_sync(&mut self) {
         self.synced = false;
         self.dirty.extend(self.channels.keys().copied());
+        // A direct channel is wanted before it is there.
+        self.dirty.extend(self.intents.values().map(|intent| intent.channel));
         self.begin_packages();
         self.begin_devices();
     }

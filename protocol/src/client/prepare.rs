@@ -186,6 +186,9 @@ impl Client {
             // The answer to a first try was lost: nobody else can have drawn this id.
             ErrorCode::ChannelExists if founding => self.on_founded(ticket),
             ErrorCode::RateLimited => self.put_off(ticket, failure.retry_after_ms),
+            ErrorCode::Unavailable | ErrorCode::Busy if !self.channels.contains_key(&channel) => {
+                self.put_off(ticket, failure.retry_after_ms);
+            }
             ErrorCode::Unavailable | ErrorCode::Busy => {
                 self.hold(channel, failure.retry_after_ms);
             }

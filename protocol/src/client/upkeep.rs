@@ -113,11 +113,12 @@ impl Client {
             match channel.update_at {
                 Some(at) if at <= mono => renew.push(*id),
                 Some(_) => {}
-                None => draw.push((*id, policy.is_late(channel, wall))),
+                None if policy.is_late(channel, wall) => renew.push(*id),
+                None => draw.push(*id),
             }
         }
-        for (id, late) in draw {
-            let random = if late { 0 } else { self.entropy.u64() };
+        for id in draw {
+            let random = self.entropy.u64();
             let Some(channel) = self.channels.get_mut(&id) else { continue };
             let spread = UPDATE_SPREAD.saturating_mul(channel.row.members).min(UPDATE_SPREAD_MOST);
             let spread = u64::try_from(spread.as_micros()).unwrap_or(u64::MAX).max(1);
