@@ -296,7 +296,12 @@ impl Channel {
 
     /// Whether the log is asked for only to see whether it goes on without the end of the group.
     pub(super) fn checks_end(&self) -> bool {
-        self.ended.is_some() && !self.end_checked
+        self.waits_for_welcome() && !self.end_checked
+    }
+
+    /// Whether its group has ended and only a welcome leads on: whoever comes in from outside reads the next one's log.
+    pub(super) fn waits_for_welcome(&self) -> bool {
+        self.ended.is_some() && self.fall.why.is_none()
     }
 
     /// Whether the group's log cannot be read on with the state that is here.

@@ -87,7 +87,7 @@ impl Client {
             channel.retry_at = Some(self.now.mono + pause(failure.retry_after_ms));
             return;
         }
-        if channel.ended.is_some() {
+        if channel.waits_for_welcome() {
             // There is nothing to see before the welcome.
             channel.end_checked = true;
             return;
@@ -121,7 +121,7 @@ impl Client {
         if !matches!(channel.subscription, Subscription::Asked | Subscription::Active) {
             return;
         }
-        if channel.ended.is_some() {
+        if channel.waits_for_welcome() {
             return self.check_end(&entries);
         }
         self.dirty.insert(id);
@@ -246,7 +246,7 @@ impl Client {
         self.check_promises(id);
         self.stage_channel(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        let ended = channel.ended.is_some();
+        let ended = channel.waits_for_welcome();
         if channel.subscription == Subscription::Active
             && channel.at_head()
             && !channel.ready

@@ -133,6 +133,7 @@ impl Oracle {
     /// A device was switched on again.
     pub(crate) fn started(&mut self, device: usize) {
         self.readers[device].start();
+        self.wire.started(device);
     }
 
     /// A device's disk was put back to an older state.

@@ -31,6 +31,11 @@ impl Wire {
         Self { keys, ..Self::default() }
     }
 
+    /// A machine begins anew: what it has sent of a frame is not continued.
+    pub(super) fn started(&mut self, who: usize) {
+        self.links.retain(|(of, _), _| *of != who);
+    }
+
     /// The key that made the content of an MLSMessage.
     pub(super) fn key_of(&self, message: &[u8]) -> Option<MessageKey> {
         self.keys?.key_of(ciphertext(message)?)
