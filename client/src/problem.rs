@@ -174,6 +174,12 @@ impl Problem {
         self.is(Local::Unreachable) || self.is(Local::Timeout)
     }
 
+    /// Whether what else a command was to do cannot be done now either.
+    pub(crate) fn ends_all(&self) -> bool {
+        let stopped = matches!(self.code, Code::Interrupted | Code::BrokenPipe);
+        stopped || self.is_unreachable() || self.is(Local::Queued)
+    }
+
     pub(crate) fn exit(&self) -> u8 {
         match self.code {
             Code::Local(code) => code.exit(),

@@ -177,29 +177,44 @@ async fn listed(session: &mut Session, channel: ChannelId) -> Result<Vec<GroupMe
     }
 }
 
-/// `qpc group invite`.
+/// `qpc group invite`: who cannot be added does not keep the others out.
 pub(super) async fn invite(context: &Context, invited: Invited) -> Result<(), Problem> {
     let work = async |session: &mut Session| {
         let group = find_group(session, &invited.group).await?.channel;
+        let mut failed = None::<Problem>;
         for username in invited.usernames {
-            let name = username.clone();
-            let outcome = session
-                .lasting("the invitation", move |client, now| client.invite(now, group, &name))
-                .await?;
-            let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
-            session.output().result(
-                || format!("{} is in the group, epoch {epoch}", plain(&username)),
-                &json!({
-                    "type": "invited",
-                    "group": group.to_string(),
-                    "username": username,
-                    "epoch": epoch,
-                }),
-            )?;
+            let Err(problem) = invite_one(session, group, &username).await else { continue };
+            if let Some(before) = failed.replace(problem) {
+                session.output().problem(&before);
+            }
+            if failed.as_ref().is_some_and(Problem::ends_all) {
+                break;
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     };
     context.on_device(work).await
+}
+
+async fn invite_one(
+    session: &mut Session,
+    group: ChannelId,
+    username: &str,
+) -> Result<(), Problem> {
+    let name = username.to_owned();
+    let outcome = session
+        .lasting("the invitation", move |client, now| client.invite(now, group, &name))
+        .await?;
+    let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
+    session.output().result(
+        || format!("{} is in the group, epoch {epoch}", plain(username)),
+        &json!({
+            "type": "invited",
+            "group": group.to_string(),
+            "username": username,
+            "epoch": epoch,
+        }),
+    )
 }
 
 /// `qpc group remove`.

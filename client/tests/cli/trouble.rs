@@ -29,6 +29,12 @@ fn wrong_passwords_and_unknown_names() {
         alice.fails(&["group", "invite", "team", "nobody"]),
         (6, "E017 AccountUnknown".to_owned())
     );
+    // Who cannot be added keeps nobody else out.
+    let bob = place.registered("bob");
+    let both = alice.fails(&["group", "invite", "team", "nobody", "bob"]);
+    assert_eq!(both, (6, "E017 AccountUnknown".to_owned()));
+    bob.ok(&["recv"]);
+    assert_eq!(bob.ok(&["group", "list"]).len(), 1);
     assert_eq!(alice.fails(&["send", "crew", "hello"]), (1, "E130 GroupUnknown".to_owned()));
     assert_eq!(alice.fails(&["send", "team", ""]), (2, "E101 Invalid".to_owned()));
     assert_eq!(

@@ -304,15 +304,22 @@ impl Client {
         let suite = self.channels.get(&intent.channel).map(|channel| channel.row.suite);
         let (backend, wall) = (self.config.backend, self.now.wall);
         let mut packages = claimed.into_iter().filter(|claim| claim.device == of.device);
-        *package =
-            packages.find_map(|claim| claim.package).map(|bytes| bytes.to_vec()).filter(|bytes| {
-                check(backend, bytes, wall).is_ok_and(|checked| {
-                    checked.record.sender() == of && Some(checked.suite) == suite
-                })
-            });
-        let found = package.is_some();
+        let claimed = packages.find_map(|claim| claim.package).map(|bytes| bytes.to_vec());
+        let is_anothers = claimed.as_ref().is_some_and(|bytes| {
+            check(backend, bytes, wall).is_ok_and(|checked| checked.record.sender() != of)
+        });
+        *package = claimed.filter(|bytes| {
+            check(backend, bytes, wall)
+                .is_ok_and(|checked| checked.record.sender() == of && Some(checked.suite) == suite)
+        });
+        let (found, channel) = (package.is_some(), intent.channel);
         self.store_intent(ticket, intent);
         if !found {
+            let first = self.turns.get(&ticket).is_none_or(|turn| turn.tries == 0);
+            if is_anothers && first {
+                let why = "its key package is of another device".to_owned();
+                self.event(Event::NotAdded { ticket, channel, device: of, why });
+            }
             self.set_back(ticket);
         }
     }

@@ -113,13 +113,19 @@ impl Client {
         Ok(())
     }
 
-    /// Key packages of an account to invite: those that hold are kept with the intent, until it has come true.
+    /// Key packages of an account to invite: those that hold are kept with the intent, until it has come true. Devices
+    /// whose packages do not hold are named; if all there is was made by somebody else, nobody is to be trusted.
     pub(super) fn on_claimed(&mut self, ticket: Ticket, claimed: Vec<ClaimedKeyPackage>) {
         let admission = |intent: &Intent| matches!(intent.want, Want::Admit { .. });
         if self.intents.get(&ticket).is_some_and(admission) {
             return self.on_admission(ticket, claimed);
         }
         let Some(mut intent) = self.intents.remove(&ticket) else { return };
+        // Who left before a reset is not asked back by it.
+        let asked = match &intent.want {
+            Want::Return { devices, .. } => Some(devices.clone()),
+            _ => None,
+        };
         let (Want::Add { account: Some(account), packages, missing, .. }
         | Want::Return { account, packages, missing, .. }) = &mut intent.want
         else {
@@ -130,6 +136,9 @@ impl Client {
         let mut sound = Vec::new();
         let mut forged = false;
         for ClaimedKeyPackage { device, package, .. } in claimed {
+            if asked.as_ref().is_some_and(|asked| !asked.contains(&device)) {
+                continue;
+            }
             let checked = match &package {
                 None => Err("it has no key package".to_owned()),
                 Some(bytes) => check(self.config.backend, bytes, self.now.wall)
@@ -159,7 +168,7 @@ impl Client {
                 (Ok(()), None) => {}
             }
         }
-        if forged {
+        if forged && sound.is_empty() {
             let why = "a key package that the account's own device did not make";
             self.intents.insert(ticket, intent);
             return self.fail_intent(ticket, Failed::Untrusted(why));

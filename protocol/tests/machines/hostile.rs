@@ -150,7 +150,7 @@ fn a_foreign_token_opens_nothing() {
 }
 
 #[test]
-fn a_device_that_the_server_invented_is_not_invited() {
+fn a_device_that_the_server_invented_is_named_and_not_invited() {
     let mut world = World::new(Rules::new(6));
     let alice = world.register("alice");
     let bob = world.register("bob");
@@ -163,11 +163,11 @@ fn a_device_that_the_server_invented_is_not_invited() {
             claimed.push(ClaimedKeyPackage { device, package, last_resort: false });
         }
     });
-    let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
-    assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
-    assert_eq!(world.group(alice, channel).members, 1);
-    world.liar = None;
     world.done(alice, |client, now| client.invite(now, channel, "bob"));
+    let named = |event: &Event| matches!(event, Event::NotAdded { why, .. } if !why.is_empty());
+    assert!(saw(&world, alice, named), "{:?}", world.devices[alice].log);
+    assert_eq!(world.group(alice, channel).members, 2);
+    world.liar = None;
     world.settle();
     agree(&world, channel, &[alice, bob]);
 }
@@ -430,4 +430,34 @@ fn a_message_of_a_stale_epoch_is_refused_and_written_anew() {
     world.settle();
     assert_eq!(world.bodies(BOB), ["from long ago"]);
     assert_eq!(world.bodies(CAROL), ["from long ago"]);
+}
+
+/// One device of an account has another's key package: it is named, and the rest of the account comes in.
+#[test]
+fn a_device_with_another_s_package_is_named_and_the_rest_comes_in() {
+    let mut world = World::new(Rules::new(28));
+    let alice = world.register("alice");
+    let bob = world.register("bob");
+    let tablet = world.login("bob");
+    world.settle();
+    let channel = group_of(&mut world, alice, &[]);
+    let wrong = world.client(tablet).whoami().unwrap().1;
+    lie_reply(&mut world, alice, move |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            let other = claimed.iter().find(|claim| claim.device != wrong.device).cloned();
+            let own = claimed.iter_mut().find(|claim| claim.device == wrong.device);
+            if let (Some(own), Some(other)) = (own, other) {
+                own.package = other.package;
+            }
+        }
+    });
+    world.done(alice, |client, now| client.invite(now, channel, "bob"));
+    world.settle();
+    let named = world.devices[alice]
+        .log
+        .iter()
+        .any(|event| matches!(event, Event::NotAdded { device, .. } if *device == wrong));
+    assert!(named, "{:?}", world.devices[alice].log);
+    world.liar = None;
+    assert!(world.groups(bob).iter().any(|group| group.channel == channel));
 }
