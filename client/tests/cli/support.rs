@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,9 @@ impl Place {
         let mut place = Self::unstarted();
         place.arguments = arguments(place.dir.path());
         place.traced = traced;
-        place.start("127.0.0.1:0");
+        // Certificates are for one address.
+        let certified = !place.arguments.is_empty();
+        place.start(&if certified { "127.0.0.1:0".to_owned() } else { fresh_address() });
         place
     }
 
@@ -116,7 +119,7 @@ impl Place {
     pub(crate) fn restart_server(&mut self) {
         let listen = match self.address.split_once('#') {
             Some((place, _)) => place.strip_prefix("qpc://").unwrap().to_owned(),
-            None => "127.0.0.1:0".to_owned(),
+            None => fresh_address(),
         };
         self.start(&listen);
     }
@@ -333,4 +336,16 @@ pub(crate) fn holds(dir: &Path, needle: &str) -> bool {
         let bytes = std::fs::read(&path).unwrap();
         bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
     })
+}
+
+/// Where a new server listens. Each has an address of its own, as far as the system has several for the loopback: while one
+/// is killed another must not get its port, and be taken for it by who knows both by the same key.
+fn fresh_address() -> String {
+    static SERVERS: AtomicU32 = AtomicU32::new(0);
+    if cfg!(not(target_os = "linux")) {
+        return "127.0.0.1:0".to_owned();
+    }
+    let server = SERVERS.fetch_add(1, Ordering::Relaxed);
+    let (process, high, low) = (std::process::id() % 250, server / 250 % 250, server % 250);
+    format!("127.{}.{}.{}:0", process + 1, high, low + 1)
 }
