@@ -38,6 +38,14 @@ pub(super) struct Turn {
     pub at: Option<Duration>,
     /// How often it could not be done.
     pub tries: u32,
+    /// Whether the application knows why it cannot be done.
+    pub told: bool,
+}
+
+impl Turn {
+    fn first(at: Option<Duration>) -> Self {
+        Self { at, tries: 0, told: false }
+    }
 }
 
 impl Client {
@@ -208,13 +216,11 @@ impl Client {
     /// for that.
     pub(super) fn admit_later(&mut self, channel: ChannelId, device: Sender) {
         self.admit(channel, device);
-        let admits = |intent: &Intent| matches!(&intent.want, Want::Admit { device: of, .. } if *of == device);
-        let of_channel = self.intents_of(channel).into_iter();
-        for ticket in of_channel
-            .filter(|ticket| self.intents.get(ticket).is_some_and(admits))
-            .collect::<Vec<_>>()
-        {
-            self.set_back(ticket);
+        for ticket in self.intents_of(channel) {
+            let want = self.intents.get(&ticket).map(|intent| &intent.want);
+            if matches!(want, Some(Want::Admit { device: of, .. }) if *of == device) {
+                self.set_back(ticket);
+            }
         }
     }
 
@@ -258,14 +264,14 @@ impl Client {
         let counts = |member: Sender| !siblings_only || member.account == me.account;
         let Some(rank) = self.rank(id, counts) else { return false };
         let at = (rank > 0).then(|| self.now.mono + STAGGER.saturating_mul(rank));
-        self.turns.insert(ticket, Turn { at, tries: 0 });
+        self.turns.insert(ticket, Turn::first(at));
         rank == 0
     }
 
     /// Whether an intent has waited for what others are about to say; from the first call on it waits.
     pub(super) fn has_waited(&mut self, ticket: Ticket, patience: Duration) -> bool {
         let at = Some(self.now.mono + patience);
-        self.turns.entry(ticket).or_insert(Turn { at, tries: 0 }).at.is_none()
+        self.turns.entry(ticket).or_insert(Turn::first(at)).at.is_none()
     }
 
     /// How many of a group's members that count come before this device, in order of their leaves; at most [`TURNS`].
@@ -305,18 +311,15 @@ impl Client {
         let (backend, wall) = (self.config.backend, self.now.wall);
         let mut packages = claimed.into_iter().filter(|claim| claim.device == of.device);
         let claimed = packages.find_map(|claim| claim.package).map(|bytes| bytes.to_vec());
-        let is_anothers = claimed.as_ref().is_some_and(|bytes| {
-            check(backend, bytes, wall).is_ok_and(|checked| checked.record.sender() != of)
-        });
-        *package = claimed.filter(|bytes| {
-            check(backend, bytes, wall)
-                .is_ok_and(|checked| checked.record.sender() == of && Some(checked.suite) == suite)
-        });
+        let checked = claimed.as_ref().and_then(|bytes| check(backend, bytes, wall).ok());
+        let is_anothers = checked.as_ref().is_some_and(|checked| checked.record.sender() != of);
+        let of_suite = checked.is_some_and(|checked| Some(checked.suite) == suite);
+        *package = claimed.filter(|_| of_suite && !is_anothers);
         let (found, channel) = (package.is_some(), intent.channel);
         self.store_intent(ticket, intent);
         if !found {
-            let first = self.turns.get(&ticket).is_none_or(|turn| turn.tries == 0);
-            if is_anothers && first {
+            let turn = self.turns.entry(ticket).or_insert(Turn::first(None));
+            if is_anothers && !std::mem::replace(&mut turn.told, true) {
                 let why = "its key package is of another device".to_owned();
                 self.event(Event::NotAdded { ticket, channel, device: of, why });
             }
@@ -333,7 +336,9 @@ impl Client {
             *package = None;
             foreign = Some(device.account) != me;
         }
-        let tries = self.turns.get(&ticket).map_or(0, |turn| turn.tries) + 1;
+        let turn = self.turns.entry(ticket).or_insert(Turn::first(None));
+        turn.tries += 1;
+        let tries = turn.tries;
         if foreign && tries > ADMISSIONS {
             self.drop_intent(ticket);
             return;
@@ -342,14 +347,13 @@ impl Client {
         // Siblings that fail together do not try again together.
         let spread = u64::try_from(most.as_micros() / 4).unwrap_or(u64::MAX).max(1);
         let wait = most + Duration::from_micros(self.entropy.u64() % spread);
-        self.turns.insert(ticket, Turn { at: Some(self.now.mono + wait), tries });
+        turn.at = Some(self.now.mono + wait);
     }
 
     /// The server has no time for what an intent asks: that one waits, and nothing else in its channel.
     pub(super) fn put_off(&mut self, ticket: Ticket, retry_after_ms: u32) {
         let at = Some(self.now.mono + pause(retry_after_ms));
-        let tries = self.turns.get(&ticket).map_or(0, |turn| turn.tries);
-        self.turns.insert(ticket, Turn { at, tries });
+        self.turns.entry(ticket).or_insert(Turn::first(None)).at = at;
     }
 
     /// Whether an intent waits for a later time.

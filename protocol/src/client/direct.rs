@@ -124,7 +124,7 @@ impl Client {
         lacks
     }
 
-    /// The account is known: the intent moves from the inbox to the channel, which is founded if there is none.
+    /// The account is known: the intent moves from the inbox to the channel.
     fn place(&mut self, ticket: Ticket, account: AccountId) {
         let Some(me) = self.me() else { return };
         // The other's welcome may be waiting.

@@ -453,11 +453,38 @@ fn a_device_with_another_s_package_is_named_and_the_rest_comes_in() {
     });
     world.done(alice, |client, now| client.invite(now, channel, "bob"));
     world.settle();
-    let named = world.devices[alice]
-        .log
-        .iter()
-        .any(|event| matches!(event, Event::NotAdded { device, .. } if *device == wrong));
-    assert!(named, "{:?}", world.devices[alice].log);
+    let named = |event: &Event| matches!(event, Event::NotAdded { device, .. } if *device == wrong);
+    assert!(saw(&world, alice, named), "{:?}", world.devices[alice].log);
     world.liar = None;
     assert!(world.groups(bob).iter().any(|group| group.channel == channel));
+}
+
+/// The own account's new device is handed over with somebody else's package: it is not added by that, and it is told once.
+#[test]
+fn a_new_device_of_ones_own_with_another_s_package_is_told_once() {
+    let (mut world, channel) = three(29);
+    let kept = Rc::new(RefCell::new(None));
+    let seen = kept.clone();
+    lie_reply(&mut world, ALICE, move |reply| {
+        if let Reply::ClaimedKeyPackages(claimed) = reply {
+            let mut kept = seen.borrow_mut();
+            match kept.clone() {
+                None => *kept = claimed[0].package.clone(),
+                other => claimed.iter_mut().for_each(|claim| claim.package = other.clone()),
+            }
+        }
+    });
+    world.register("dave");
+    world.done(ALICE, |client, now| client.invite(now, channel, "dave"));
+    // Bob's and carol's devices leave it to alice's account.
+    let tablet = world.login("alice");
+    let device = world.client(tablet).whoami().unwrap().1;
+    world.pass(Duration::from_secs(60));
+    let named =
+        |event: &&Event| matches!(event, Event::NotAdded { device: of, .. } if *of == device);
+    assert_eq!(world.devices[ALICE].log.iter().filter(named).count(), 1);
+    assert!(!world.groups(tablet).iter().any(|group| group.channel == channel));
+    honest(&mut world, &[ALICE]);
+    world.pass(Duration::from_secs(3_600));
+    assert!(world.group(tablet, channel).member);
 }

@@ -30,3 +30,4 @@ mod succession;
 mod talk;
 mod thieves;
 mod trust;
+mod usurpers;

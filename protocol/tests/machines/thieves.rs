@@ -9,7 +9,7 @@ use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome, Why};
 use qpc_protocol::limits::REJOIN_TIME;
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, EntryKind, Frame, Reply, Request};
+use qpc_protocol::wire::message::{Body, EntryKind, Frame, Part, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
 /// Nothing that comes short of what the device knows is a start: an older GroupInfo of its group, one of another group,
@@ -121,6 +121,31 @@ fn a_device_that_misses_a_commit_comes_back_once_the_server_is_honest() {
     world.pass(Duration::from_secs(1));
     honest(&mut world, &[BOB]);
     world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Missed]);
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
+/// A commit that was shown otherwise is missed too. If nobody writes in the epoch after it, the own next commit shows it:
+/// it is refused for a later epoch, to which the log does not lead, read anew.
+#[test]
+fn a_device_that_was_shown_another_commit_finds_out_by_its_own_next_one() {
+    let (mut world, channel) = three(44);
+    lie_entries_of(&mut world, BOB, channel, |entries| {
+        for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Commit) {
+            if let Part::Inline(commit) = &entry.payload {
+                let mut other = commit.to_vec();
+                let at = other.len() - 9;
+                other[at] ^= 1;
+                entry.payload = Part::Inline(other.into());
+            }
+        }
+    });
+    world.done(ALICE, |client, now| client.update(now, channel));
+    world.pass(Duration::from_secs(1));
+    world.liar = None;
+    assert!(world.group(BOB, channel).epoch < world.group(ALICE, channel).epoch);
+    world.done(BOB, |client, now| client.update(now, channel));
     assert_eq!(rejoins(&world, BOB), [Why::Missed]);
     all_talk(&mut world, channel, "after");
     undisturbed(&world, &[ALICE, CAROL]);
