@@ -20,6 +20,7 @@ use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{Fatal, Refused, StoreFault, StoreFaultKind};
+use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::{Page, Target, Ticket};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::audit::AuditKind;
@@ -128,6 +129,18 @@ impl House {
     }
 }
 
+fn config(server: &Address) -> Config {
+    Config {
+        backend: crypto::fast(),
+        server: Target(server.to_string()),
+        stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
+        insecure_plain: false,
+        auto_connect: true,
+        propose_first: false,
+        update: UpdatePolicy::default(),
+    }
+}
+
 /// A client in a test's hands.
 struct Device {
     handle: ClientHandle,
@@ -137,16 +150,8 @@ struct Device {
 
 impl Device {
     fn open(address: &Address, store: &Kept) -> Self {
-        let config = Config {
-            backend: crypto::fast(),
-            server: Target(address.to_string()),
-            stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
-            insecure_plain: false,
-            auto_connect: true,
-            propose_first: false,
-            update: UpdatePolicy::default(),
-        };
-        let (handle, events) = open(ClientOptions::new(config), Box::new(store.clone())).unwrap();
+        let options = ClientOptions::new(config(address));
+        let (handle, events) = open(options, Box::new(store.clone())).unwrap();
         Self { handle, events, seen: Vec::new() }
     }
 
@@ -179,7 +184,19 @@ impl Device {
         &mut self,
         command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
     ) -> Outcome {
-        let ticket = self.handle.run(command).await.unwrap().unwrap();
+        let ticket = self.asks(command).await;
+        self.is_done(ticket).await
+    }
+
+    /// Gives a command, without waiting for more than its ticket.
+    async fn asks(
+        &mut self,
+        command: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused> + Send + 'static,
+    ) -> Ticket {
+        self.handle.run(command).await.unwrap().unwrap()
+    }
+
+    async fn is_done(&mut self, ticket: Ticket) -> Outcome {
         self.find(|event| match event {
             Event::Done(done, outcome) if *done == ticket => Some(outcome.clone()),
             Event::Failed(failed, why) if *failed == ticket => panic!("{why:?}"),
@@ -190,6 +207,13 @@ impl Device {
 
     async fn register(&mut self, name: &'static str) {
         self.done(move |client, now| client.register(now, name, "secret".to_owned().into())).await;
+    }
+
+    async fn founds(&mut self, suite: Suite) -> ChannelId {
+        match self.done(move |client, now| client.create_group(now, "den", suite)).await {
+            Outcome::Group(channel) => channel,
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn message(&mut self, body: &[u8]) {
@@ -216,11 +240,7 @@ fn two_devices_talk_and_go_on_after_the_server_was_started_again() {
         assert!(alice.handle.connection().unwrap().is_post_quantum());
         assert_eq!(server.connections(), 2);
 
-        let Outcome::Group(channel) =
-            alice.done(|client, now| client.create_group(now, "den", Suite::Hybrid)).await
-        else {
-            panic!("no group")
-        };
+        let channel = alice.founds(Suite::Hybrid).await;
         alice.done(move |client, now| client.invite(now, channel, "bob")).await;
         bob.find(|event| matches!(event, Event::Joined { .. }).then_some(())).await;
         let sent = alice.done(move |client, now| client.send(now, channel, b"hello")).await;
@@ -236,15 +256,9 @@ fn two_devices_talk_and_go_on_after_the_server_was_started_again() {
         alice.find(|event| matches!(event, Event::Offline { last: false, .. }).then_some(())).await;
 
         // What is sent meanwhile waits; both come back by themselves.
-        let ticket = bob
-            .handle
-            .run(move |client, now| client.send(now, channel, b"anybody?"))
-            .await
-            .unwrap()
-            .unwrap();
+        let ticket = bob.asks(move |client, now| client.send(now, channel, b"anybody?")).await;
         let server = house.serve(address.port);
-        bob.find(|event| matches!(event, Event::Done(done, _) if *done == ticket).then_some(()))
-            .await;
+        bob.is_done(ticket).await;
         alice.message(b"anybody?").await;
 
         // A device that is stopped and opened again is the same one.
@@ -273,11 +287,8 @@ fn a_server_with_another_key_is_told_once_and_not_tried_again() {
     block_on(async {
         let mut device = Device::open(&address, &Kept::default());
         let ticket = device
-            .handle
-            .run(|client, now| client.register(now, "alice", "secret".to_owned().into()))
-            .await
-            .unwrap()
-            .unwrap();
+            .asks(|client, now| client.register(now, "alice", "secret".to_owned().into()))
+            .await;
         let why = device
             .find(|event| match event {
                 Event::Offline { why, last: true } => Some(why.clone()),
@@ -305,11 +316,7 @@ fn operations_that_come_while_the_store_works_share_a_transaction() {
     block_on(async {
         let mut alice = Device::open(&address, &Kept::default());
         alice.register("alice").await;
-        let Outcome::Group(channel) =
-            alice.done(|client, now| client.create_group(now, "den", Suite::Classical)).await
-        else {
-            panic!("no group")
-        };
+        let channel = alice.founds(Suite::Classical).await;
         alice.done(move |client, now| client.send(now, channel, b"warm")).await;
         let before = house.store.transactions.lock().unwrap().len();
         let tickets = alice
@@ -321,11 +328,7 @@ fn operations_that_come_while_the_store_works_share_a_transaction() {
             .await
             .unwrap();
         for ticket in tickets {
-            alice
-                .find(|event| {
-                    matches!(event, Event::Done(done, _) if *done == ticket).then_some(())
-                })
-                .await;
+            alice.is_done(ticket).await;
         }
         let transactions = house.store.transactions.lock().unwrap().split_off(before);
         assert!(transactions.iter().sum::<usize>() >= 100);
@@ -345,19 +348,10 @@ fn a_call_in_flight_finishes_before_a_drained_server_closes() {
     block_on(async {
         let mut alice = Device::open(&address, &Kept::default());
         alice.register("alice").await;
-        let Outcome::Group(channel) =
-            alice.done(|client, now| client.create_group(now, "den", Suite::Classical)).await
-        else {
-            panic!("no group")
-        };
+        let channel = alice.founds(Suite::Classical).await;
         alice.done(move |client, now| client.send(now, channel, b"warm")).await;
         let before = house.store.transactions.lock().unwrap().len();
-        let ticket = alice
-            .handle
-            .run(move |client, now| client.send(now, channel, b"last"))
-            .await
-            .unwrap()
-            .unwrap();
+        let ticket = alice.asks(move |client, now| client.send(now, channel, b"last")).await;
         // The store has the call, and has not answered it yet.
         Timer::after(Duration::from_millis(100)).await;
         server.drain().await;
@@ -415,24 +409,13 @@ fn a_store_without_room_fails_calls_and_not_the_server() {
     block_on(async {
         let mut alice = Device::open(&address, &Kept::default());
         alice.register("alice").await;
-        let Outcome::Group(channel) =
-            alice.done(|client, now| client.create_group(now, "den", Suite::Hybrid)).await
-        else {
-            panic!("no group")
-        };
+        let channel = alice.founds(Suite::Hybrid).await;
         alice.done(move |client, now| client.send(now, channel, b"before")).await;
         *house.store.broken.lock().unwrap() = true;
-        let ticket = alice
-            .handle
-            .run(move |client, now| client.send(now, channel, b"one"))
-            .await
-            .unwrap()
-            .unwrap();
+        let ticket = alice.asks(move |client, now| client.send(now, channel, b"one")).await;
         Timer::after(Duration::from_millis(300)).await;
         *house.store.broken.lock().unwrap() = false;
-        alice
-            .find(|event| matches!(event, Event::Done(done, _) if *done == ticket).then_some(()))
-            .await;
+        alice.is_done(ticket).await;
         alice.handle.stop().await.unwrap();
         server.drain().await;
         server.join().unwrap();
@@ -453,16 +436,8 @@ fn a_clients_store_that_fails_ends_its_driver_and_says_why() {
     let house = House::new();
     let server = house.serve(0);
     block_on(async {
-        let config = Config {
-            backend: crypto::fast(),
-            server: Target(house.address(&server).to_string()),
-            stretching: Stretching { memory_kib: 64, passes: 1, lanes: 1 },
-            insecure_plain: false,
-            auto_connect: true,
-            propose_first: false,
-            update: UpdatePolicy::default(),
-        };
-        let (handle, events) = open(ClientOptions::new(config), Box::new(Failing)).unwrap();
+        let options = ClientOptions::new(config(&house.address(&server)));
+        let (handle, events) = open(options, Box::new(Failing)).unwrap();
         let registered = handle
             .run(|client, now| client.register(now, "alice", "secret".to_owned().into()))
             .await
