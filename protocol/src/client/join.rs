@@ -68,10 +68,14 @@ impl Client {
             return Welcome::Wait;
         }
         if self.is_passed(entry, &origin.channel) {
-            // Whoever comes back by itself may overtake the welcome of one who has added it anew.
+            // Whoever comes back by itself, or resets the group once more, may overtake the welcome of one who has added
+            // it anew.
             let known = self.channels.get(&origin.channel);
-            let by_itself = known.is_some_and(|channel| channel.fall.last.0 > 0)
-                || self.rejoin_item(origin.channel).is_some();
+            let overtaken = |channel: &Channel| {
+                channel.fall.last.0 > 0 || entry.generation < channel.row.generation
+            };
+            let by_itself =
+                known.is_some_and(overtaken) || self.rejoin_item(origin.channel).is_some();
             return Welcome::Pass((!by_itself).then_some("a welcome to an epoch that is over"));
         }
         let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
