@@ -108,6 +108,13 @@ impl Client {
         there.max(coming).is_some_and(|at| (welcome.generation, welcome.epoch) <= at)
     }
 
+    /// Whether a welcome to a channel is here, and its tree on its way.
+    pub(super) fn is_joining(&self, id: ChannelId) -> bool {
+        let mut inboxes = self.channels.values().filter(|channel| channel.inbox);
+        let to = |inbox: &Channel| inbox.download.as_ref()?.entry.origin.map(|at| at.channel);
+        inboxes.any(|inbox| to(inbox) == Some(id))
+    }
+
     /// Joins once the tree and the key packages are both at hand.
     pub(super) fn try_join(&mut self, inbox: ChannelId) {
         let Some(channel) = self.channels.get(&inbox).filter(|channel| channel.inbox) else {
@@ -238,6 +245,7 @@ impl Client {
         let Some(join) = channel.download.take() else { return };
         channel.advance(&join.entry);
         self.dirty.insert(inbox);
+        self.dirty.extend(join.entry.origin.map(|origin| origin.channel));
         self.transfer_ended();
         if let Some(why) = trouble {
             let channel = join.entry.origin.map_or(inbox, |origin| origin.channel);
