@@ -7,6 +7,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use qpc_protocol::client::Role;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::env::Entropy;
 use qpc_protocol::id::{AccountId, ChannelId};
@@ -19,10 +20,12 @@ use serde_json::{Value, json};
 use crate::Error;
 use crate::town::{Spent, Town};
 
-/// Who founds the group, and alone may add and remove.
+/// Who founds the group.
 const FOUNDER: usize = 0;
 /// Invitations under way at once.
 const INVITED_AT_ONCE: usize = TICKETS / 2;
+/// How many of those who are online may add and remove, the founder among them.
+const ADMINS: usize = 5;
 /// Commits that the one who is away misses.
 const AWAY: usize = 50;
 
@@ -102,6 +105,8 @@ struct Run {
     channel: ChannelId,
     /// Those who are online, the founder first.
     online: Vec<usize>,
+    /// Those of them who may add and remove.
+    admins: Vec<usize>,
     /// Names of accounts of one device that are to be added.
     outside: Vec<String>,
     /// Accounts of one device that may be removed.
@@ -127,6 +132,7 @@ pub fn measure(plan: Plan, store: Box<dyn ServerStore>) -> Result<Done, Error> {
         town: Town::new(store),
         channel: ChannelId([0; 16]),
         online: Vec::new(),
+        admins: vec![FOUNDER],
         outside: Vec::new(),
         inside: Vec::new(),
         said: BTreeMap::new(),
@@ -139,6 +145,7 @@ pub fn measure(plan: Plan, store: Box<dyn ServerStore>) -> Result<Done, Error> {
     run.step("register", plan.members + plan.adds, begun);
     run.create(&names)?;
     run.join()?;
+    run.make_admins()?;
     run.live()?;
     run.check()
 }
@@ -272,6 +279,22 @@ impl Run {
         Ok(())
     }
 
+    /// Some of those who are online may add and remove; the last of them, who will be away, is not among these.
+    fn make_admins(&mut self) -> Result<(), Error> {
+        let before = self.town.spent();
+        let admins = self.online[1..self.online.len() - 1].iter().take(ADMINS - 1);
+        let admins: Vec<_> = admins.copied().collect();
+        for &admin in &admins {
+            let (channel, account) = (self.channel, self.account(admin)?);
+            self.town
+                .done(FOUNDER, |client, now| client.set_role(now, channel, account, Role::Admin))?;
+            self.admins.push(admin);
+        }
+        self.town.settle()?;
+        self.step("make an admin", admins.len(), before);
+        Ok(())
+    }
+
     /// Changes and messages, mixed; for a while one of those online is away.
     fn live(&mut self) -> Result<(), Error> {
         let deeds = self.deeds();
@@ -341,17 +364,18 @@ impl Run {
         let channel = self.channel;
         let here = self.online.len() - usize::from(one_is_away);
         let who = self.online[below(self.town.rng(), here)];
+        let admin = self.admins[below(self.town.rng(), self.admins.len())];
         match deed {
             Deed::Add => {
                 let at = below(self.town.rng(), self.outside.len());
                 let name = self.outside.swap_remove(at);
-                self.town.done(FOUNDER, |client, now| client.invite(now, channel, &name))?;
+                self.town.done(admin, |client, now| client.invite(now, channel, &name))?;
                 Ok("add")
             }
             Deed::Remove => {
                 let at = below(self.town.rng(), self.inside.len());
                 let account = self.inside.swap_remove(at);
-                self.town.done(FOUNDER, |client, now| client.remove(now, channel, account))?;
+                self.town.done(admin, |client, now| client.remove(now, channel, account))?;
                 Ok("remove")
             }
             Deed::Update => {

@@ -3,7 +3,7 @@
 
 use core::fmt;
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use qpc_protocol::client::event::{Event, Outcome};
@@ -15,7 +15,6 @@ use qpc_protocol::io::{
     Binding, BindingKind, ConnId, Gone, Input, LinkId, Links, Output, Page, Target, Ticket,
     Transport,
 };
-use qpc_protocol::limits::READ_CHUNK;
 use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::server::{Config as ServerConfig, Server, ServerSecrets};
@@ -23,6 +22,11 @@ use qpc_protocol::store::batch::{Op, Records};
 use qpc_smol::store::ServerStore;
 
 use crate::Error;
+use links::Wire;
+pub use spent::Spent;
+
+mod links;
+mod spent;
 
 /// Small: the password's stretching is not what is measured.
 const STRETCHING: Stretching = Stretching { memory_kib: 8, passes: 1, lanes: 1 };
@@ -41,60 +45,6 @@ pub struct Device {
     wake_at: Option<Duration>,
     /// What it told the application since this was last taken.
     pub events: Vec<Event>,
-}
-
-/// One direction of a link.
-#[derive(Default)]
-struct Pipe {
-    bytes: VecDeque<u8>,
-    fin: bool,
-    wanted: bool,
-}
-
-struct Wire {
-    device: usize,
-    at_device: LinkId,
-    up: Pipe,
-    down: Pipe,
-}
-
-/// What was done, in all or since some moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
-    /// Real time.
-    pub time: Duration,
-    /// Of it, in the server: its machine, its jobs, its store.
-    pub server: Duration,
-    /// Bytes to the server and from it, on all links.
-    pub up: u64,
-    /// See `up`.
-    pub down: u64,
-    /// Bytes that devices made durable.
-    pub persisted: u64,
-}
-
-impl Spent {
-    /// What was spent since then.
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            time: self.time - before.time,
-            server: self.server - before.server,
-            up: self.up - before.up,
-            down: self.down - before.down,
-            persisted: self.persisted - before.persisted,
-        }
-    }
-
-    /// Both together.
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            time: self.time + other.time,
-            server: self.server + other.server,
-            up: self.up + other.up,
-            down: self.down + other.down,
-            persisted: self.persisted + other.persisted,
-        }
-    }
 }
 
 /// The reference store behind the trait of the runtimes.
@@ -406,27 +356,6 @@ impl Town {
         self.tell_device(index, Input::Connected(conn, transport))
     }
 
-    fn open(&mut self, index: usize, link: LinkId) -> Result<(), Error> {
-        let Some((_, conn)) = self.devices[index].conn else { return Ok(()) };
-        let id = LinkId(self.next_id());
-        let (up, down) = (Pipe::default(), Pipe::default());
-        self.wires.insert(id, Wire { device: index, at_device: link, up, down });
-        self.at_device.insert((index, link), id);
-        self.tell_server(Input::Accepted(conn, id))?;
-        self.tell_server(Input::Writable(id, CREDIT))?;
-        self.tell_device(index, Input::Writable(link, CREDIT))
-    }
-
-    /// All links of a device are gone.
-    fn cut(&mut self, index: usize) {
-        let ends = (index, LinkId(0))..=(index, LinkId(u64::MAX));
-        let links: Vec<_> = self.at_device.range(ends).map(|(at, id)| (*at, *id)).collect();
-        for (at, id) in links {
-            self.at_device.remove(&at);
-            self.wires.remove(&id);
-        }
-    }
-
     fn tell_device(&mut self, index: usize, input: Input<'_>) -> Result<(), Error> {
         if let Some(client) = self.devices[index].client.as_mut() {
             client.handle(self.now, input)?;
@@ -481,60 +410,6 @@ impl Town {
                 output => return Err(format!("a client's output: {output:?}").into()),
             }
         }
-    }
-
-    // ---- links --------------------------------------------------------------------------------
-
-    fn put(&mut self, id: LinkId, up: bool, bytes: &[u8], fin: bool) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let pipe = if up { &mut wire.up } else { &mut wire.down };
-        pipe.bytes.extend(bytes);
-        pipe.fin |= fin;
-        self.moving.insert(id);
-    }
-
-    /// The device (`down`) or the server wants bytes of a link.
-    fn want(&mut self, id: LinkId, down: bool) {
-        let Some(wire) = self.wires.get_mut(&id) else { return };
-        let pipe = if down { &mut wire.down } else { &mut wire.up };
-        pipe.wanted = true;
-        self.moving.insert(id);
-    }
-
-    /// Carries what is wanted; whether there was anything.
-    fn carry_all(&mut self) -> Result<bool, Error> {
-        let mut moved = false;
-        for id in core::mem::take(&mut self.moving) {
-            moved |= self.carry(id, true)? | self.carry(id, false)?;
-        }
-        Ok(moved)
-    }
-
-    fn carry(&mut self, id: LinkId, up: bool) -> Result<bool, Error> {
-        let Some(wire) = self.wires.get_mut(&id) else { return Ok(false) };
-        let (device, at_device) = (wire.device, wire.at_device);
-        let pipe = if up { &mut wire.up } else { &mut wire.down };
-        let len = pipe.bytes.len().min(READ_CHUNK);
-        let ended = len == 0 && pipe.fin;
-        if !pipe.wanted || (len == 0 && !ended) {
-            return Ok(false);
-        }
-        pipe.wanted = false;
-        pipe.fin &= !ended;
-        let bytes: Vec<u8> = pipe.bytes.drain(..len).collect();
-        match (up, ended) {
-            (true, true) => self.tell_server(Input::Closed(id, Gone::Finished))?,
-            (false, true) => self.tell_device(device, Input::Closed(at_device, Gone::Finished))?,
-            (true, false) => {
-                self.tell_server(Input::Bytes(id, &bytes))?;
-                self.tell_device(device, Input::Writable(at_device, len))?;
-            }
-            (false, false) => {
-                self.tell_device(device, Input::Bytes(at_device, &bytes))?;
-                self.tell_server(Input::Writable(id, len))?;
-            }
-        }
-        Ok(true)
     }
 
     fn next_id(&mut self) -> u64 {

@@ -63,24 +63,34 @@ impl Client {
         {
             return;
         }
+        // Messages wait in order; the commit that they may be waiting for does not wait behind them.
         let mut blocked = false;
         for ticket in self.outbox_of(id) {
-            let message = self.outbox.get(&ticket).is_some_and(OutItem::is_message);
-            let later = (blocked && message) || self.waits_for_others(id, ticket);
-            if self.inflight.contains(&ticket) || later {
-                continue;
+            let unsealed = self.outbox.get(&ticket).is_some_and(OutItem::is_unsealed);
+            let later = (blocked && unsealed) || self.waits_for_others(id, ticket);
+            if !self.inflight.contains(&ticket) && !later {
+                if self.calls() >= CALLS_IN_FLIGHT / 2 {
+                    self.crowded.insert(id);
+                    return;
+                }
+                if self.seal_item(id, ticket) {
+                    self.send_item(ticket);
+                } else {
+                    blocked = true;
+                }
             }
-            if self.calls() >= CALLS_IN_FLIGHT / 2 {
-                self.crowded.insert(id);
-                return;
-            }
-            // Messages wait in order; the commit that they may be waiting for does not wait behind them.
-            if !self.seal_item(id, ticket) {
-                blocked = true;
-                continue;
-            }
-            self.send_item(ticket);
+            blocked |= self.may_be_refused(id, ticket);
         }
+    }
+
+    /// Whether a message was encrypted before the group changed and is not yet answered. The server takes none of an
+    /// epoch long past: it will be encrypted anew then, and what was said after it has to come after it.
+    fn may_be_refused(&self, id: ChannelId, ticket: Ticket) -> bool {
+        let Some(channel) = self.channels.get(&id) else { return false };
+        let Some(item) = self.outbox.get(&ticket) else { return false };
+        let OutWhat::Application { sealed: Some(submit), .. } = &item.what else { return false };
+        let present = (channel.generation(), channel.row.epoch);
+        item.accepted.is_none() && (submit.generation, submit.epoch) != present
     }
 
     /// Encrypts a submission if it is not yet; `false`: it has to wait, and what comes after it too.

@@ -11,9 +11,8 @@ use openmls::prelude::{
 
 use super::data::GroupData;
 use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
-use super::provider::{Crypto, Provider};
 use super::rules::{self, Before, Verdict, invalid};
-use super::{Context, MlsError, encode, key_package, parallel, signer};
+use super::{Context, Crypto, MlsError, Provider, encode, key_package, parallel, signer};
 use crate::crypto::identity::Revocation;
 use crate::env::UnixMillis;
 use crate::id::Sender;

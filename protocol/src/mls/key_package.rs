@@ -15,10 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::group::LocalDevice;
 use super::overlay::Overlay;
-use super::provider::{Crypto, Provider};
 use super::rules::{self, invalid};
 use super::suite::Suite;
-use super::{Context, MlsError, parse, signer};
+use super::{Context, Crypto, MlsError, Provider, parse, signer};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;

@@ -12,6 +12,7 @@
 mod ahead;
 mod apply;
 pub mod commit;
+mod crypto;
 pub mod data;
 mod device;
 pub mod group;
@@ -35,6 +36,7 @@ mod welcome;
 use openmls::prelude::{MlsMessageBodyIn, MlsMessageIn};
 use thiserror::Error;
 
+pub use self::crypto::Crypto;
 pub use self::overlay::Overlay;
 pub use self::provider::Provider;
 pub use self::signer::LeafSigner;

@@ -8,7 +8,7 @@ use crate::talk::*;
 use qpc_protocol::client::event::{Event, Message, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::ChannelId;
-use qpc_protocol::limits::KEY_PACKAGE_TIME;
+use qpc_protocol::limits::{KEY_PACKAGE_TIME, PAST_EPOCHS};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Request};
 use qpc_sim::world::{Rules, World};
@@ -301,6 +301,28 @@ fn a_full_disk_of_the_server_is_answered_and_got_over() {
     assert!(matches!(world.outcome(alice, ticket), Outcome::Sent(_)));
     world.settle();
     assert_eq!(world.bodies(bob), ["patience"]);
+}
+
+/// Messages that were on their way when the connection ended, in an epoch of which the server takes none any more, are
+/// encrypted anew; what was said after them waits for that.
+#[test]
+fn messages_keep_their_order_over_a_lost_connection_and_commits() {
+    let (mut world, channel) = three(31);
+    world.part(ALICE);
+    for text in ["first", "second", "third"] {
+        say(&mut world, ALICE, channel, text);
+    }
+    world.pass(Duration::from_millis(200));
+    world.cut(ALICE);
+    for _ in 0..=PAST_EPOCHS {
+        world.done(BOB, |client, now| client.update(now, channel));
+    }
+    for text in ["fourth", "fifth"] {
+        say(&mut world, ALICE, channel, text);
+    }
+    world.heal(ALICE);
+    world.settle();
+    assert_eq!(world.bodies(BOB), ["first", "second", "third", "fourth", "fifth"]);
 }
 
 #[test]

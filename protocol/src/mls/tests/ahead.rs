@@ -9,10 +9,10 @@ use tls_codec::{DeserializeBytes as _, Serialize as _};
 use super::bytes::{crowd, device};
 use super::world::{GROUP, World, adding};
 use crate::crypto::portable;
+use crate::mls::Crypto;
 use crate::mls::MlsError;
 use crate::mls::group::Plan;
 use crate::mls::parallel::MANY;
-use crate::mls::provider::Crypto;
 use crate::mls::suite::Suite;
 use crate::mls::verified::Verified;
 

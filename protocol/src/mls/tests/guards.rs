@@ -16,8 +16,8 @@ use crate::id::ChannelId;
 use crate::mls::data::GroupData;
 use crate::mls::group::{Bundle, LocalDevice, Plan, Received};
 use crate::mls::overlay::Overlay;
-use crate::mls::provider::{Crypto, Provider};
 use crate::mls::suite::Suite;
+use crate::mls::{Crypto, Provider};
 use crate::mls::{MlsError, key_package, rules, signer};
 
 /// A commit that our own code would not make.

@@ -218,7 +218,7 @@ fn a_flood_of_proposals_is_bounded() {
         seed[..8].copy_from_slice(&(round as u64).to_be_bytes());
         let mut guest = Device::from_entropy(portable(), Entropy::from_seed(seed));
         let package = guest.package(Suite::Classical, false);
-        let crypto = crate::mls::provider::Crypto::verifier(portable());
+        let crypto = crate::mls::Crypto::verifier(portable());
         let package = crate::mls::key_package::validate(&crypto, &package).unwrap();
         let mut entropy = Entropy::from_seed([3; 32]);
         let provider =

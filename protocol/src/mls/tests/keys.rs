@@ -12,10 +12,10 @@ use crate::crypto::portable;
 use crate::env::UnixMillis;
 use crate::id::Digest;
 use crate::limits;
+use crate::mls::Crypto;
 use crate::mls::MlsError;
 use crate::mls::group::Plan;
 use crate::mls::key_package::{KeyPackages, check, validate};
-use crate::mls::provider::Crypto;
 use crate::mls::suite::Suite;
 
 fn at(span: Duration) -> UnixMillis {

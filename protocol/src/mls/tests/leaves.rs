@@ -13,8 +13,8 @@ use crate::id::DeviceId;
 use crate::mls::group::{Bundle, LocalDevice};
 use crate::mls::key_package::check;
 use crate::mls::overlay::Overlay;
-use crate::mls::provider::{Crypto, Provider};
 use crate::mls::suite::Suite;
+use crate::mls::{Crypto, Provider};
 use crate::mls::{MlsError, key_package, rules, signer};
 
 /// A key package with this record and this key, past our own checks.

@@ -10,8 +10,8 @@ use super::guards::{forge, refused};
 use super::world::{Device, START, World, adding};
 use crate::crypto::{Aead, Backend, CryptoError, Primitives, portable};
 use crate::mls::key_package::check;
-use crate::mls::provider::{Crypto, Provider};
 use crate::mls::suite::Suite;
+use crate::mls::{Crypto, Provider};
 use crate::mls::{MlsError, encode, parse};
 
 /// The portable backend, but one of the public keys that it makes is spoilt.

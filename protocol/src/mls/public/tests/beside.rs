@@ -88,7 +88,7 @@ fn a_welcome_is_cut_for_each_and_has_room_for_nothing_else() {
 fn a_group_info_that_does_not_match() {
     let World { mut server, mut alice, mut bob, added, .. } = world();
     let mut entropy = crate::env::Entropy::from_seed([1; 32]);
-    let crypto = crate::mls::provider::Crypto::new(portable(), &mut entropy);
+    let crypto = crate::mls::Crypto::new(portable(), &mut entropy);
     let of_bob = bob.update();
     let sent = alice.update();
     let with = |group_info: Vec<u8>| Sent { group_info, ..sent.clone() };
