@@ -11,7 +11,8 @@
 //!   [`READ_CHUNK`](crate::limits::READ_CHUNK) bytes); none may be delivered unasked.
 //! * [`Input::Writable`] *adds* credit in bytes to a link; [`Output::Send`] never spends more.
 //! * [`Output::Persist`] batches are applied in the order they come out, each atomically, and each is
-//!   answered by [`Input::Persisted`]; [`Output::Store`] operations are answered by [`Input::Stored`],
+//!   answered by [`Input::Persisted`]; an [`Output::Load`] reads what all batches before it have written;
+//!   [`Output::Store`] operations are answered by [`Input::Stored`],
 //!   [`Output::Load`] by [`Input::Loaded`], [`Output::Compute`] by [`Input::Computed`].
 
 use core::fmt;
@@ -218,7 +219,7 @@ pub enum Output {
     CloseConn(ConnId, CloseCode),
     /// Make a batch durable (client).
     Persist(Batch),
-    /// Read stored records (client).
+    /// Read stored records, with all batches that came out before (client).
     Load(LoadId, Page),
     /// Execute a store operation; those that come out together go into one transaction (server).
     Store(OpId, StoreOp),

@@ -122,8 +122,8 @@ impl Client {
             (Call::Submit(ticket) | Call::Commit(ticket), Reply::Accepted(accepted)) => {
                 self.on_accepted(ticket, accepted);
             }
-            (Call::Subscribe(channel), Reply::Subscribed { head }) => {
-                self.on_subscribed(channel, head);
+            (Call::Subscribe(channel, after), Reply::Subscribed { head }) => {
+                self.on_subscribed(channel, after, head);
             }
             (Call::Blob(channel, hash), Reply::Blob { total, chunk }) => {
                 self.on_chunk(channel, hash, total, &chunk);
@@ -165,7 +165,7 @@ impl Client {
                 self.inflight.remove(&ticket);
                 self.on_commit_refused(ticket, failure);
             }
-            Call::Subscribe(channel) => self.on_subscribe_refused(channel, failure),
+            Call::Subscribe(channel, _) => self.on_subscribe_refused(channel, failure),
             Call::Blob(channel, hash) => self.on_blob_refused(channel, hash, failure),
             Call::Upload(ticket) => self.on_upload_refused(ticket, failure),
             Call::GroupInfo(channel) | Call::RejoinTree(channel) => {

@@ -2,9 +2,10 @@
 
 use core::time::Duration;
 
-use super::Client;
+use super::keys::PACKAGES_RETRY;
 use super::net::{Call, Connection};
 use super::session::Phase;
+use super::{Client, Packages};
 use crate::io::{Output, WakeReason};
 use crate::limits::KEEP_ALIVE;
 use crate::wire::message::Request;
@@ -77,15 +78,8 @@ impl Client {
         if settled(conn.phase) && quiet && !pinging(conn) {
             self.call(Call::KeepAlive, Request::Ping(bytes::Bytes::new()));
         }
-        let retry = self.packages_retry.is_some_and(|at| at <= mono);
-        if conn_online(self)
-            && (retry || self.packages_due() <= self.now.wall)
-            && self.wanted_packages.is_none()
-            && !matches!(self.packages, super::Packages::Loading(..))
-            && self.packages_retry.is_none_or(|at| at <= mono)
-            && !self.asked_status()
-        {
-            self.begin_packages();
+        if conn_online(self) {
+            self.check_packages();
         }
         if self.rotation_retry.is_some_and(|at| at <= mono) {
             self.rotation_retry = None;
@@ -113,6 +107,20 @@ impl Client {
                 channel.rejoin_at = None;
                 self.dirty.insert(*id);
             }
+        }
+    }
+
+    /// Asks how many key packages there are, if the server could not say before, or they end soon.
+    fn check_packages(&mut self) {
+        let mono = self.now.mono;
+        let retry = self.packages_retry.is_some_and(|at| at <= mono);
+        let busy = self.asked_status() || matches!(self.packages, Packages::Loading(..));
+        let ends = self.packages_retry.is_none() && self.packages_due() <= self.now.wall;
+        match busy {
+            // What is under way may fail, too.
+            true if retry => self.packages_retry = Some(mono + PACKAGES_RETRY),
+            false if retry || (ends && self.wanted_packages.is_none()) => self.begin_packages(),
+            _ => {}
         }
     }
 

@@ -110,7 +110,7 @@ impl Client {
         let lost = here().any(|intent| intent.losses > 0);
         // Whoever asked first asks for all.
         let first = self.adds_in(id).find(|(_, of)| *of == account);
-        if lost || first.is_none_or(|(first, _)| first != ticket) {
+        if lost || self.is_joining(id) || first.is_none_or(|(first, _)| first != ticket) {
             return false;
         }
         let ready = |of: AccountId| {
@@ -313,6 +313,8 @@ impl Client {
         if let (Some(Some(_)), Some(channel)) = (other, self.channels.get_mut(&id)) {
             channel.row.with = other.flatten();
             channel.row_dirty = true;
+            // Who had no key package yet, or came since.
+            self.admit_all(id);
         }
     }
 }

@@ -54,6 +54,9 @@ impl Client {
         self.drop_rejoin(id);
         self.store_fall(id);
         self.settle_blindness(id);
+        if cut {
+            self.ask_reset_again(id);
+        }
         if before.why.is_none() {
             self.event(Event::FellOut { channel: id, why });
         }

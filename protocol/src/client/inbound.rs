@@ -55,12 +55,13 @@ impl Client {
         channel.subscription = Subscription::Asked;
         let after = channel.row.cursor.seq();
         channel.asked_after = after;
-        self.call(Call::Subscribe(id), Request::Subscribe { channel: id, after });
+        self.call(Call::Subscribe(id, after), Request::Subscribe { channel: id, after });
     }
 
-    pub(super) fn on_subscribed(&mut self, id: ChannelId, head: u64) {
+    pub(super) fn on_subscribed(&mut self, id: ChannelId, after: u64, head: u64) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.subscription != Subscription::Asked {
+        // What was pushed may have overtaken the answer, and the log been asked for anew from behind it.
+        if channel.subscription != Subscription::Asked || channel.asked_after != after {
             return;
         }
         channel.subscription = Subscription::Active;
@@ -68,14 +69,14 @@ impl Client {
         let left_out = core::mem::take(&mut channel.left_out);
         let last = channel.last_seq();
         self.dirty.insert(id);
-        // What was pushed meanwhile may have overtaken the answer.
-        let seq = channel.asked_after;
-        if head < seq {
-            self.event(Event::ForkSuspected { channel: id, seq });
+        if head < after {
+            self.event(Event::ForkSuspected { channel: id, seq: after });
         }
         if left_out && last < head {
             let expected = last.saturating_add(1);
             self.on_gap(id, expected, expected, expected);
+            // At once: what is pushed behind this answer, on another link, is of use.
+            self.subscribe(id);
         }
     }
 

@@ -68,10 +68,14 @@ impl Client {
             return Welcome::Wait;
         }
         if self.is_passed(entry, &origin.channel) {
-            // Whoever comes back by itself may overtake the welcome of one who has added it anew.
+            // Whoever comes back by itself, or resets the group once more, may overtake the welcome of one who has added
+            // it anew.
             let known = self.channels.get(&origin.channel);
-            let by_itself = known.is_some_and(|channel| channel.fall.last.0 > 0)
-                || self.rejoin_item(origin.channel).is_some();
+            let overtaken = |channel: &Channel| {
+                channel.fall.last.0 > 0 || entry.generation < channel.row.generation
+            };
+            let by_itself =
+                known.is_some_and(overtaken) || self.rejoin_item(origin.channel).is_some();
             return Welcome::Pass((!by_itself).then_some("a welcome to an epoch that is over"));
         }
         let Some(channel) = self.channels.get_mut(&origin.channel) else { return Welcome::Join };
@@ -102,6 +106,13 @@ impl Client {
             _ => None,
         });
         there.max(coming).is_some_and(|at| (welcome.generation, welcome.epoch) <= at)
+    }
+
+    /// Whether a welcome to a channel is here, and its tree on its way.
+    pub(super) fn is_joining(&self, id: ChannelId) -> bool {
+        let mut inboxes = self.channels.values().filter(|channel| channel.inbox);
+        let to = |inbox: &Channel| inbox.download.as_ref()?.entry.origin.map(|at| at.channel);
+        inboxes.any(|inbox| to(inbox) == Some(id))
     }
 
     /// Joins once the tree and the key packages are both at hand.
@@ -234,6 +245,7 @@ impl Client {
         let Some(join) = channel.download.take() else { return };
         channel.advance(&join.entry);
         self.dirty.insert(inbox);
+        self.dirty.extend(join.entry.origin.map(|origin| origin.channel));
         self.transfer_ended();
         if let Some(why) = trouble {
             let channel = join.entry.origin.map_or(inbox, |origin| origin.channel);

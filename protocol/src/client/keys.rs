@@ -17,7 +17,7 @@ use crate::store::batch::Records;
 use crate::wire::message::{Failure, Request};
 
 /// Pause before the server is asked again about key packages.
-const PACKAGES_RETRY: Duration = Duration::from_secs(10);
+pub(super) const PACKAGES_RETRY: Duration = Duration::from_secs(10);
 
 /// The private halves of this device's key packages.
 pub(super) enum Packages {
@@ -82,7 +82,8 @@ impl Client {
     pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
         const FEWEST: usize = KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1);
         let low = available as usize + FEWEST <= KEY_PACKAGES_WANTED;
-        let asked = !self.package_tickets.is_empty();
+        // Wanted while there was no session: by somebody, or for another key of this device.
+        let asked = !self.package_tickets.is_empty() || self.wanted_packages.is_some();
         if low || asked || !last_resort || self.packages_due() <= self.now.wall {
             self.make_packages(last_resort && !low);
         } else {

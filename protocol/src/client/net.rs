@@ -41,7 +41,8 @@ pub(super) enum Call {
     Confirm(AccountId),
     Submit(Ticket),
     Commit(Ticket),
-    Subscribe(ChannelId),
+    /// Behind which seq.
+    Subscribe(ChannelId, u64),
     /// A chunk of this blob, which an entry of this channel waits for.
     Blob(ChannelId, Digest),
     /// What a commit to come back to this group by is made from.

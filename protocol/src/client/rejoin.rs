@@ -266,6 +266,7 @@ impl Client {
             return;
         };
         let Some(tree) = offer.tree.whole() else { return };
+        let overtaken = offer.seq < channel.row.cursor.seq();
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let next = channel.ended.is_some();
@@ -297,6 +298,8 @@ impl Client {
         match made {
             Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
+            // Entries came while the tree was on its way.
+            Err(MlsError::PastEpoch) if overtaken => self.rejoin_later(id),
             Err(MlsError::NotMember) => self.give_rejoin_up(id, NO_LEAF),
             Err(error) => {
                 self.unreadable(id, seq, &format!("the server's GroupInfo: {error}"));

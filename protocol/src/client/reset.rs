@@ -234,6 +234,16 @@ impl Client {
         }
     }
 
+    /// The log's entry of a reset cannot be read any more: the server is asked once more, and its answer says where that is.
+    pub(super) fn ask_reset_again(&mut self, id: ChannelId) {
+        let made =
+            |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if !next.begun);
+        let waits = self.reset_of(id).filter(|(_, intent)| made(&intent.want));
+        if let Some(ticket) = waits.map(|(ticket, _)| ticket) {
+            self.inflight.remove(&ticket);
+        }
+    }
+
     /// The server does not begin the generation, or not now.
     pub(super) fn on_reset_refused(&mut self, ticket: Ticket, failure: &Failure) {
         let Some((id, _)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {

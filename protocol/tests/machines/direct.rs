@@ -1,6 +1,6 @@
 //! Direct channels: opened from either side, and nobody else gets in.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -131,6 +131,33 @@ fn a_channel_is_unknown_until_it_is_open() {
     honest(&mut world, &[ALICE]);
     assert_eq!(world.outcome(ALICE, ticket), Outcome::Group(channel));
     talk(&mut world);
+}
+
+/// The other's welcome came after the wish and before the key packages, and its tree is slow.
+#[test]
+fn a_channel_is_not_founded_while_its_welcome_is_on_its_way() {
+    let mut world = two(Rules::new(8));
+    let (hidden, founded) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
+    let (hides, counts) = (hidden.clone(), founded.clone());
+    lie_both_ways(&mut world, BOB, move |_, mut frame| {
+        match &mut frame.body {
+            Body::Request(Request::BlobGet { .. }) => return vec![],
+            Body::Request(Request::ChannelCreate { .. }) => counts.set(counts.get() + 1),
+            Body::Reply(Reply::ClaimedKeyPackages(claimed)) if hides.get() => claimed.clear(),
+            _ => {}
+        }
+        vec![frame]
+    });
+    let opened = world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.pass(Duration::from_secs(1));
+    let channel = open(&mut world, ALICE, "bob");
+    hidden.set(false);
+    world.pass(Duration::from_secs(5));
+    assert_eq!(founded.get(), 0, "its welcome is here");
+    honest(&mut world, &[BOB]);
+    assert_eq!(world.outcome(BOB, opened), Outcome::Group(channel));
+    talk(&mut world);
+    undisturbed(&world, &[ALICE, BOB]);
 }
 
 // ---- what is refused ---------------------------------------------------------------------------

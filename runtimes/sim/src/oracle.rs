@@ -4,6 +4,7 @@
 mod calm;
 mod log;
 mod reader;
+mod said;
 mod wire;
 
 use core::time::Duration;
@@ -18,6 +19,7 @@ use qpc_protocol::wire::message::{EntryKind, Part};
 
 use self::log::{Broken, Logs};
 use self::reader::{At, Reader, is_alarm};
+use self::said::Said;
 use self::wire::Wire;
 use crate::recorder::{MessageKey, Recorder};
 use crate::world::Seen;
@@ -36,17 +38,6 @@ pub struct Failure {
     pub at: Duration,
     /// In which step of the scenario, from 0.
     pub step: usize,
-}
-
-/// A message that somebody was told to send.
-#[derive(Clone, Debug)]
-struct Said {
-    device: usize,
-    channel: ChannelId,
-    body: Vec<u8>,
-    /// Where it is in the log, once that is known.
-    at: Option<u64>,
-    failed: bool,
 }
 
 /// The model, and what it found.
@@ -146,6 +137,7 @@ impl Oracle {
             reader.lost = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
         }
         reader.put_back(disk);
+        self.forget_order(device);
     }
 
     /// Somebody lies to a device, or changes what it says.
@@ -161,19 +153,6 @@ impl Oracle {
         let mut thief = self.readers[device].clone();
         thief.start();
         self.readers.push(thief);
-    }
-
-    /// A text that nobody has sent yet, of about that length.
-    pub(crate) fn text(&mut self, device: usize, channel: ChannelId, bytes: usize) -> Vec<u8> {
-        let mut body = format!("{PLANTED}-{:08x}-", self.said.len()).into_bytes();
-        body.resize(body.len().max(bytes), b'.');
-        self.said.push(Said { device, channel, body: body.clone(), at: None, failed: false });
-        body
-    }
-
-    /// The number of the last text.
-    pub(crate) fn last_text(&self) -> u32 {
-        u32::try_from(self.said.len()).unwrap_or(u32::MAX).saturating_sub(1)
     }
 
     /// A command was accepted.
@@ -398,7 +377,7 @@ impl Oracle {
             format!("{}, generation {generation}", who())
         });
         self.check(may || (lied && had), "only members of its epoch read a message", who);
-        self.said[number as usize].at = Some(seq);
+        self.placed(number, seq);
         Some(number)
     }
 
@@ -409,9 +388,7 @@ impl Oracle {
                 let found = self.logs.find(sent.channel, sent.message) == Some(seq);
                 let what = || format!("device {device}, text {number}, seq {seq}");
                 self.check(found || self.dishonest, "what is told to be sent is in the log", what);
-                if let Some(said) = self.said.get_mut(*number as usize) {
-                    said.at = Some(seq);
-                }
+                self.placed(*number, seq);
             }
             (_, Outcome::Account { account, device: id, .. }) => {
                 let sender = Sender { account: *account, device: *id };

@@ -212,7 +212,7 @@ impl World {
                 let device = &mut self.devices[index];
                 let records = match device.fail_load.take() {
                     Some(kind) => Err(StoreFault { kind, detail: "planned".into() }),
-                    None => Ok(page.read(&device.disk)),
+                    None => Ok(page.read(&device.written())),
                 };
                 self.to_device(index, Input::Loaded(id, records));
             }

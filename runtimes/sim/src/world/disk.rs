@@ -1,12 +1,13 @@
 //! Disks: what becomes durable, when, and what a crash leaves of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use qpc_protocol::error::StoreFault;
 use qpc_protocol::io::Input;
 use qpc_protocol::store::batch::Batch;
 
-use super::{Idle, Seen, World};
+use super::{Device, Idle, Seen, World};
 
 /// A device's records. A copy of it is a backup.
 pub type Disk = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -36,6 +37,17 @@ pub enum Damage {
     Flip,
     /// It is gone.
     Gone,
+}
+
+impl Device {
+    /// Its records with all that is on its way to the disk: a read comes behind what came out before it.
+    pub(super) fn written(&self) -> Cow<'_, Disk> {
+        let mut disk = Cow::Borrowed(&self.disk);
+        for batch in self.writing.iter() {
+            batch.ops.iter().cloned().for_each(|op| op.apply(disk.to_mut()));
+        }
+        disk
+    }
 }
 
 impl World {

@@ -324,6 +324,11 @@ impl<T> InFlight<T> {
         self.0.clear();
     }
 
+    /// What is under way, in order.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &T> + '_ {
+        self.0.iter().map(|(_, what)| what)
+    }
+
     /// All of it, in order.
     pub(super) fn drain(&mut self) -> impl ExactSizeIterator<Item = T> + '_ {
         self.0.drain(..).map(|(_, what)| what)
