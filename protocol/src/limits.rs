@@ -182,6 +182,9 @@ pub const OUTBOX: usize = 4_096;
 /// Private halves of ordinary key packages that a device keeps; above, those that end first go, and a welcome by one of
 /// them cannot be followed. More than all others together may claim in an hour.
 pub const KEY_PACKAGES_KEPT: usize = 1_024;
+/// Superseded last-resort key packages whose private halves a device keeps within [`LAST_RESORT_GRACE`]; above, those
+/// superseded first go: whoever claims a suite empty again and again has a new one made each time.
+pub const LAST_RESORTS_KEPT: usize = 256;
 /// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
 /// one before some are forgotten.
 pub const CONTACTS: usize = 16_384;

@@ -80,10 +80,10 @@ impl Client {
         let retry = self.packages_retry.is_some_and(|at| at <= mono);
         if conn_online(self)
             && (retry || self.packages_due() <= self.now.wall)
-            && self.wanted_packages.is_none()
+            && self.wanted_packages.is_empty()
             && !matches!(self.packages, super::Packages::Loading(..))
             && self.packages_retry.is_none_or(|at| at <= mono)
-            && !self.asked_status()
+            && !self.awaits_packages()
         {
             self.begin_packages();
         }
@@ -114,14 +114,6 @@ impl Client {
                 self.dirty.insert(*id);
             }
         }
-    }
-
-    fn asked_status(&self) -> bool {
-        self.net.conn.as_ref().is_some_and(|conn| {
-            conn.calls
-                .values()
-                .any(|pending| matches!(pending.what, Call::PackageStatus | Call::PackageUpload))
-        })
     }
 }
 
