@@ -40,6 +40,7 @@ use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
 use crate::env::UnixMillis;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, ServerId};
+use crate::io::Ticket;
 use crate::limits::KEY_PACKAGE_TIME;
 use crate::mls::group::LocalDevice;
 use crate::mls::suite::Suite;
@@ -74,6 +75,11 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         key.extend_from_slice(part);
     }
     key
+}
+
+/// The ticket that a key ends with.
+pub(super) fn ticket(bytes: &[u8]) -> Option<Ticket> {
+    bytes.try_into().ok().map(|bytes| Ticket(u64::from_be_bytes(bytes)))
 }
 
 /// The prefixes of everything that is stored of a channel itself.

@@ -90,10 +90,9 @@ impl Client {
         if !matches!(self.packages, Packages::Loading(awaited) if awaited == read) {
             return;
         }
-        match KeyPackages::restore(self.config.backend, records) {
-            Ok(packages) => self.packages = Packages::Warm(Box::new(packages)),
-            Err(error) => return self.damaged("key packages", &error.to_string()),
-        }
+        let packages = KeyPackages::restore(self.config.backend, records);
+        let packages = packages.unwrap_or_else(|_| self.lose_packages());
+        self.packages = Packages::Warm(Box::new(packages));
         self.replenish();
         let inboxes: Vec<_> =
             self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id).collect();
@@ -124,7 +123,7 @@ impl Client {
         self.packages_answered();
     }
 
-    fn want_more(&mut self, suite: Suite, last_resort: LastResort) {
+    pub(super) fn want_more(&mut self, suite: Suite, last_resort: LastResort) {
         let wanted = self.wanted_packages.entry(suite).or_insert(last_resort);
         *wanted = last_resort.max(*wanted);
     }

@@ -21,6 +21,7 @@ mod command;
 mod commit;
 mod contacts;
 mod content;
+mod damage;
 mod deadline;
 mod devices;
 mod direct;

@@ -134,6 +134,11 @@ impl KeyPackages {
         Ok(packages)
     }
 
+    /// None at all.
+    pub fn empty() -> Self {
+        Self { overlay: Overlay::new(Records::new()) }
+    }
+
     /// A fresh key package as an MLSMessage. It lives for [`limits::KEY_PACKAGE_TIME`], a last-resort one for
     /// [`limits::LAST_RESORT_TIME`]; a last-resort one supersedes those of its suite.
     ///
