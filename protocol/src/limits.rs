@@ -234,7 +234,8 @@ pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away
 /// for longer than that, and has to rejoin, gets fresh keys by it anyway.
 pub const UPDATE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are.
+/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are; in a group of more
+/// than half as many members, twice its members.
 pub const UPDATE_ENTRIES: u64 = 1_000;
 /// Members who become due at once spread their updates over this long for each device of the group: above the time
 /// in which a commit reaches everybody, so that most find the way free.
