@@ -187,9 +187,9 @@ struct Request {
 
     keyPackageUpload :group {
       packages @23 :List(Data);  # at most 100, each 1 to 16,384 bytes; may be absent
-      lastResort @24 :Data;      # 1 to 16,384 bytes; absent if unchanged
+      lastResort @24 :Data;      # replaces that of its suite, 1 to 16,384 bytes; absent if unchanged
     }
-    keyPackageStatus @25 :Void;
+    keyPackageStatus @25 :UInt16;  # MLS cipher suite: 0x0001 or 0x004F; 0: of all
     keyPackageFetch :group {
       account @26 :Data;       # 32 bytes
       suite @27 :UInt16;       # MLS cipher suite: 0x0001 or 0x004F
@@ -346,8 +346,8 @@ struct Reply {
       account @20 :Data;       # 32 bytes
     }
     keyPackages :group {
-      available @21 :UInt32;   # left on the server, the last-resort one not counted
-      lastResort @22 :Bool;    # whether there is one
+      available @21 :UInt32;   # left on the server, last-resort ones not counted
+      lastResort @22 :Bool;    # whether there is one that nobody was given yet
     }
     claimedKeyPackages @23 :List(ClaimedKeyPackage);  # one per active device, at most 16; may be absent
     channel @24 :ChannelInfo;

@@ -80,7 +80,7 @@ fn reading(c: &mut Criterion) {
         ("channel info", Request::ChannelInfo { channel }),
         ("channel list", Request::ChannelList { after: None }),
         ("device list", Request::DeviceList { account: device.account().id() }),
-        ("key package status", Request::KeyPackageStatus),
+        ("key package status", Request::KeyPackageStatus { suite: None }),
         ("group info fetch", Request::GroupInfoFetch { channel }),
         ("fetch 1 x 512 B", fetch(1)),
         ("fetch 64 x 512 B", fetch(64)),

@@ -440,6 +440,10 @@ fn warn(output: Output, event: &Event) {
         Event::Restored { behind } => output.note(&format!(
             "this home was restored from a backup ({behind} later changes of this device are known of); it comes back to its groups by new keys"
         )),
+        Event::RecordLost { channel, what, cost } => {
+            let group = channel.map(|channel| format!("group {channel}: ")).unwrap_or_default();
+            output.warn(&format!("{group}{what}: damaged on this device, and gone; {cost}"));
+        }
         Event::FellOut { channel, why } => output.note(&format!(
             "group {channel}: {}; this device comes back to it by new keys",
             fallen(*why)

@@ -182,6 +182,9 @@ pub const OUTBOX: usize = 4_096;
 /// Private halves of ordinary key packages that a device keeps; above, those that end first go, and a welcome by one of
 /// them cannot be followed. More than all others together may claim in an hour.
 pub const KEY_PACKAGES_KEPT: usize = 1_024;
+/// Superseded last-resort key packages whose private halves a device keeps within [`LAST_RESORT_GRACE`]; above, those
+/// superseded first go: whoever claims a suite empty again and again has a new one made each time.
+pub const LAST_RESORTS_KEPT: usize = 256;
 /// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
 /// one before some are forgotten.
 pub const CONTACTS: usize = 16_384;
@@ -231,7 +234,8 @@ pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away
 /// for longer than that, and has to rejoin, gets fresh keys by it anyway.
 pub const UPDATE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are.
+/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are; in a group of more
+/// than half as many members, twice its members.
 pub const UPDATE_ENTRIES: u64 = 1_000;
 /// Members who become due at once spread their updates over this long for each device of the group: above the time
 /// in which a commit reaches everybody, so that most find the way free.

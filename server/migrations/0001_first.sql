@@ -57,10 +57,14 @@ CREATE INDEX key_packages_in_order ON key_packages (sender, suite, no, expires) 
 CREATE INDEX key_packages_by_end ON key_packages (expires);
 
 CREATE TABLE last_resorts (
-    sender  INTEGER PRIMARY KEY REFERENCES senders,
+    sender  INTEGER NOT NULL REFERENCES senders,
     suite   INTEGER NOT NULL,
+    hash    BLOB NOT NULL,
     expires INTEGER NOT NULL,
-    package BLOB NOT NULL
+    -- 1 once somebody was given it.
+    claimed INTEGER NOT NULL DEFAULT 0,
+    package BLOB NOT NULL,
+    PRIMARY KEY (sender, suite)
 ) STRICT;
 CREATE INDEX last_resorts_by_end ON last_resorts (expires);
 

@@ -113,7 +113,8 @@ pub(super) struct Global {
     #[arg(long, global = true, value_name = "DAYS", env = "QPC_UPDATE_DAYS", hide_env_values = true,
         default_value = "7", value_parser = clap::value_parser!(u64).range(1..=365))]
     pub(super) update_days: u64,
-    /// Messages and other entries of a group's log after which it does so earlier.
+    /// Messages and other entries of a group's log after which it does so earlier; in a large group twice as many as it
+    /// has devices, if that is more.
     #[arg(long, global = true, value_name = "COUNT", env = "QPC_UPDATE_ENTRIES", hide_env_values = true,
         default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(super) update_entries: u64,

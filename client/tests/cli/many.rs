@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::support::{Place, with_input};
+use crate::support::{Device, Place, with_input};
 
 /// "Database is locked" on quick sends (libxmtp #1480): of two processes on one home, one waits for the other; a
 /// thousand messages go out back to back.
@@ -79,4 +79,37 @@ fn one_group_is_read_although_too_much_is_unread_in_another() {
     };
     assert_eq!(texts(&["recv", quiet]), ["a quiet word"]);
     assert_eq!(texts(&["recv"]), lines);
+}
+
+fn epoch(device: &Device) -> u64 {
+    device.ok(&["group", "list"])[0]["epoch"].as_u64().unwrap()
+}
+
+/// The keys of an own leaf are renewed after as many entries as are said, but not before twice as many as there are devices.
+#[test]
+fn keys_are_renewed_after_so_many_entries_of_a_group() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    let before = epoch(&alice);
+    let write = |count: usize| {
+        let lines: Vec<_> = (0..count).map(|number| format!("line {number}")).collect();
+        let chat = with_input(alice.spawn(&["chat", "team", "--json"]), &lines.join("\n"));
+        assert_eq!(chat.code, 0, "{}", chat.err);
+        assert_eq!(bob.texts(), lines);
+    };
+    let renews = |entries: &str| {
+        let before = epoch(&alice);
+        alice.ok(&["recv", "--update-entries", entries]);
+        epoch(&alice) - before
+    };
+    write(20);
+    assert_eq!((epoch(&alice), renews("100")), (before, 0));
+    assert_eq!((renews("10"), renews("10")), (1, 0));
+    // Of a group of two devices never before the fourth.
+    write(2);
+    assert_eq!(renews("1"), 0);
+    write(2);
+    assert_eq!((renews("1"), renews("1")), (1, 0));
+    write(1);
+    assert_eq!(epoch(&bob), before + 2);
 }

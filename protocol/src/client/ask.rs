@@ -41,7 +41,7 @@ impl Client {
             Ask::Health => Request::Health,
             Ask::Lookup(username) => Request::AccountLookup { username: username.clone() },
             Ask::Devices => Request::DeviceList { account: self.me()?.account },
-            Ask::Packages => Request::KeyPackageStatus,
+            Ask::Packages => Request::KeyPackageStatus { suite: None },
             Ask::Logout => Request::Logout,
             Ask::Revoke(device) => {
                 let key = &self.identity.as_ref()?.account_key;

@@ -75,7 +75,7 @@ impl Client {
     fn on_push(&mut self, push: Push) {
         match push {
             Push::Entries(entries) => self.on_entries(entries),
-            Push::KeyPackagesLow { available } => self.on_packages_low(available),
+            Push::KeyPackagesLow { .. } => self.on_packages_low(),
             Push::SessionEnded => self.end_session(ErrorCode::TokenInvalid),
             // The connection closes by itself; the backoff does the rest.
             Push::Draining => {}
@@ -95,10 +95,10 @@ impl Client {
             }
             (Call::Rotate, Reply::Done) => self.on_rotated(),
             (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
-            (Call::PackageStatus, Reply::KeyPackages { available, last_resort }) => {
-                self.on_package_status(available, last_resort)
+            (Call::PackageStatus(suite), Reply::KeyPackages { available, last_resort }) => {
+                self.on_package_status(suite, available, last_resort)
             }
-            (Call::PackageUpload, Reply::KeyPackages { available, last_resort }) => {
+            (Call::PackageUpload(_), Reply::KeyPackages { available, last_resort }) => {
                 self.on_uploaded(available, last_resort)
             }
             (Call::Found(ticket), Reply::Done) => {
@@ -147,7 +147,9 @@ impl Client {
             // The devices are asked for again with the next session.
             Call::KeepAlive | Call::Tell | Call::Void | Call::Confirm(_) | Call::OwnDevices => {}
             Call::Rotate => self.on_rotation_refused(failure),
-            Call::PackageStatus | Call::PackageUpload => self.on_packages_refused(failure),
+            Call::PackageStatus(suite) | Call::PackageUpload(suite) => {
+                self.on_packages_refused(suite, failure);
+            }
             Call::Ask(ticket, _) => self.event(Event::Failed(ticket, Failed::from(failure))),
             Call::Found(ticket) | Call::Resolve(ticket) | Call::Claim(ticket) => {
                 self.inflight.remove(&ticket);

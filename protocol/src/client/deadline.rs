@@ -114,22 +114,14 @@ impl Client {
     fn check_packages(&mut self) {
         let mono = self.now.mono;
         let retry = self.packages_retry.is_some_and(|at| at <= mono);
-        let busy = self.asked_status() || matches!(self.packages, Packages::Loading(..));
+        let busy = self.awaits_packages() || matches!(self.packages, Packages::Loading(..));
         let ends = self.packages_retry.is_none() && self.packages_due() <= self.now.wall;
         match busy {
             // What is under way may fail, too.
             true if retry => self.packages_retry = Some(mono + PACKAGES_RETRY),
-            false if retry || (ends && self.wanted_packages.is_none()) => self.begin_packages(),
+            false if retry || (ends && self.wanted_packages.is_empty()) => self.begin_packages(),
             _ => {}
         }
-    }
-
-    fn asked_status(&self) -> bool {
-        self.net.conn.as_ref().is_some_and(|conn| {
-            conn.calls
-                .values()
-                .any(|pending| matches!(pending.what, Call::PackageStatus | Call::PackageUpload))
-        })
     }
 }
 

@@ -28,6 +28,7 @@
 //! Everything under `d/` is small and read at start; the rest is loaded when used.
 
 use core::fmt;
+use core::time::Duration;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,8 @@ use crate::crypto::identity::{AccountKey, DeviceKey, DeviceRecord};
 use crate::delivery::window::Cursor;
 use crate::env::UnixMillis;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, ServerId};
+use crate::io::Ticket;
+use crate::limits::KEY_PACKAGE_TIME;
 use crate::mls::group::LocalDevice;
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
@@ -72,6 +75,11 @@ pub(super) fn key(prefix: &[u8], parts: &[&[u8]]) -> Vec<u8> {
         key.extend_from_slice(part);
     }
     key
+}
+
+/// The ticket that a key ends with.
+pub(super) fn ticket(bytes: &[u8]) -> Option<Ticket> {
+    bytes.try_into().ok().map(|bytes| Ticket(u64::from_be_bytes(bytes)))
 }
 
 /// The prefixes of everything that is stored of a channel itself.
@@ -228,11 +236,28 @@ pub(super) struct OwnDevice {
     pub revoked: bool,
 }
 
-/// When key packages were last made.
+/// When key packages were last made, by suite.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PackagePlan(pub BTreeMap<Suite, Issued>);
+
+impl PackagePlan {
+    pub(super) fn of(&self, suite: Suite) -> Issued {
+        self.0.get(&suite).copied().unwrap_or_default()
+    }
+}
+
+/// When key packages of a suite were last made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PackagePlan {
-    pub issued: UnixMillis,
-    pub last_resort_issued: UnixMillis,
+pub(super) struct Issued {
+    pub at: UnixMillis,
+    pub last_resort: UnixMillis,
+}
+
+impl Issued {
+    /// When they have to be replaced: well before they end.
+    pub(super) fn due(&self) -> UnixMillis {
+        self.at.plus(KEY_PACKAGE_TIME.saturating_sub(Duration::from_secs(4 * 60 * 60)))
+    }
 }
 
 /// What an account is called, as the directory confirmed it, and how far that is trusted.

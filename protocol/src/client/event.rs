@@ -99,6 +99,15 @@ pub enum Event {
         /// How many batches are missing.
         behind: u64,
     },
+    /// A stored record of this device did not read, and is gone; the device goes on without it.
+    RecordLost {
+        /// The group that it was about, if it was about one.
+        channel: Option<ChannelId>,
+        /// What it held, for people.
+        what: &'static str,
+        /// What its loss costs, or what is to be done, for people.
+        cost: &'static str,
+    },
     /// A log has entries that are gone: this device was away longer than they are kept.
     Gap {
         /// The group.

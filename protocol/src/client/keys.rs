@@ -2,17 +2,21 @@
 
 use core::time::Duration;
 
+use bytes::Bytes;
+
 use super::Client;
-use super::directory::{self, PackagePlan};
+use super::directory::{self, Issued};
 use super::event::{Event, Failed, Outcome};
 use super::load::Reading;
 use super::net::Call;
 use crate::env::UnixMillis;
+use crate::error::ErrorCode;
 use crate::io::{LoadId, Ticket};
-use crate::limits::{CLASSICAL_SHARE, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
-use crate::mls::Context;
+use crate::limits::{CLASSICAL_SHARE, KEY_PACKAGES_WANTED, LAST_RESORT_TIME};
+use crate::mls::group::LocalDevice;
 use crate::mls::key_package::KeyPackages;
 use crate::mls::suite::Suite;
+use crate::mls::{Context, MlsError};
 use crate::store::batch::Records;
 use crate::wire::message::{Failure, Request};
 
@@ -46,11 +50,32 @@ impl Packages {
     }
 }
 
+/// What becomes of a suite's last-resort key package when others are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LastResort {
+    Keep,
+    Renew,
+}
+
+/// How many of a suite are kept on the server.
+fn wanted(suite: Suite) -> usize {
+    const CLASSICAL: usize = KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1);
+    match suite {
+        Suite::Classical => CLASSICAL,
+        Suite::Hybrid => KEY_PACKAGES_WANTED - CLASSICAL,
+    }
+}
+
 impl Client {
-    /// A session began: are there enough?
+    /// A session began, or somebody took one of the last: are there enough of each suite?
     pub(super) fn begin_packages(&mut self) {
         self.packages_retry = None;
-        self.call(Call::PackageStatus, Request::KeyPackageStatus);
+        self.packages_low = false;
+        self.packages_taken = None;
+        for suite in Suite::ALL {
+            let request = Request::KeyPackageStatus { suite: Some(suite) };
+            self.call(Call::PackageStatus(suite), request);
+        }
     }
 
     /// Reads the private halves, if they are not in memory.
@@ -65,10 +90,9 @@ impl Client {
         if !matches!(self.packages, Packages::Loading(awaited) if awaited == read) {
             return;
         }
-        match KeyPackages::restore(self.config.backend, records) {
-            Ok(packages) => self.packages = Packages::Warm(Box::new(packages)),
-            Err(error) => return self.damaged("key packages", &error.to_string()),
-        }
+        let packages = KeyPackages::restore(self.config.backend, records);
+        let packages = packages.unwrap_or_else(|_| self.lose_packages());
+        self.packages = Packages::Warm(Box::new(packages));
         self.replenish();
         let inboxes: Vec<_> =
             self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id).collect();
@@ -77,30 +101,67 @@ impl Client {
         }
     }
 
-    /// The server says how many it has. If so many are gone that it may be all of the suite with the fewest, others
-    /// take their place, and that of the last-resort one too: it may have been handed out.
-    pub(super) fn on_package_status(&mut self, available: u32, last_resort: bool) {
-        const FEWEST: usize = KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1);
-        let low = available as usize + FEWEST <= KEY_PACKAGES_WANTED;
+    /// The server says how many of a suite it has, and whether nobody was given the last-resort one yet. Once a quarter
+    /// is gone others take their place; a last-resort one that was handed out is superseded.
+    pub(super) fn on_package_status(&mut self, suite: Suite, available: u32, last_resort: bool) {
+        let few = (available as usize).saturating_mul(4) <= wanted(suite) * 3;
+        let due = self.plan.of(suite).due() <= self.now.wall;
         // Wanted while there was no session: by somebody, or for another key of this device.
-        let asked = !self.package_tickets.is_empty() || self.wanted_packages.is_some();
-        if low || asked || !last_resort || self.packages_due() <= self.now.wall {
-            self.make_packages(last_resort && !low);
+        let asked = !self.package_tickets.is_empty() || self.wanted_packages.contains_key(&suite);
+        if few || due || asked || !last_resort {
+            let spare = if last_resort { LastResort::Keep } else { LastResort::Renew };
+            self.want_more(suite, spare);
+            self.warm_packages();
+            self.replenish();
         } else {
-            self.greet();
+            self.packages_answered();
         }
     }
 
-    /// Somebody took one, and there are few left of its suite; after the last, the last-resort one is next.
-    pub(super) fn on_packages_low(&mut self, available: u32) {
-        self.make_packages(available > 0);
+    /// Somebody took one, and there are few left of its suite. Of which, and whether it was the last-resort one, is
+    /// asked once it is answered what was asked before: that may have been counted too early.
+    pub(super) fn on_packages_low(&mut self) {
+        self.packages_low = true;
+        self.packages_answered();
     }
 
-    fn make_packages(&mut self, keep_last_resort: bool) {
-        let keep_before = self.wanted_packages.unwrap_or(true);
-        self.wanted_packages = Some(keep_last_resort && keep_before);
+    pub(super) fn want_more(&mut self, suite: Suite, last_resort: LastResort) {
+        let wanted = self.wanted_packages.entry(suite).or_insert(last_resort);
+        *wanted = last_resort.max(*wanted);
+    }
+
+    /// Makes and uploads key packages of every suite, and last-resort ones where there is none or that is wished.
+    pub(super) fn make_packages(&mut self, last_resort: LastResort) {
+        for suite in Suite::ALL {
+            let none = self.plan.of(suite) == Issued::default();
+            self.want_more(suite, if none { LastResort::Renew } else { last_resort });
+        }
         self.warm_packages();
         self.replenish();
+    }
+
+    /// Whether the server was asked about key packages, or given some, and has not answered.
+    pub(super) fn awaits_packages(&self) -> bool {
+        let of_packages =
+            |call: &Call| matches!(call, Call::PackageStatus(_) | Call::PackageUpload(_));
+        let conn = self.net.conn.as_ref();
+        conn.is_some_and(|conn| conn.calls.values().any(|pending| of_packages(&pending.what)))
+    }
+
+    /// An answer about key packages is here. After the last one those who wait for it are told.
+    fn packages_answered(&mut self) {
+        if self.awaits_packages() || !self.wanted_packages.is_empty() {
+            return;
+        }
+        if let Some((available, last_resort)) = self.packages_taken {
+            for ticket in core::mem::take(&mut self.package_tickets) {
+                self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
+            }
+        }
+        self.greet();
+        if self.packages_low {
+            self.begin_packages();
+        }
     }
 
     /// A login is complete: others can add this device.
@@ -112,45 +173,49 @@ impl Client {
 
     /// When key packages have to be replaced: well before they end.
     pub(super) fn packages_due(&self) -> UnixMillis {
-        let fresh = KEY_PACKAGE_TIME.saturating_sub(Duration::from_secs(4 * 60 * 60));
-        self.plan.issued.plus(fresh)
+        Suite::ALL.map(|suite| self.plan.of(suite).due()).into_iter().min().unwrap_or_default()
     }
 
     /// Makes and uploads key packages, if that is wanted and their private halves are in memory.
     pub(super) fn replenish(&mut self) {
-        let Some(keep_last_resort) = self.wanted_packages else { return };
         let online = self.phase() == Some(super::session::Phase::Online);
         let device = self.identity.as_ref().and_then(|identity| identity.local());
         let (Some(device), true) = (device, online) else { return };
-        let mut entropy = self.entropy.fork();
-        let (backend, wall) = (self.config.backend, self.now.wall);
-        let age = wall.since(self.plan.last_resort_issued);
-        let renew = !keep_last_resort || age >= LAST_RESORT_TIME / 2;
-        let Some(packages) = self.packages.warm() else { return };
-        self.wanted_packages = None;
-        let mut make = |suite, last_resort| {
-            let cx = Context { backend, entropy: &mut entropy, wall };
-            packages.generate(cx, &device, suite, last_resort)
-        };
-        let mut made = Vec::new();
-        for number in 0..KEY_PACKAGES_WANTED {
-            let classical = number % (CLASSICAL_SHARE + 1) == CLASSICAL_SHARE;
-            let suite = if classical { Suite::Classical } else { Suite::Hybrid };
-            match make(suite, false) {
-                Ok(package) => made.push(package.into()),
-                Err(error) => return self.damaged("key packages", &error.to_string()),
+        for suite in Suite::ALL {
+            if let Err(error) = self.replenish_suite(&device, suite) {
+                return self.damaged("key packages", &error.to_string());
             }
         }
-        let last_resort = if renew { make(Suite::Hybrid, true).ok() } else { None };
+    }
+
+    fn replenish_suite(&mut self, device: &LocalDevice, suite: Suite) -> Result<(), MlsError> {
+        let Some(packages) = self.packages.warm() else { return Ok(()) };
+        let Some(last_resort) = self.wanted_packages.remove(&suite) else { return Ok(()) };
+        let mut entropy = self.entropy.fork();
+        let (backend, wall) = (self.config.backend, self.now.wall);
+        let mut make = |last_resort| {
+            let cx = Context { backend, entropy: &mut entropy, wall };
+            packages.generate(cx, device, suite, last_resort).map(Bytes::from)
+        };
+        let made = (0..wanted(suite)).map(|_| make(false)).collect::<Result<_, _>>()?;
+        let mut issued = Issued { at: wall, ..self.plan.of(suite) };
+        let old = wall.since(issued.last_resort) >= LAST_RESORT_TIME / 2;
+        let renew = last_resort == LastResort::Renew || old;
+        let last_resort = renew.then(|| make(true)).transpose()?;
         packages.sweep(wall);
-        self.plan.issued = wall;
         if last_resort.is_some() {
-            self.plan.last_resort_issued = wall;
+            issued.last_resort = wall;
         }
-        self.gate.stage(directory::put(directory::PACKAGES.to_vec(), &self.plan));
+        self.store_issued(suite, issued);
         self.stage_packages();
-        let last_resort = last_resort.map(Into::into);
-        self.call(Call::PackageUpload, Request::KeyPackageUpload { packages: made, last_resort });
+        let request = Request::KeyPackageUpload { packages: made, last_resort };
+        self.call(Call::PackageUpload(suite), request);
+        Ok(())
+    }
+
+    fn store_issued(&mut self, suite: Suite, issued: Issued) {
+        self.plan.0.insert(suite, issued);
+        self.gate.stage(directory::put(directory::PACKAGES.to_vec(), &self.plan));
     }
 
     /// Stages what changed in the private halves.
@@ -161,35 +226,35 @@ impl Client {
         }
     }
 
-    /// The server could not say or take them: asked again after a while.
-    pub(super) fn on_packages_refused(&mut self, failure: &Failure) {
+    /// The server could not say or take them: asked again after a while. One that does not allow a suite has those of
+    /// the other all the same.
+    pub(super) fn on_packages_refused(&mut self, suite: Suite, failure: &Failure) {
         if failure.is_transient() {
             self.packages_retry = Some(self.now.mono + PACKAGES_RETRY);
         } else {
-            self.packages_retry = None;
             // Asked again when the time has come, or with the next session.
-            self.plan.issued = self.plan.issued.max(self.now.wall);
+            let before = self.plan.of(suite);
+            let at = before.at.max(self.now.wall);
+            self.plan.0.insert(suite, Issued { at, ..before });
         }
-        for ticket in core::mem::take(&mut self.package_tickets) {
-            self.event(Event::Failed(ticket, Failed::from(failure)));
+        if failure.code != ErrorCode::SuiteNotAllowed {
+            for ticket in core::mem::take(&mut self.package_tickets) {
+                self.event(Event::Failed(ticket, Failed::from(failure)));
+            }
         }
         // The account is there all the same.
-        self.greet();
+        self.packages_answered();
     }
 
-    /// Uploaded: those who asked for it are told.
+    /// Uploaded.
     pub(super) fn on_uploaded(&mut self, available: u32, last_resort: bool) {
-        for ticket in core::mem::take(&mut self.package_tickets) {
-            self.event(Event::Done(ticket, Outcome::KeyPackages { available, last_resort }));
-        }
-        self.greet();
+        self.packages_taken = Some((available, last_resort));
+        self.packages_answered();
     }
 
     /// An upload on the application's wish.
     pub(super) fn want_packages(&mut self, ticket: Ticket) {
         self.package_tickets.push(ticket);
-        self.wanted_packages = Some(self.plan != PackagePlan::default());
-        self.warm_packages();
-        self.replenish();
+        self.make_packages(LastResort::Keep);
     }
 }

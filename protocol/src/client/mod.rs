@@ -21,6 +21,7 @@ mod command;
 mod commit;
 mod contacts;
 mod content;
+mod damage;
 mod deadline;
 mod devices;
 mod direct;
@@ -65,6 +66,7 @@ use crate::job::{Job, JobOutput};
 use crate::limits::WARM_GROUPS;
 use crate::mls::Context;
 use crate::mls::group::Group;
+use crate::mls::suite::Suite;
 use crate::store::batch::Records;
 use crate::store::gate::Gate;
 use crate::wire::message::{Frame, Tokens};
@@ -76,7 +78,7 @@ use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
 use intent::Intent;
 use job::ClientJobOutput;
-use keys::Packages;
+use keys::{LastResort, Packages};
 use load::{Loading, Reading};
 use login::AuthTask;
 use net::{Ask, Net};
@@ -194,7 +196,11 @@ pub struct Client {
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the last-resort one can stay.
-    wanted_packages: Option<bool>,
+    wanted_packages: BTreeMap<Suite, LastResort>,
+    /// The server told of few since it was asked last.
+    packages_low: bool,
+    /// What it has after the last upload of this session.
+    packages_taken: Option<(u32, bool)>,
     package_tickets: Vec<Ticket>,
     /// When to ask the server about key packages again after it could not answer.
     packages_retry: Option<Duration>,

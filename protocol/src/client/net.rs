@@ -7,6 +7,7 @@ use super::session::Phase;
 use crate::delivery::backoff::Backoff;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::{ConnId, LinkId, LinkRole, Ticket, Transport};
+use crate::mls::suite::Suite;
 use crate::wire::frame::Decoder;
 
 /// What a call in flight is for.
@@ -27,8 +28,8 @@ pub(super) enum Call {
     Ask(Ticket, Ask),
     /// `DeviceList` of the own account, for this machine itself.
     OwnDevices,
-    PackageStatus,
-    PackageUpload,
+    PackageStatus(Suite),
+    PackageUpload(Suite),
     /// `ChannelCreate` of an intent.
     Found(Ticket),
     /// `ChannelCreate` of the next generation.

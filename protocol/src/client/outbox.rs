@@ -263,7 +263,9 @@ impl Client {
         });
         match sent.collect::<Result<Vec<_>, RestoreError>>() {
             Ok(sent) => self.event(Event::Done(ticket, Outcome::Proofs(sent))),
-            Err(error) => self.damaged("delivery proofs", &error.to_string()),
+            Err(_) => {
+                self.event(Event::Failed(ticket, Failed::Obsolete("a stored proof is damaged")))
+            }
         }
     }
 

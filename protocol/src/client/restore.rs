@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::channel::Slot;
 use super::checkpoint::{Claim, Ledger};
+use super::damage::Lost;
 use super::directory::{
     self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored,
 };
@@ -25,10 +26,16 @@ use crate::store::gate::{Gate, VERSION_KEY};
 use crate::store::record::decode;
 use crate::wire::message::Tokens;
 
+/// Each start draws its tickets from a range of its own, so many bits wide, so that they stay unique.
+const TICKETS_OF_A_START: u32 = 20;
+/// More batches than any device can have stored: whoever says so is damaged.
+const STATE_VERSIONS: u64 = 1 << 40;
+
 /// What the directory holds.
 #[derive(Default)]
 struct Directory {
-    version: u64,
+    version: Option<u64>,
+    lost: Vec<(Vec<u8>, Lost)>,
     identity: Option<Identity>,
     tokens: Option<Tokens>,
     plan: PackagePlan,
@@ -52,13 +59,46 @@ impl Directory {
         for (key, value) in records {
             directory.take(key, value)?;
         }
+        directory.complete()?;
         Ok(directory)
     }
 
+    /// Takes a record, or takes note that it is lost.
     fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
+        match (self.take_sound(key, value), Lost::of(key)) {
+            (Err(RestoreError::Damaged(_)), Some(lost)) => {
+                self.lost.push((key.to_vec(), lost));
+                Ok(())
+            }
+            (taken, _) => taken,
+        }
+    }
+
+    /// Every batch stores the version, and there is nothing without an identity but what its first batch holds.
+    fn complete(&mut self) -> Result<(), RestoreError> {
+        if self.identity.is_none() && !self.channels.is_empty() {
+            let missing = directory::IDENTITY.escape_ascii().to_string();
+            return Err(RestoreError::Damaged(missing));
+        }
+        if self.identity.is_some() && self.version.is_none() {
+            // No ticket of before is drawn again: each start has a range of its own, told by the version.
+            let tickets = self.intents.keys().chain(self.outbox.keys());
+            self.version = tickets.max().map(|ticket| ticket.0 >> TICKETS_OF_A_START);
+            if !self.lost.iter().any(|(_, lost)| *lost == Lost::Version) {
+                self.lost.push((VERSION_KEY.to_vec(), Lost::Version));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_sound(&mut self, key: &[u8], value: &[u8]) -> Result<(), RestoreError> {
         let damaged = || RestoreError::Damaged(key.escape_ascii().to_string());
         if key == VERSION_KEY {
-            self.version = u64::from_be_bytes(value.try_into().map_err(|_| damaged())?);
+            let version = u64::from_be_bytes(value.try_into().map_err(|_| damaged())?);
+            if version > STATE_VERSIONS {
+                return Err(damaged());
+            }
+            self.version = Some(version);
         } else if key == directory::IDENTITY {
             let identity: Identity = decode(key, value)?;
             DeviceRecord::decode(&identity.record).ok_or_else(damaged)?;
@@ -95,9 +135,9 @@ impl Directory {
             let claim = Claim::read(decode(key, value)?).ok_or_else(damaged)?;
             self.claims.insert((claim.checkpoint.channel, claim.checkpoint.by), claim);
         } else if let Some(id) = key.strip_prefix(directory::INTENT) {
-            self.intents.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
+            self.intents.insert(directory::ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::OUTBOX) {
-            self.outbox.insert(ticket(id).ok_or_else(damaged)?, decode(key, value)?);
+            self.outbox.insert(directory::ticket(id).ok_or_else(damaged)?, decode(key, value)?);
         } else {
             return Err(damaged());
         }
@@ -132,16 +172,12 @@ impl Directory {
     }
 }
 
-fn ticket(bytes: &[u8]) -> Option<Ticket> {
-    bytes.try_into().ok().map(|bytes| Ticket(u64::from_be_bytes(bytes)))
-}
-
 impl Client {
     /// A machine from its durable directory records: all records whose key starts with
     /// [`DIRECTORY`](super::DIRECTORY); none for a new device.
     ///
     /// # Errors
-    /// A record that is damaged or of a newer version.
+    /// A record that is damaged, of a kind that a device cannot be [without](super::damage), or of a newer version.
     pub fn restore(
         config: Config,
         directory: Records,
@@ -149,6 +185,7 @@ impl Client {
         now: Now,
     ) -> Result<Self, RestoreError> {
         let mut stored = Directory::read(&directory)?;
+        let version = stored.version.unwrap_or(0);
         let channels = stored.take_channels();
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
         let compared = stored.claims.keys().map(|(id, _)| *id);
@@ -161,11 +198,10 @@ impl Client {
             entropy,
             now,
             stopped: false,
-            gate: Gate::new(stored.version),
+            gate: Gate::new(version),
             out: VecDeque::new(),
             last_handle: 0,
-            // Tickets stay unique across restarts: each start has a range of its own.
-            last_ticket: (stored.version + 1) << 20,
+            last_ticket: (version + 1) << TICKETS_OF_A_START,
             net: Net { conn: None, backoff: Backoff::new(), connect_at },
             server: identity.map(|identity| identity.server),
             founding: stored.founding(),
@@ -187,7 +223,9 @@ impl Client {
             partial: BTreeMap::new(),
             packages: Packages::Cold,
             plan: stored.plan,
-            wanted_packages: None,
+            wanted_packages: BTreeMap::new(),
+            packages_low: false,
+            packages_taken: None,
             package_tickets: Vec::new(),
             packages_retry: None,
             member_tickets: Vec::new(),
@@ -204,6 +242,7 @@ impl Client {
             restored: stored.restored,
         };
         client.remind();
+        client.go_without(stored.lost);
         Ok(client)
     }
 

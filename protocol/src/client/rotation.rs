@@ -16,6 +16,7 @@ use super::channel::Slot;
 use super::directory;
 use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Want};
+use super::keys::LastResort;
 use super::net::Call;
 use super::session::Phase;
 use super::{Client, Ticket};
@@ -132,9 +133,7 @@ impl Client {
             self.want_new_key(id);
         }
         // Those of the old key are gone on the server.
-        self.wanted_packages = Some(false);
-        self.warm_packages();
-        self.replenish();
+        self.make_packages(LastResort::Renew);
         self.event(Event::Done(Ticket(ticket), Outcome::Done));
         true
     }

@@ -11,6 +11,7 @@ use crate::error::Refused;
 use crate::id::ChannelId;
 use crate::io::Page;
 use crate::limits::{FETCH_ENTRIES, UNREAD_EVENTS};
+use crate::store::batch::Op;
 
 impl Client {
     /// The application reads this group now: its unread messages are told even if it has left too many of other
@@ -105,8 +106,12 @@ impl Client {
                 continue;
             };
             last = seq;
-            if let Ok(stored) = crate::store::record::decode::<StoredMessage>(&key, &value) {
-                self.tell(id, seq, stored);
+            match crate::store::record::decode::<StoredMessage>(&key, &value) {
+                Ok(stored) => self.tell(id, seq, stored),
+                Err(_) => {
+                    self.gate.stage(Op::Delete(key));
+                    self.tell_lost(Some(id), "an unread message", "ask for it to be sent again");
+                }
             }
         }
         if let Some(channel) = self.channels.get_mut(&id) {

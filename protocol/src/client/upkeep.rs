@@ -21,8 +21,8 @@ use crate::store::batch::Op;
 pub struct UpdatePolicy {
     /// At this age. [`UPDATE_AGE`] by default.
     pub age: Duration,
-    /// After this many further entries of the group's log, whoever wrote them, and at least twice as many as the group has
-    /// members. [`UPDATE_ENTRIES`] by default.
+    /// After this many further entries of the group's log, whoever wrote them, or twice as many as the group has members if
+    /// that is more: `max(entries, 2 × members)`. [`UPDATE_ENTRIES`] by default.
     pub entries: u64,
 }
 

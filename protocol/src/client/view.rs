@@ -92,7 +92,7 @@ impl Client {
             && self.intents.keys().all(|ticket| self.is_set_back(*ticket))
             && self.auth.is_none()
             && self.greeting.is_none()
-            && self.wanted_packages.is_none()
+            && self.wanted_packages.is_empty()
             && self.asks.is_empty()
             && !self.is_confirming()
     }

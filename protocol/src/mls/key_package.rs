@@ -133,6 +133,11 @@ impl KeyPackages {
         Ok(packages)
     }
 
+    /// None at all.
+    pub fn empty() -> Self {
+        Self { overlay: Overlay::new(Records::new()) }
+    }
+
     /// A fresh key package as an MLSMessage. It lives for [`limits::KEY_PACKAGE_TIME`], a last-resort one for
     /// [`limits::LAST_RESORT_TIME`]; a last-resort one supersedes those of its suite.
     ///
@@ -193,9 +198,10 @@ impl KeyPackages {
 
     /// Deletes private keys that nobody can need any more: of packages expired for longer than the life of a log
     /// entry, and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE). Of all other
-    /// ordinary ones the [`KEY_PACKAGES_KEPT`](crate::limits::KEY_PACKAGES_KEPT) that end last are kept.
+    /// ordinary ones the [`KEY_PACKAGES_KEPT`](crate::limits::KEY_PACKAGES_KEPT) that end last are kept, of all other
+    /// superseded ones the [`LAST_RESORTS_KEPT`](crate::limits::LAST_RESORTS_KEPT) that were superseded last.
     pub fn sweep(&mut self, wall: UnixMillis) {
-        let mut ordinary = Vec::new();
+        let (mut ordinary, mut spares) = (Vec::new(), Vec::new());
         for (_, entry) in self.entries().unwrap_or_default() {
             let expired = entry.expires.plus(limits::ENTRY_TIME) < wall;
             let superseded =
@@ -204,14 +210,22 @@ impl KeyPackages {
                 self.remove(&entry.reference);
             } else if !entry.last_resort {
                 ordinary.push((entry.expires, entry.reference));
+            } else if let Some(at) = entry.superseded {
+                spares.push((at, entry.reference));
             }
         }
-        ordinary.sort_by_key(|(expires, _)| *expires);
-        let above = ordinary.len().saturating_sub(limits::KEY_PACKAGES_KEPT);
-        for (_, reference) in ordinary.iter().take(above) {
+        self.remove_above(limits::KEY_PACKAGES_KEPT, ordinary);
+        self.remove_above(limits::LAST_RESORTS_KEPT, spares);
+        self.overlay.settle();
+    }
+
+    /// Removes all but the newest.
+    fn remove_above(&self, most: usize, mut packages: Vec<(UnixMillis, KeyPackageRef)>) {
+        packages.sort_by_key(|(at, _)| *at);
+        let above = packages.len().saturating_sub(most);
+        for (_, reference) in packages.iter().take(above) {
             self.remove(reference);
         }
-        self.overlay.settle();
     }
 
     /// The changes since the last call.

@@ -68,6 +68,7 @@ macro_rules! server_store_conformance {
             key_packages_are_added_all_or_nothing
             key_packages_are_claimed_once_and_in_order
             claimed_key_packages_do_not_come_back
+            last_resorts_handed_out_are_told_from_others
             fresh_key_packages_replace_the_oldest
             channels_are_created_once
             direct_channels_are_with_accounts_that_there_are

@@ -130,8 +130,8 @@ impl Server {
             Request::KeyPackageUpload { packages, last_resort } => {
                 self.key_package_upload(call, packages, last_resort);
             }
-            Request::KeyPackageStatus => {
-                let op = StoreOp::CountKeyPackages { sender, suite: None, at };
+            Request::KeyPackageStatus { suite } => {
+                let op = StoreOp::CountKeyPackages { sender, suite, at };
                 self.store(Step::KeyPackages(call), op);
             }
             Request::KeyPackageFetch { account, suite, device } => {

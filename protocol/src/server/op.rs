@@ -85,7 +85,8 @@ pub enum StoreOp {
     /// was (if the device is registered). → `Done`.
     EndTokens { sender: Sender, at: UnixMillis },
 
-    /// Adds key packages and, if given, replaces the last-resort one. All or nothing; the same package again is
+    /// Adds key packages and, if given, replaces the last-resort one of the same suite (which stays given to somebody if
+    /// it is the same package). All or nothing; the same package again is
     /// ignored, also when it was claimed meanwhile (a resend must not have it handed out twice), and so is an
     /// expired one. Above `most` unexpired ones the oldest are given up: a device may always refresh what others
     /// add it by. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (more than `most` new
@@ -97,7 +98,8 @@ pub enum StoreOp {
         most: u32,
         at: UnixMillis,
     },
-    /// Unexpired ones at `at`, of all suites or of the one; so too the last-resort one. → `KeyPackages`.
+    /// Unexpired ones at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody was
+    /// given yet. → `KeyPackages`.
     CountKeyPackages { sender: Sender, suite: Option<Suite>, at: UnixMillis },
     /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else the
     /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
@@ -384,7 +386,7 @@ pub enum StoreReply {
     KeyPackages {
         /// How many, the last-resort one not counted.
         available: u32,
-        /// Whether there is a last-resort one.
+        /// Whether there is a last-resort one that nobody was given.
         last_resort: bool,
     },
     /// To `ClaimKeyPackages`.

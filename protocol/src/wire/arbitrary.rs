@@ -81,7 +81,7 @@ fn requests() -> Kinds<Request> {
         accountDelete: signature() => |proof| R::AccountDelete { proof },
         keyPackageUpload: (vec(bytes(1, 90), 0..5), option(bytes(1, 90))) =>
             |(packages, last_resort)| R::KeyPackageUpload { packages, last_resort },
-        keyPackageStatus: Just(()) => |()| R::KeyPackageStatus,
+        keyPackageStatus: option(suite()) => |suite| R::KeyPackageStatus { suite },
         keyPackageFetch: (account(), suite(), option(device())) =>
             |(account, suite, device)| R::KeyPackageFetch { account, suite, device },
         channelCreate: (channel(), kind(), any::<u32>(), payload(), payload(), option(account())) =>

@@ -164,10 +164,10 @@ pub enum Request {
     /// Deletes the own account: devices, key packages, inboxes. `proof` is the account key's signature
     /// over [`deletion_statement`](crate::auth::device::deletion_statement).
     AccountDelete { proof: [u8; 64] },
-    /// Adds key packages of this device.
+    /// Adds key packages of this device; its last-resort one replaces that of the same suite.
     KeyPackageUpload { packages: Vec<Bytes>, last_resort: Option<Bytes> },
-    /// How many key packages of this device are left.
-    KeyPackageStatus,
+    /// How many key packages of this device are left, of all suites or of the one.
+    KeyPackageStatus { suite: Option<Suite> },
     /// One key package of every active device of an account, or of the one device, consumed.
     KeyPackageFetch { account: AccountId, suite: Suite, device: Option<DeviceId> },
     /// Creates a channel with its first group, or begins its next generation; `with` is the other account of a direct
@@ -313,7 +313,8 @@ pub enum Reply {
     Devices(Vec<DeviceEntry>),
     /// To `AccountLookup`; an unknown name is the error `AccountUnknown`, after the same time.
     Account { username: Username, account: AccountId },
-    /// To `KeyPackageUpload` and `KeyPackageStatus`: how many are left.
+    /// To `KeyPackageUpload` (of all suites) and `KeyPackageStatus`: how many are left, the last-resort ones not counted,
+    /// and whether one of these is there that nobody was given.
     KeyPackages { available: u32, last_resort: bool },
     /// To `KeyPackageFetch`: an entry for every active device, `package` empty where it has none.
     ClaimedKeyPackages(Vec<ClaimedKeyPackage>),

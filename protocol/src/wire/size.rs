@@ -57,7 +57,7 @@ pub(super) fn frame(frame: &Frame) -> usize {
 fn request(request: &Request) -> usize {
     match request {
         Request::Ping(payload) => data(payload.len()),
-        Request::Health | Request::Hello | Request::Logout | Request::KeyPackageStatus => 0,
+        Request::Health | Request::Hello | Request::Logout | Request::KeyPackageStatus { .. } => 0,
         Request::RegisterStart { username, request } => {
             text(username.as_str()) + data(request.len())
         }

@@ -10,11 +10,13 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::crypto::identity::{AccountKey, DeviceRecord, Revocation};
 use qpc_protocol::crypto::portable;
 use qpc_protocol::env::Entropy;
-use qpc_protocol::id::{ChannelId, DeviceId, MessageId};
+use qpc_protocol::id::{AccountId, ChannelId, DeviceId, MessageId};
 use qpc_protocol::limits::{
-    CLAIMS_BETWEEN, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED, LAST_RESORT_GRACE,
+    CLAIMS_BETWEEN, CLASSICAL_SHARE, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED,
+    LAST_RESORT_GRACE,
 };
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Part, Push, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
@@ -417,7 +419,7 @@ fn key_packages_are_replaced_before_they_end_and_old_private_keys_go() {
         world.devices[alice].disk.keys().filter(|key| key.starts_with(b"k/P")).count()
     };
     let first = private(&world);
-    assert_eq!(first, KEY_PACKAGES_WANTED + 1);
+    assert_eq!(first, KEY_PACKAGES_WANTED + 2);
     let mut most = 0;
     for _ in 0..24 * 12 {
         world.pass(HOUR);
@@ -427,7 +429,7 @@ fn key_packages_are_replaced_before_they_end_and_old_private_keys_go() {
     }
     // Those of eight days at most are kept: of a day's life and as long as a welcome may be on its way.
     let days = (KEY_PACKAGE_TIME + ENTRY_TIME).as_secs() / HOUR.as_secs() / 20 + 2;
-    assert!(most <= days as usize * KEY_PACKAGES_WANTED + 2, "{most}");
+    assert!(most <= days as usize * KEY_PACKAGES_WANTED + 4, "{most}");
 }
 
 #[test]
@@ -467,35 +469,99 @@ fn regression_22_claims_wait_for_their_budget_and_no_one_is_given_twice() {
 }
 
 #[test]
-fn the_last_resort_serves_a_device_long_away_which_then_renews_everything() {
-    let mut world = World::new(Rules::new(23));
+fn the_last_resort_of_each_suite_serves_a_device_long_away_which_then_renews_everything() {
+    for suite in Suite::ALL {
+        let mut world = World::new(Rules::new(23));
+        let alice = world.register("alice");
+        let bob = world.register("bob");
+        let first = private_keys(&world, bob);
+        world.crash(bob);
+        world.pass(2 * 24 * HOUR);
+        let channel = found(&mut world, alice, suite);
+        world.done(alice, |client, now| client.invite(now, channel, "bob"));
+        world.start(bob);
+        world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
+        world.settle();
+        assert_eq!(packages(&mut world, bob), (KEY_PACKAGES_WANTED as u32, true));
+        said(&mut world, bob, channel, "here");
+        world.done(bob, |client, now| client.update(now, channel));
+        world.settle();
+        agree(&world, channel, &[alice, bob]);
+        // Superseded on the second day: its private key is kept for a week more, longer than those of ordinary packages.
+        // That of the other suite serves on.
+        let kept = |world: &World| private_keys(world, bob).intersection(&first).count();
+        let grace = 2 * 24 * HOUR + LAST_RESORT_GRACE;
+        world.pass(grace - 3 * HOUR - world.now.mono);
+        assert_eq!(kept(&world), 2);
+        world.pass(24 * HOUR);
+        assert_eq!(kept(&world), 1);
+        undisturbed(&world, &[alice, bob]);
+    }
+}
+
+fn private_keys(world: &World, device: usize) -> BTreeSet<Vec<u8>> {
+    let keys = world.devices[device].disk.keys();
+    keys.filter(|key| key.starts_with(b"k/P")).cloned().collect()
+}
+
+/// Claims packages of an account, at the store, until the last-resort one is handed out; which that is.
+fn claimed_empty(world: &mut World, account: AccountId, suite: Suite) -> bytes::Bytes {
+    loop {
+        let claim = StoreOp::ClaimKeyPackages { account, suite, device: None, at: world.now.wall };
+        let replies = world.store.apply(&[claim]);
+        let [StoreReply::Claimed(claimed)] = replies.as_slice() else { panic!("{replies:?}") };
+        if claimed[0].last_resort {
+            return claimed[0].package.clone().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_last_resort_handed_out_is_superseded_although_there_is_plenty_of_the_other_suite() {
+    for (suite, other) in [(Suite::Hybrid, Suite::Classical), (Suite::Classical, Suite::Hybrid)] {
+        let mut world = World::new(Rules::new(26));
+        let bob = world.register("bob");
+        let account = me(&mut world, bob).account;
+        world.crash(bob);
+        let given = claimed_empty(&mut world, account, suite);
+        assert_eq!(claimed_empty(&mut world, account, suite), given);
+        let before = private_keys(&world, bob);
+        world.start(bob);
+        world.settle();
+        assert!(packages(&mut world, bob).1);
+        // Those of the other suite were not touched: none was made.
+        let made = KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1);
+        let made = if suite == Suite::Hybrid { KEY_PACKAGES_WANTED - made } else { made };
+        assert_eq!(private_keys(&world, bob).difference(&before).count(), made + 1);
+        world.crash(bob);
+        assert_ne!(claimed_empty(&mut world, account, suite), given);
+        // And with the next contact again, whatever was uploaded beside it.
+        world.start(bob);
+        world.settle();
+        let (of_other, kept) =
+            (claimed_empty(&mut world, account, other), private_keys(&world, bob));
+        restart(&mut world, bob);
+        world.settle();
+        assert_ne!(claimed_empty(&mut world, account, other), of_other);
+        assert!(kept.is_subset(&private_keys(&world, bob)));
+    }
+}
+
+#[test]
+fn a_server_without_the_classical_suite_has_the_packages_of_the_other() {
+    let rules = Rules { suites: &[Suite::Hybrid], ..Rules::new(27) };
+    let mut world = World::new(rules);
     let alice = world.register("alice");
     let bob = world.register("bob");
-    let keys = |world: &World| {
-        let keys = world.devices[bob].disk.keys();
-        keys.filter(|key| key.starts_with(b"k/P")).cloned().collect::<BTreeSet<_>>()
-    };
-    let first = keys(&world);
-    world.crash(bob);
-    world.pass(2 * 24 * HOUR);
+    let hybrid = (KEY_PACKAGES_WANTED - KEY_PACKAGES_WANTED / (CLASSICAL_SHARE + 1)) as u32;
+    assert_eq!(packages(&mut world, bob), (hybrid, true));
+    let refreshed = world.done(bob, |client, now| client.refresh_key_packages(now));
+    let available = 2 * hybrid;
+    assert!(matches!(refreshed, Outcome::KeyPackages { available: of, .. } if of == available));
     let channel = found(&mut world, alice, Suite::Hybrid);
     world.done(alice, |client, now| client.invite(now, channel, "bob"));
-    world.start(bob);
-    world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
-    world.settle();
-    assert_eq!(packages(&mut world, bob), (KEY_PACKAGES_WANTED as u32, true));
-    said(&mut world, bob, channel, "here");
-    world.done(bob, |client, now| client.update(now, channel));
     world.settle();
     agree(&world, channel, &[alice, bob]);
-    // Superseded on the second day: its private key is kept for a week more, longer than those of ordinary packages.
-    let kept = |world: &World| keys(world).intersection(&first).count();
-    let grace = 2 * 24 * HOUR + LAST_RESORT_GRACE;
-    world.pass(grace - 3 * HOUR - world.now.mono);
-    assert_eq!(kept(&world), 1);
-    world.pass(24 * HOUR);
-    assert_eq!(kept(&world), 0);
-    undisturbed(&world, &[alice, bob]);
 }
 
 #[test]

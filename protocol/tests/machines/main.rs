@@ -8,6 +8,7 @@ mod answers;
 mod backups;
 mod contention;
 mod conversation;
+mod damage;
 mod devices;
 mod direct;
 mod equivocation;

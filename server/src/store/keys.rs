@@ -48,12 +48,7 @@ impl SqliteStore {
             )?;
         }
         if let Some(row) = last_resort {
-            run(
-                &self.db,
-                "INSERT OR REPLACE INTO last_resorts (sender, suite, expires, package)
-                 VALUES (?, ?, ?, ?)",
-                params![no, row.suite.number(), ordered(row.expires), &row.package[..]],
-            )?;
+            self.put_last_resort(no, row)?;
         }
         self.count(no, None, at)
     }
@@ -113,11 +108,31 @@ impl SqliteStore {
         }
         let last_resort = one(
             &self.db,
-            "SELECT package FROM last_resorts WHERE sender = ? AND suite = ? AND expires > ?",
+            "UPDATE last_resorts SET claimed = 1 WHERE sender = ? AND suite = ? AND expires > ?
+             RETURNING package",
             params![sender, suite.number(), ordered(at)],
             |row| row.get(0),
         )?;
         Ok(last_resort.map(|package| (package, true)))
+    }
+
+    /// One that was handed out and is uploaded again stays handed out.
+    fn put_last_resort(&self, sender: i64, row: &KeyPackageRow) -> rusqlite::Result<()> {
+        run(
+            &self.db,
+            "INSERT INTO last_resorts (sender, suite, hash, expires, package) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (sender, suite) DO UPDATE SET
+                 claimed = claimed AND hash = excluded.hash,
+                 hash = excluded.hash, expires = excluded.expires, package = excluded.package",
+            params![
+                sender,
+                row.suite.number(),
+                row.hash.0,
+                ordered(row.expires),
+                &row.package[..]
+            ],
+        )?;
+        Ok(())
     }
 
     /// Gives up the oldest unexpired ones.
@@ -161,7 +176,7 @@ impl SqliteStore {
         let last_resort = one(
             &self.db,
             "SELECT 1 FROM last_resorts
-             WHERE sender = ?1 AND expires > ?2 AND (?3 IS NULL OR suite = ?3)",
+             WHERE sender = ?1 AND expires > ?2 AND (?3 IS NULL OR suite = ?3) AND NOT claimed",
             params![sender, ordered(at), suite.map(Suite::number)],
             |_| Ok(()),
         )?;

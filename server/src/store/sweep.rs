@@ -68,10 +68,10 @@ impl SqliteStore {
             run(&self.db, "DELETE FROM key_packages WHERE no = ?", [no])?;
         }
         let swept = u32::try_from(packages.len()).unwrap_or(u32::MAX);
-        let ended = "SELECT sender FROM last_resorts WHERE expires <= ? ORDER BY expires LIMIT ?";
+        let ended = "SELECT rowid FROM last_resorts WHERE expires <= ? ORDER BY expires LIMIT ?";
         let last_resorts = ended_rows(&self.db, ended, at, most - swept)?;
-        for sender in &last_resorts {
-            run(&self.db, "DELETE FROM last_resorts WHERE sender = ?", [sender])?;
+        for row in &last_resorts {
+            run(&self.db, "DELETE FROM last_resorts WHERE rowid = ?", [row])?;
         }
         Ok(swept + u32::try_from(last_resorts.len()).unwrap_or(u32::MAX))
     }

@@ -57,9 +57,9 @@ pub enum Outcome {
     Devices(Vec<DeviceEntry>),
     /// `key_packages`, `refresh_key_packages`.
     KeyPackages {
-        /// How many the server holds, the last-resort one not counted.
+        /// How many the server holds, of all suites, last-resort ones not counted.
         available: u32,
-        /// Whether there is a last-resort one.
+        /// Whether there is a last-resort one that nobody was given.
         last_resort: bool,
     },
     /// `ping`: the round trip.

@@ -202,6 +202,25 @@ fn so_many_private_keys_are_kept_and_those_that_end_last() {
 }
 
 #[test]
+fn so_many_superseded_last_resorts_are_kept_and_those_of_late() {
+    let mut alice = Device::new(1);
+    let kept = |device: &Device| device.packages.overlay.keys(b"P").len();
+    for number in 0..limits::LAST_RESORTS_KEPT + 2 {
+        alice.wall = START.plus(MOMENT * u32::try_from(number).unwrap());
+        alice.package(Suite::Classical, true);
+    }
+    // One of them is not superseded, and those of another suite supersede none of it.
+    alice.package(Suite::Hybrid, true);
+    let before = alice.packages.overlay.keys(b"P");
+    assert_eq!(kept(&alice), limits::LAST_RESORTS_KEPT + 3);
+    alice.packages.sweep(alice.wall);
+    assert_eq!(kept(&alice), limits::LAST_RESORTS_KEPT + 2);
+    alice.restart();
+    let after = alice.packages.overlay.keys(b"P");
+    assert_eq!(before.iter().filter(|key| !after.contains(key)).count(), 1);
+}
+
+#[test]
 fn other_suites_kinds_and_lengths_are_refused() {
     let mut alice = Device::new(1);
     let package = alice.package(Suite::Classical, false);

@@ -90,10 +90,37 @@ pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
     assert_eq!(bed.claim(1, Suite::Classical, at), [(Some(20), false), (None, false)]);
     // The last resort is of the other suite.
     assert_eq!(bed.claim(1, Suite::Classical, at), [(None, false), (None, false)]);
-    // A new last resort takes the place of the old one.
+    // A new last resort takes the place of the old one, and of no other suite's.
+    bed.run(put(Vec::new(), Some(package(97, Suite::Classical, later(30))), 10));
     bed.run(put(Vec::new(), Some(hybrid(98, 20)), 10));
     assert_eq!(bed.claim(1, Suite::Hybrid, later(19)), [(Some(98), true), (None, false)]);
     assert_eq!(bed.claim(1, Suite::Hybrid, later(20)), [(None, false), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Classical, later(29)), [(Some(97), true), (None, false)]);
+    assert_eq!(bed.claim(1, Suite::Classical, later(30)), [(None, false), (None, false)]);
+}
+
+/// Which last-resort packages were handed out is known by suite, until others take their place.
+pub fn last_resorts_handed_out_are_told_from_others(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(1, 1);
+    let count = |suite| StoreOp::CountKeyPackages { sender: sender(1, 1), suite, at: NOW };
+    let classical = || package(2, Suite::Classical, later(LIFE));
+    bed.run(put(Vec::new(), Some(hybrid(1, LIFE)), 10));
+    bed.run(put(Vec::new(), Some(classical()), 10));
+    assert_eq!(bed.claim(1, Suite::Classical, NOW), [(Some(2), true)]);
+    bed.0.reopen();
+    assert_eq!(bed.run(count(Some(Suite::Classical))), left(0, false));
+    assert_eq!(bed.run(count(Some(Suite::Hybrid))), left(0, true));
+    assert_eq!(bed.run(count(None)), left(0, true));
+    // The same again was handed out; another was not.
+    bed.run(put(Vec::new(), Some(classical()), 10));
+    assert_eq!(bed.run(count(Some(Suite::Classical))), left(0, false));
+    bed.run(put(Vec::new(), Some(package(3, Suite::Classical, later(LIFE))), 10));
+    assert_eq!(bed.run(count(Some(Suite::Classical))), left(0, true));
+    assert_eq!(bed.claim(1, Suite::Hybrid, NOW), [(Some(1), true)]);
+    assert_eq!(bed.run(count(Some(Suite::Hybrid))), left(0, false));
+    bed.run(put(Vec::new(), Some(hybrid(4, LIFE)), 10));
+    assert_eq!(bed.run(count(Some(Suite::Hybrid))), left(0, true));
 }
 
 /// An upload that is sent again after a lost reply adds nothing that was handed out meanwhile.

@@ -15,9 +15,17 @@ use crate::wire::message::ClaimedKeyPackage;
 pub(super) struct Keys {
     /// In order of upload.
     pub(super) packages: Vec<KeyPackageRow>,
-    pub(super) last_resort: Option<KeyPackageRow>,
+    pub(super) last_resorts: BTreeMap<Suite, LastResort>,
     /// Handed out before, with their end: the same package uploaded again must not be handed out twice.
     pub(super) claimed: BTreeMap<Digest, UnixMillis>,
+}
+
+/// The last-resort package of a suite.
+#[derive(Clone)]
+pub(super) struct LastResort {
+    pub(super) row: KeyPackageRow,
+    /// Somebody was given it.
+    claimed: bool,
 }
 
 impl Keys {
@@ -27,7 +35,7 @@ impl Keys {
         let available = self.packages.iter().filter(counts).count();
         StoreReply::KeyPackages {
             available: u32::try_from(available).unwrap_or(u32::MAX),
-            last_resort: self.last_resort.as_ref().is_some_and(|row| counts(&row)),
+            last_resort: self.last_resorts.values().any(|last| counts(&&last.row) && !last.claimed),
         }
     }
 
@@ -55,7 +63,15 @@ impl Keys {
             self.claimed.insert(row.hash, row.expires);
             return Some((row, false));
         }
-        self.last_resort.clone().filter(fits).map(|row| (row, true))
+        let last = self.last_resorts.get_mut(&suite).filter(|last| fits(&last.row))?;
+        last.claimed = true;
+        Some((last.row.clone(), true))
+    }
+
+    fn put_last_resort(&mut self, row: &KeyPackageRow) {
+        let before = self.last_resorts.get(&row.suite).filter(|last| last.row.hash == row.hash);
+        let claimed = before.is_some_and(|last| last.claimed);
+        self.last_resorts.insert(row.suite, LastResort { row: row.clone(), claimed });
     }
 }
 
@@ -83,7 +99,7 @@ impl MemoryStore {
         keys.drop_oldest((keys.available(at) + new.len()).saturating_sub(most), at);
         keys.packages.extend(new);
         if let Some(row) = last_resort {
-            keys.last_resort = Some(row.clone());
+            keys.put_last_resort(row);
         }
         Ok(keys.count(None, at))
     }

@@ -58,9 +58,7 @@ impl MemoryStore {
         for keys in self.keys.values_mut() {
             keys.packages.retain(|row| !budget.takes(row.expires <= at));
             budget.retain(&mut keys.claimed, |&expires| expires <= at);
-            if keys.last_resort.as_ref().is_some_and(|row| budget.takes(row.expires <= at)) {
-                keys.last_resort = None;
-            }
+            budget.retain(&mut keys.last_resorts, |last| last.row.expires <= at);
         }
         swept += budget.swept;
 

@@ -219,14 +219,17 @@ fn logout_ends_tokens_and_the_devices_other_connections() {
     let phone = alice.sibling(&mut world);
     assert_eq!(world.call(second, Request::Logout).unwrap(), Reply::Done);
     assert_eq!(world.pushes(first), [Push::SessionEnded]);
-    assert_eq!(world.fails(second, Request::KeyPackageStatus), ErrorCode::NotLoggedIn);
+    assert_eq!(
+        world.fails(second, Request::KeyPackageStatus { suite: None }),
+        ErrorCode::NotLoggedIn
+    );
     world.pass(Duration::from_millis(100));
     assert_eq!(world.close_code(first), Some(CloseCode::SESSION_ENDED));
     assert_eq!(world.close_code(second), None);
     assert_eq!(code(alice.resume(&mut world)), ErrorCode::TokenInvalid);
     let refresh = alice.refresh_request(&mut world);
     assert_eq!(world.fails(second, refresh), ErrorCode::TokenInvalid);
-    assert!(world.call(phone.link, Request::KeyPackageStatus).is_ok());
+    assert!(world.call(phone.link, Request::KeyPackageStatus { suite: None }).is_ok());
     // Nobody stays without a session for ever.
     world.pass(limits::HANDSHAKE_TIME);
     assert_eq!(world.close_code(second), Some(CloseCode::TOO_SLOW));
@@ -335,7 +338,7 @@ fn revoking_a_device_ends_it_everywhere() {
     assert_eq!(world.pushes(phone.link), [Push::SessionEnded]);
     // From the moment of its revocation nothing is taken from it.
     let executed = world.executed.len();
-    world.ask(phone.link, Request::KeyPackageStatus);
+    world.ask(phone.link, Request::KeyPackageStatus { suite: None });
     world.settle();
     assert_eq!(world.executed.len(), executed);
     world.pass(Duration::from_millis(100));
@@ -432,7 +435,10 @@ fn an_account_is_deleted_by_its_key_only() {
     let request = alice.deletion(&mut world);
     assert_eq!(world.call(alice.link, request).unwrap(), Reply::Done);
     assert_eq!(world.pushes(phone.link), [Push::SessionEnded]);
-    assert_eq!(world.fails(alice.link, Request::KeyPackageStatus), ErrorCode::NotLoggedIn);
+    assert_eq!(
+        world.fails(alice.link, Request::KeyPackageStatus { suite: None }),
+        ErrorCode::NotLoggedIn
+    );
     world.pass(Duration::from_millis(100));
     assert_eq!(world.close_code(phone.link), Some(CloseCode::SESSION_ENDED));
     let mut again = Device::draft(&mut world, "alice");

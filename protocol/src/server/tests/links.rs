@@ -137,7 +137,7 @@ fn a_call_id_in_use_closes_the_connection() {
     let mut world = World::new();
     let alice = Device::new(&mut world, "alice");
     world.disk = Disk::Waits;
-    let frame = Frame { call: 77, body: Body::Request(Request::KeyPackageStatus) };
+    let frame = Frame { call: 77, body: Body::Request(Request::KeyPackageStatus { suite: None }) };
     world.send(alice.link, &frame);
     world.send(alice.link, &frame);
     world.settle();
@@ -201,7 +201,7 @@ fn calls_need_a_session() {
         Request::AccountLookup { username: username("alice") },
         Request::AccountDelete { proof: [0; 64] },
         Request::KeyPackageUpload { packages: vec![], last_resort: None },
-        Request::KeyPackageStatus,
+        Request::KeyPackageStatus { suite: None },
         Request::KeyPackageFetch { account, suite: crate::mls::suite::Suite::Hybrid, device: None },
         Request::ChannelInfo { channel },
         Request::ChannelList { after: None },
@@ -268,8 +268,9 @@ fn regression_04_calls_in_flight_are_capped_and_the_rest_waits_unread() {
     let alice = Device::new(&mut world, "alice");
     world.disk = Disk::Waits;
     let most = limits::CALLS_IN_FLIGHT;
-    let calls: Vec<_> =
-        (0..most + 50).map(|_| world.ask(alice.link, Request::KeyPackageStatus)).collect();
+    let calls: Vec<_> = (0..most + 50)
+        .map(|_| world.ask(alice.link, Request::KeyPackageStatus { suite: None }))
+        .collect();
     world.settle();
     assert_eq!(world.waiting.len(), most);
     assert!(!world.ends[&alice.link].wanted, "nothing more is read");
@@ -291,7 +292,7 @@ fn store_operations_are_capped_over_all_connections() {
     world.disk = Disk::Waits;
     for link in &links {
         for _ in 0..per_link {
-            world.ask(*link, Request::KeyPackageStatus);
+            world.ask(*link, Request::KeyPackageStatus { suite: None });
         }
     }
     world.settle();

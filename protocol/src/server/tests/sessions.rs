@@ -131,7 +131,7 @@ fn a_session_has_to_be_opened_in_time() {
     world.pass(Duration::from_secs(60));
     assert_eq!(world.close_code(alice.link), None);
     assert_eq!(
-        world.call(alice.link, Request::KeyPackageStatus).unwrap(),
+        world.call(alice.link, Request::KeyPackageStatus { suite: None }).unwrap(),
         Reply::KeyPackages { available: 0, last_resort: false }
     );
 }

@@ -49,7 +49,7 @@ fn request(dice: &mut Dice, world: &World, device: &mut Device, known: &[Request
             packages: vec![device.key_package(world, false)],
             last_resort: None,
         },
-        8 => Request::KeyPackageStatus,
+        8 => Request::KeyPackageStatus { suite: None },
         9 => Request::KeyPackageFetch {
             account: device.id(),
             suite: crate::mls::suite::Suite::Classical,

@@ -66,7 +66,7 @@ proptest! {
             let alice = Device::new(&mut world, "alice");
             let mut bytes = Vec::new();
             for call in 1_000..1_040 {
-                let request = if call % 3 == 0 { Request::KeyPackageStatus } else { ping() };
+                let request = if call % 3 == 0 { Request::KeyPackageStatus { suite: None } } else { ping() };
                 let frame = crate::wire::message::Frame { call, body: Body::Request(request) };
                 crate::wire::frame::encode(&frame, &mut bytes);
             }
@@ -125,7 +125,7 @@ fn a_failing_store_is_told_call_by_call_and_survived() {
             alice.refresh_request(world),
             Request::Logout,
             Request::AccountLookup { username: username("bob") },
-            Request::KeyPackageStatus,
+            Request::KeyPackageStatus { suite: None },
             Request::KeyPackageUpload {
                 packages: vec![alice.key_package(world, false)],
                 last_resort: None,
@@ -165,7 +165,7 @@ fn a_failing_store_is_told_call_by_call_and_survived() {
     assert!(last > 20);
     assert!(world.server.watches.is_empty() && world.server.polls.is_empty());
     world.disk = Disk::Fails;
-    world.ask(alice.link, Request::KeyPackageStatus);
+    world.ask(alice.link, Request::KeyPackageStatus { suite: None });
     world.settle();
     match world.call(alice.link, Request::Health).unwrap() {
         Reply::Health { healthy, .. } => assert!(!healthy),

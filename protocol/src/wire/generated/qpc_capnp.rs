@@ -1045,7 +1045,7 @@ pub mod request {
                 }
                 16 => {
                     ::core::result::Result::Ok(KeyPackageStatus(
-                        ()
+                        self.reader.get_data_field::<u16>(1)
                     ))
                 }
                 17 => {
@@ -1324,8 +1324,9 @@ pub mod request {
             self.builder.into()
         }
         #[inline]
-        pub fn set_key_package_status(&mut self, _value: ())  {
+        pub fn set_key_package_status(&mut self, value: u16)  {
             self.builder.set_data_field::<u16>(0, 16);
+            self.builder.set_data_field::<u16>(1, value);
         }
         #[inline]
         pub fn init_key_package_fetch(mut self, ) -> crate::wire::generated::qpc_capnp::request::key_package_fetch::Builder<'a> {
@@ -1564,7 +1565,7 @@ pub mod request {
                 }
                 16 => {
                     ::core::result::Result::Ok(KeyPackageStatus(
-                        ()
+                        self.builder.get_data_field::<u16>(1)
                     ))
                 }
                 17 => {
@@ -1776,7 +1777,7 @@ pub mod request {
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(16, 0, 239, 255, 0, 0, 0, 0),
+            ::capnp::word(16, 0, 239, 255, 1, 0, 0, 0),
             ::capnp::word(0, 0, 1, 0, 25, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(225, 2, 0, 0, 138, 0, 0, 0),
@@ -1967,11 +1968,11 @@ pub mod request {
             ::capnp::word(107, 101, 121, 80, 97, 99, 107, 97),
             ::capnp::word(103, 101, 83, 116, 97, 116, 117, 115),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
-            ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
+            ::capnp::word(7, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
             ::capnp::word(107, 101, 121, 80, 97, 99, 107, 97),
@@ -2062,7 +2063,7 @@ pub mod request {
                 13 => <::capnp::text::Owned as ::capnp::introspect::Introspect>::introspect(),
                 14 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
                 15 => <crate::wire::generated::qpc_capnp::request::key_package_upload::Owned as ::capnp::introspect::Introspect>::introspect(),
-                16 => <() as ::capnp::introspect::Introspect>::introspect(),
+                16 => <u16 as ::capnp::introspect::Introspect>::introspect(),
                 17 => <crate::wire::generated::qpc_capnp::request::key_package_fetch::Owned as ::capnp::introspect::Introspect>::introspect(),
                 18 => <crate::wire::generated::qpc_capnp::channel_create::Owned as ::capnp::introspect::Introspect>::introspect(),
                 19 => <::capnp::data::Owned as ::capnp::introspect::Introspect>::introspect(),
@@ -2111,7 +2112,7 @@ pub mod request {
         AccountLookup(A10),
         AccountDelete(A11),
         KeyPackageUpload(A12),
-        KeyPackageStatus(()),
+        KeyPackageStatus(u16),
         KeyPackageFetch(A13),
         ChannelCreate(A14),
         ChannelInfo(A15),

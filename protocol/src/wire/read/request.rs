@@ -32,7 +32,7 @@ pub(super) fn request(from: schema::request::Reader<'_>) -> Read {
         Which::AccountLookup(of) => Ok(Request::AccountLookup { username: username(of)? }),
         Which::AccountDelete(proof) => Ok(Request::AccountDelete { proof: signature(proof)? }),
         Which::KeyPackageUpload(of) => key_package_upload(of),
-        Which::KeyPackageStatus(()) => Ok(Request::KeyPackageStatus),
+        Which::KeyPackageStatus(number) => key_package_status(number),
         Which::KeyPackageFetch(of) => key_package_fetch(of),
         Which::ChannelCreate(of) => channel_create(of.map_err(unreadable)?),
         Which::ChannelInfo(of) => Ok(Request::ChannelInfo { channel: channel(of)? }),
@@ -138,6 +138,14 @@ fn key_package_upload(from: schema::request::key_package_upload::Reader<'_>) -> 
         packages: list.iter().map(package).collect::<Result<_, _>>()?,
         last_resort: last_resort.transpose()?,
     })
+}
+
+fn key_package_status(number: u16) -> Read {
+    let suite = Suite::from_number(number);
+    if number != 0 && suite.is_none() {
+        return Err(malformed("unknown suite"));
+    }
+    Ok(Request::KeyPackageStatus { suite })
 }
 
 fn key_package_fetch(from: schema::request::key_package_fetch::Reader<'_>) -> Read {

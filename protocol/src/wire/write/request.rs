@@ -3,6 +3,7 @@
 use super::super::generated::qpc_capnp as schema;
 use super::super::message::{ChannelKind, CommitBundle, Request, Submit, SubmitKind};
 use super::{count, part, sender};
+use crate::mls::suite::Suite;
 
 /// One table of all requests, so that the compiler misses none.
 pub(super) fn request(request: &Request, mut to: schema::request::Builder<'_>) {
@@ -70,7 +71,9 @@ pub(super) fn request(request: &Request, mut to: schema::request::Builder<'_>) {
                 list.set(index, package);
             }
         }
-        Request::KeyPackageStatus => to.set_key_package_status(()),
+        Request::KeyPackageStatus { suite } => {
+            to.set_key_package_status(suite.map_or(0, Suite::number));
+        }
         Request::KeyPackageFetch { account, suite, device } => {
             let mut to = to.init_key_package_fetch();
             set!(to.reborrow(), set_account: &account.0, set_suite: suite.number());

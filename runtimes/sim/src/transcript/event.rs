@@ -32,6 +32,9 @@ impl Json for Event {
             }
             Self::ForkSuspected { channel, seq } => named("forkSuspected", fields!(channel, seq)),
             Self::Restored { behind } => named("restored", fields!(behind)),
+            Self::RecordLost { channel, what, cost } => {
+                named("recordLost", fields!(channel, what, cost))
+            }
             Self::Gap { channel, from, to } => named("gap", fields!(channel, from, to)),
             Self::FellOut { channel, why } => named("fellOut", fields!(channel, why)),
             Self::Reset { channel, generation, by } => {

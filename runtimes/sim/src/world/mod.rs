@@ -28,6 +28,7 @@ use qpc_protocol::crypto::{Backend, portable};
 use qpc_protocol::env::{Entropy, Now, UnixMillis};
 use qpc_protocol::id::Digest;
 use qpc_protocol::io::{Input, Links};
+use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::{Server, ServerSecrets};
 
@@ -65,6 +66,8 @@ pub struct Rules {
     pub backend: Backend,
     /// When clients replace the keys of their leaves.
     pub update: UpdatePolicy,
+    /// What the server allows.
+    pub suites: &'static [Suite],
 }
 
 impl Rules {
@@ -76,6 +79,7 @@ impl Rules {
             split: false,
             backend: portable(),
             update: UpdatePolicy::default(),
+            suites: &Suite::ALL,
         }
     }
 

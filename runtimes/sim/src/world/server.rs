@@ -41,7 +41,8 @@ impl World {
     /// Switches the server on, from its store.
     pub fn start_server(&mut self) {
         let secrets = ServerSecrets::decode(&self.secrets).unwrap();
-        let config = ServerConfig::new(self.backend);
+        let suites = self.rules.suites.to_vec();
+        let config = ServerConfig { suites, ..ServerConfig::new(self.backend) };
         let now = self.server_clock.of(self.now);
         let seed = self.rng.array();
         if let Some(watch) = &mut self.watch {

@@ -102,7 +102,10 @@ fn of_the_device() -> Vec<Sample> {
             PACKAGES,
             "",
             &[],
-            &PackagePlan { issued: AT, last_resort_issued: UnixMillis(AT.0 + 1) },
+            &PackagePlan(BTreeMap::from([(
+                Suite::Hybrid,
+                Issued { at: AT, last_resort: UnixMillis(AT.0 + 1) },
+            )])),
         ),
         sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT }),
     ];

@@ -330,7 +330,7 @@ fn a_request_without_its_fields_is_refused() {
                             | Request::Health
                             | Request::Hello
                             | Request::Logout
-                            | Request::KeyPackageStatus
+                            | Request::KeyPackageStatus { .. }
                             | Request::KeyPackageUpload { .. }
                             | Request::ChannelList { after: None }
                     )
