@@ -29,6 +29,7 @@ impl Client {
         let item = self.outbox.remove(&ticket)?;
         self.forget_upload(ticket, &item);
         self.inflight.remove(&ticket);
+        self.refused.remove(&ticket);
         self.gate.stage(Op::Delete(item_key(ticket)));
         self.dirty.insert(item.channel);
         Some(item)
@@ -64,10 +65,12 @@ impl Client {
             return;
         }
         // Messages wait in order; the commit that they may be waiting for does not wait behind them.
-        let mut blocked = false;
+        let (mut blocked, mut tried_again) = (false, false);
         for ticket in self.outbox_of(id) {
-            let unsealed = self.outbox.get(&ticket).is_some_and(OutItem::is_unsealed);
-            let later = (blocked && unsealed) || self.waits_for_others(id, ticket);
+            let item = self.outbox.get(&ticket);
+            let in_order = (blocked && item.is_some_and(OutItem::is_unsealed))
+                || (tried_again && item.is_some_and(OutItem::is_message));
+            let later = in_order || self.waits_for_others(id, ticket);
             if !self.inflight.contains(&ticket) && !later {
                 if self.calls() >= CALLS_IN_FLIGHT / 2 {
                     self.crowded.insert(id);
@@ -80,6 +83,7 @@ impl Client {
                 }
             }
             blocked |= self.may_be_refused(id, ticket);
+            tried_again |= self.refused.contains(&ticket);
         }
     }
 
@@ -204,6 +208,7 @@ impl Client {
     /// The server has it, now or since an earlier try. Its proof is checked before anybody is told.
     pub(super) fn on_accepted(&mut self, ticket: Ticket, accepted: Accepted) {
         self.inflight.remove(&ticket);
+        self.refused.remove(&ticket);
         let Some(item) = self.outbox.get(&ticket) else { return };
         let Some(hash) = item.hash() else { return };
         let (id, message) = (item.channel, item.message);
@@ -298,7 +303,11 @@ impl Client {
                 self.reseal(ticket);
             }
             ErrorCode::GenerationMismatch if self.is_member(id) => self.generation_passed(ticket),
-            _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),
+            _ if failure.is_transient() => {
+                let message = item.is_message();
+                self.refused.extend(message.then_some(ticket));
+                self.hold(id, failure.retry_after_ms);
+            }
             _ => {
                 if let OutWhat::Proposal { intent, .. } = item.what {
                     self.proposal_refused(Ticket(intent), Failed::from(failure));

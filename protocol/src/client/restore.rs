@@ -217,6 +217,7 @@ impl Client {
             turns: BTreeMap::new(),
             outbox: stored.outbox,
             inflight: BTreeSet::new(),
+            refused: BTreeSet::new(),
             rotation: stored.rotation,
             rotation_retry: None,
             uploads: BTreeMap::new(),

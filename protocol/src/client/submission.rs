@@ -80,6 +80,11 @@ impl OutItem {
         }
     }
 
+    /// Content of the application, as opposed to a change of the group.
+    pub(super) fn is_message(&self) -> bool {
+        matches!(self.what, OutWhat::Application { .. })
+    }
+
     /// A message that is not encrypted yet.
     pub(super) fn is_unsealed(&self) -> bool {
         matches!(self.what, OutWhat::Application { sealed: None, .. })

@@ -25,7 +25,6 @@ mod rejoin;
 mod reset;
 mod restarts;
 mod secrets;
-mod storm;
 mod stranger;
 mod succession;
 mod talk;

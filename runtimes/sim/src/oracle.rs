@@ -140,6 +140,15 @@ impl Oracle {
         self.forget_order(device);
     }
 
+    /// A record of a device was torn while it was off; whether it began with that. One of the directory has to be found
+    /// then, one of a group costs no more than that group.
+    pub(crate) fn torn(&mut self, device: usize, key: &[u8], begun: bool) {
+        let group = key.strip_prefix(b"g/").and_then(|rest| rest.first_chunk::<16>());
+        let what = || format!("device {device}: {}", key.escape_ascii());
+        self.check(begun == group.is_some(), "a torn record is found", what);
+        self.readers[device].torn.extend(group.map(|id| ChannelId(*id)));
+    }
+
     /// Somebody lies to a device, or changes what it says.
     pub(crate) fn lied(&mut self, device: usize) {
         self.dishonest = true;
@@ -276,13 +285,7 @@ impl Oracle {
                 }
             }
             Event::Changed(change) => self.changed(device, change),
-            Event::Joined { channel, .. } => {
-                self.readers[device].lost.remove(channel);
-                let of = self.readers[device].sender;
-                let log = self.logs.channels.get(channel);
-                let member = log.zip(of).is_some_and(|(log, of)| log.was_member(of));
-                self.check(member, "who joins was added", || format!("{device} {channel}"));
-            }
+            Event::Joined { channel, .. } => self.joined(device, *channel),
             Event::FellOut { channel, .. } => {
                 self.readers[device].out.insert(*channel);
             }
@@ -291,10 +294,16 @@ impl Oracle {
                 let reader = &mut self.readers[device];
                 reader.out.remove(channel);
                 reader.lost.remove(channel);
+                reader.torn.remove(channel);
                 reader.back.insert(*channel, (generation, *epoch));
             }
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
+            }
+            // Nothing is left that says whose group it was.
+            Event::Unreadable { channel, why, .. } if why.contains("a member has to remove") => {
+                let reader = &mut self.readers[device];
+                reader.lost.extend(reader.torn.contains(channel).then_some(*channel));
             }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
@@ -311,6 +320,19 @@ impl Oracle {
             Event::Online { .. } => self.readers[device].ended = false,
             _ => {}
         }
+    }
+
+    fn joined(&mut self, device: usize, channel: ChannelId) {
+        let reader = &mut self.readers[device];
+        reader.torn.remove(&channel);
+        reader.leaving.remove(&channel);
+        let of = reader.sender;
+        let since = self.logs.channels.get(&channel).zip(of).and_then(|(log, of)| log.since(of));
+        // What was before is not known to a backup that did not know of the group.
+        if let (true, Some(place)) = (reader.lost.remove(&channel), since) {
+            reader.back.insert(channel, place);
+        }
+        self.check(since.is_some(), "who joins was added", || format!("{device} {channel}"));
     }
 
     fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Asked> {

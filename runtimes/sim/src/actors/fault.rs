@@ -8,7 +8,7 @@ use qpc_protocol::limits::REJOIN_TIME;
 
 use super::Play;
 use crate::scenario::Step;
-use crate::world::{CREDIT, Clock, Moment, Side};
+use crate::world::{CREDIT, Clock, Damage, Moment, Side};
 
 /// Once faults stop, the world comes to rest within this time: a device comes back to a group at most once an hour, and
 /// may have done so just before; the rest is backoff and retries.
@@ -83,6 +83,7 @@ impl Play<'_> {
                 let kind = if how == 0 { StoreFaultKind::Full } else { StoreFaultKind::Io };
                 device.fail_disk = Some(kind);
             }
+            Step::Damage { part, .. } if !is_thief => return self.damage(index, part),
             Step::Backup { .. } => self.backups[index] = Some(device.disk.clone()),
             Step::Restore { .. } => {
                 let Some(copy) = self.backups[index].clone() else { return false };
@@ -97,6 +98,30 @@ impl Play<'_> {
             _ => return false,
         }
         true
+    }
+
+    /// Damages a record of a device that goes off, and switches it on.
+    fn damage(&mut self, device: usize, part: u16) -> bool {
+        self.world.crash(device);
+        let whole = self.world.devices[device].disk.clone();
+        let torn = match part % 3 {
+            0 => self.world.damage(device, b"d/", Damage::Cut),
+            1 => self.world.damage(device, b"g/", Damage::Cut),
+            _ => {
+                self.world.devices[device].fail_load = Some(StoreFaultKind::Corrupt);
+                None
+            }
+        };
+        self.oracle.borrow_mut().started(device);
+        let begun = self.world.try_start(device).is_ok();
+        if let Some(key) = &torn {
+            self.oracle.borrow_mut().torn(device, key, begun);
+        }
+        if !begun {
+            self.world.devices[device].disk = whole;
+            self.start(device);
+        }
+        torn.is_some() || part % 3 == 2
     }
 
     /// Switches a device on that is off, or whose machine has stopped.
@@ -123,6 +148,7 @@ impl Play<'_> {
             device.connect = true;
             device.crash_in = None;
             device.fail_disk = None;
+            device.fail_load = None;
             device.clock = Clock::default();
             device.latency = millis(self.scenario.setting.latency);
             device.jitter = Duration::ZERO;

@@ -18,8 +18,9 @@ pub(super) fn last(world: &World) -> String {
     text
 }
 
-pub(super) fn all_hold(world: &World, asked: &[Asked]) -> Result<(), String> {
-    nothing_suspect(world)?;
+/// `mistaken`: somebody's name had led to two accounts before.
+pub(super) fn all_hold(world: &World, asked: &[Asked], mistaken: bool) -> Result<(), String> {
+    nothing_suspect(world, mistaken)?;
     same_groups(world)?;
     read_once_and_alike(world)?;
     told_once(world, asked)
@@ -32,19 +33,17 @@ fn has_session(world: &World, device: usize) -> bool {
 }
 
 /// Crashes are nobody's lie.
-fn nothing_suspect(world: &World) -> Result<(), String> {
+fn nothing_suspect(world: &World, mistaken: bool) -> Result<(), String> {
     for (number, device) in world.devices.iter().enumerate() {
-        let bad = device.log.iter().find(|event| {
-            matches!(
-                event,
-                Event::ForkDetected { .. }
-                    | Event::ForkSuspected { .. }
-                    | Event::ServerFault { .. }
-                    | Event::Restored { .. }
-                    | Event::Gap { .. }
-                    | Event::AccountChanged { .. }
-                    | Event::Unreadable { .. }
-            )
+        let bad = device.log.iter().find(|event| match event {
+            Event::AccountChanged { .. } => !mistaken,
+            Event::ForkDetected { .. }
+            | Event::ForkSuspected { .. }
+            | Event::ServerFault { .. }
+            | Event::Restored { .. }
+            | Event::Gap { .. }
+            | Event::Unreadable { .. } => true,
+            _ => false,
         });
         if let Some(event) = bad {
             return Err(format!("device {number} was told {event:?}"));

@@ -12,6 +12,7 @@ use qpc_protocol::error::Refused;
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Reply};
 
 use super::{Ask, Holds, Script, Wish};
 use crate::world::{Rules, World};
@@ -39,6 +40,7 @@ pub const ALL: &[Script] = &[
     Script { name: "reset", past: together, wishes: reset },
     Script { name: "rejoin", past: together, wishes: rejoin },
     Script { name: "trust", past: together, wishes: trust },
+    Script { name: "another account", past: mistaken, wishes: acceptance },
     Script { name: "the end of an account", past: together, wishes: end_of_account },
 ];
 
@@ -81,6 +83,25 @@ fn admins() -> World {
         let account = account_of(&world, device).unwrap();
         world.done(ALICE, |client, now| client.set_role(now, channel, account, Role::Admin));
     }
+    world
+}
+
+/// A name that alice knows leads to somebody else by now.
+fn mistaken() -> World {
+    let mut world = people();
+    let carol = account_of(&world, CAROL).unwrap();
+    let bob = |client: &mut Client, now| client.lookup(now, "bob");
+    world.done(ALICE, bob);
+    world.liar = Some(Box::new(move |_, _, mut frame| {
+        if let Body::Reply(Reply::Account { account, .. }) = &mut frame.body {
+            *account = carol;
+        }
+        vec![frame]
+    }));
+    world.cut(ALICE);
+    world.done(ALICE, bob);
+    world.liar = None;
+    world.cut(ALICE);
     world
 }
 
@@ -452,6 +473,18 @@ fn trust(world: &World) -> Vec<Wish> {
             .kept_until(move |world| known(world) == Some(Trust::Verified)),
         wish("forget", ALICE, move |client, now| client.forget(now, bob))
             .until(move |world| known(world) != Some(Trust::Verified)),
+    ]
+}
+
+fn acceptance(world: &World) -> Vec<Wish> {
+    let carol = account_of(world, CAROL).unwrap();
+    let known =
+        move |world: &World| world.devices[ALICE].client.as_ref().and_then(|c| c.trust(carol));
+    vec![
+        wish("accept_change", ALICE, move |client, now| client.accept_change(now, carol))
+            .kept_until(move |world| known(world) == Some(Trust::Seen)),
+        wish("mark_verified", ALICE, move |client, now| client.mark_verified(now, carol))
+            .kept_until(move |world| known(world) == Some(Trust::Verified)),
     ]
 }
 

@@ -37,15 +37,21 @@ impl Oracle {
 
     /// The first thing that is not as it has to be in the end.
     pub(crate) fn unsettled(&self, world: &World) -> Converging {
-        let present: BTreeSet<Sender> = self.present(world).map(|(.., sender)| sender).collect();
         for (device, client, sender) in self.present(world) {
-            let mut logs = self.logs.channels.values();
-            let behind = logs.any(|log| log.is_left_behind(sender, &present));
+            let mut logs = self.logs.channels.iter();
+            let behind =
+                logs.any(|(id, log)| log.is_left_behind(sender, &self.staying(world, *id)));
             let reader = &self.readers[device];
-            // Who founded a direct channel and was kept from adding the other was told so; the other waits.
+            // Who founded a direct channel and was kept from adding the other was told so; the other waits. So it does if
+            // the founder does not come back.
             let asks = |issued: &Issued| issued.asked == Asked::Direct && !issued.answered;
-            let unmet = self.dishonest && reader.tickets.values().any(asks);
-            let waits = behind || unmet || !reader.lost.is_empty();
+            let unmet = reader.tickets.values().any(asks)
+                && (self.dishonest || self.is_founded_and_left(world, sender));
+            let kept_out = |id: &ChannelId| {
+                let log = self.logs.channels.get(id);
+                log.is_some_and(|log| log.members().contains(&sender))
+            };
+            let waits = behind || unmet || reader.lost.iter().any(kept_out);
             if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
@@ -59,26 +65,42 @@ impl Oracle {
             }
         }
         let mut logs = self.logs.channels.iter();
-        logs.find_map(|(id, log)| self.disagreement(world, *id, log, &present))
+        logs.find_map(|(id, log)| self.disagreement(world, *id, log))
+    }
+
+    /// Those who are present and have not left the channel: who is alone in a group leaves it without a word to the log.
+    fn staying(&self, world: &World, id: ChannelId) -> BTreeSet<Sender> {
+        let stays = |device: &usize| !self.readers[*device].leaving.contains(&id);
+        let present = self.present(world).filter(|(device, ..)| stays(device));
+        present.map(|(.., sender)| sender).collect()
+    }
+
+    /// Whether a direct channel of this account's is there in which nobody is who could add a device to it.
+    fn is_founded_and_left(&self, world: &World, device: Sender) -> bool {
+        self.logs.channels.iter().any(|(id, log)| {
+            let own = |member: &Sender| {
+                let between = ChannelId::direct(device.account, member.account);
+                member.account == device.account || between == *id
+            };
+            let staying = self.staying(world, *id);
+            log.kind == ChannelKind::Direct
+                && log.members().iter().all(|member| own(member) && !staying.contains(member))
+        })
     }
 
     /// Members who do not stand where the log ends, or not in the same epoch.
-    fn disagreement(
-        &self,
-        world: &World,
-        id: ChannelId,
-        log: &Log,
-        present: &BTreeSet<Sender>,
-    ) -> Converging {
+    fn disagreement(&self, world: &World, id: ChannelId, log: &Log) -> Converging {
         let mut said: Option<(usize, Vec<u8>)> = None;
         for (device, client, sender) in self.present(world) {
             let group = client.groups().into_iter().find(|group| group.channel == id);
             let reader = &self.readers[device];
-            if reader.leaving.contains(&id) {
+            // Whose records of a group do not even tell whose it was has said so, and waits for a member.
+            let unknown = reader.torn.contains(&id) && reader.lost.contains(&id);
+            if reader.leaving.contains(&id) || unknown {
                 continue;
             }
             if !log.members().contains(&sender) {
-                let waits = log.is_left_behind(sender, present);
+                let waits = log.is_left_behind(sender, &self.staying(world, id));
                 if group.is_some_and(|group| group.member) && !waits {
                     return Some(("who was removed is out", format!("device {device}, {id}")));
                 }
@@ -87,12 +109,17 @@ impl Oracle {
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
                 // A founding that was refused with the key of before, after it had come true, is told as failed.
-                let only = log.members().len() == 1;
-                if (log.kind == ChannelKind::Direct && alone) || only || reader.lost.contains(&id) {
+                let only = log.head() == 0;
+                // What a thief did with the device's own keys, the device does not know.
+                let kept_out = reader.stolen || reader.lost.contains(&id);
+                if (log.kind == ChannelKind::Direct && alone) || only || kept_out {
                     continue;
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
             };
+            if reader.restored && log.is_moved_by_a_stranger((group.generation, group.epoch)) {
+                continue;
+            }
             if let Some(what) = difference(log, &group, reader) {
                 let what = format!("device {device}, {id}: {what}");
                 return Some(("members stand where the log ends", what));

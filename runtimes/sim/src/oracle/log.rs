@@ -75,6 +75,16 @@ impl Log {
         &self.members[&self.place]
     }
 
+    /// Whether the last commit is by an account that a device which stands at `place` does not know for a member: by the
+    /// server's word alone it goes nowhere.
+    pub(super) fn is_moved_by_a_stranger(&self, place: Place) -> bool {
+        let last = self.entries.iter().rfind(|entry| entry.kind == EntryKind::Commit);
+        let known = self.members.get(&place);
+        last.zip(known).is_some_and(|(last, known)| {
+            place < self.place && known.iter().all(|member| member.account != last.sender.account)
+        })
+    }
+
     /// Every membership there was.
     pub(super) fn memberships(&self) -> impl Iterator<Item = &BTreeSet<Sender>> {
         self.members.values()
@@ -100,6 +110,12 @@ impl Log {
     pub(super) fn is_handed(&self, device: Sender, seq: u64) -> bool {
         let mut spans = self.spans.iter().filter(|span| span.device == device);
         spans.any(|span| span.seqs.0 < seq && span.seqs.1.is_none_or(|left| seq <= left))
+    }
+
+    /// Where it became a member, the last time.
+    pub(super) fn since(&self, device: Sender) -> Option<Place> {
+        let last = self.spans.iter().rfind(|span| span.device == device);
+        last.map(|span| (span.generation, span.epochs.0))
     }
 
     /// Whether it was a member once.

@@ -74,6 +74,8 @@ pub(super) struct Reader {
     pub(super) alarmed: bool,
     /// Its disk was put back to an older state.
     pub(super) restored: bool,
+    /// Groups of which a record was torn.
+    pub(super) torn: BTreeSet<ChannelId>,
     /// Groups that it is kept out of: added to after the backup that it was restored from.
     pub(super) lost: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
@@ -154,7 +156,7 @@ impl Reader {
     /// Whether it has told, or has reason, that it cannot read all of a group.
     pub(super) fn is_disturbed(&self, channel: ChannelId) -> bool {
         let out = self.out.contains(&channel) || self.back.contains_key(&channel);
-        self.lied || self.restored || out
+        self.lied || self.restored || out || self.torn.contains(&channel)
     }
 
     /// Whether this device may miss an entry: it was not there, or was lied to.

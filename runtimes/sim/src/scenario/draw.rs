@@ -40,7 +40,25 @@ impl Scenario {
             left -= usize::from(step.kind().class != Class::Time);
             steps.push(step);
         }
+        tear(seed, &mut steps, operations);
         Self { seed, setting, steps }
+    }
+}
+
+/// In some of the worlds with faults a disk is damaged, once or twice; drawn apart, so that all else is as it was before
+/// there was this.
+fn tear(seed: u64, steps: &mut Vec<Step>, operations: usize) {
+    let mut start = [0x7D; 32];
+    start[..8].copy_from_slice(&seed.to_be_bytes());
+    let mut dice = Dice(Entropy::from_seed(start));
+    let faults = steps.iter().any(|step| step.kind().class == Class::Fault);
+    if !faults || !dice.one_in(4) {
+        return;
+    }
+    for _ in 0..=dice.roll(2) {
+        let (device, part) = (dice.roll(16) as u16, dice.roll(3) as u16);
+        let at = steps.len().saturating_sub(dice.roll(operations.max(1) as u64) as usize);
+        steps.insert(at, Step::Damage { device, part });
     }
 }
 
@@ -71,6 +89,9 @@ fn weights(dice: &mut Dice) -> Vec<u64> {
     let hostile = dice.one_in(4);
     let deletes = dice.one_in(8);
     let mut weigh = |kind: &super::Kind| {
+        if kind.word == "damage" {
+            return 0;
+        }
         let base = match kind.word {
             "delete" => u64::from(deletes),
             _ => kind.weight.into(),

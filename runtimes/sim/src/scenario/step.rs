@@ -174,6 +174,9 @@ steps! {
     SlowDisk = "slow-disk", Fault, 4, [device, ms];
     /// Its disk refuses the next batch: full (0), failing (1).
     DiskFails = "disk-fails", Fault, 3, [device, how];
+    /// It goes off, and a record of it is torn: of its directory (0), of a group (1); or its store finds one that is not
+    /// what it wrote (2). Then it is switched on. What cannot be begun with is put right.
+    Damage = "damage", Fault, 0, [device, part];
     /// Its disk is copied.
     Backup = "backup", Fault, 3, [device];
     /// The copy is put in its place.
@@ -244,7 +247,7 @@ impl Step {
             "times" => 1 + byte % 4,
             "batch" => byte % 6,
             "messages" => 16 + byte % 48,
-            "moment" => byte % 3,
+            "moment" | "part" => byte % 3,
             "suite" | "full" | "how" | "admin" | "end" | "back" | "fast" | "many" => byte % 2,
             _ => byte % 16,
         }
