@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use super::blobs::Download;
 use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
+use super::left::Left;
 use super::metadata::Metadata;
 use super::rejoin::Rejoining;
 use crate::id::{AccountId, ChannelId, Digest};
@@ -80,6 +81,8 @@ pub(super) struct Channel {
     pub leaf: Option<Leaf>,
     /// They are due: when they are replaced.
     pub update_at: Option<Duration>,
+    /// Devices of the own account that are not added unasked.
+    pub left: Left,
     pub ledger: Ledger,
     pub ledger_dirty: bool,
     /// Channels whose checkpoints are to be sent in this one.
@@ -160,6 +163,7 @@ impl Channel {
             row_dirty: false,
             leaf: None,
             update_at: None,
+            left: Left::default(),
             ledger: Ledger::default(),
             ledger_dirty: false,
             carrying: Vec::new(),

@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::Client;
 use super::channel::Slot;
 use super::directory::{self, Fall};
-use super::event::{Event, Why};
+use super::event::Event;
 use super::load::Reading;
 use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
@@ -133,10 +133,8 @@ impl Client {
         self.settle_blindness(id);
         self.stage_channel(id);
         self.wake_inboxes();
+        self.forget_left(id);
         self.event(Event::Rejoined { channel: id, epoch, why });
-        if why == Why::Added {
-            self.admit_all(id);
-        }
     }
 
     /// A proposal is of its epoch only: the intent makes another.

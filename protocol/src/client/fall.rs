@@ -30,6 +30,7 @@ use super::channel::{Channel, Slot};
 use super::directory::{self, ChannelRow, Fall, Restored};
 use super::event::{Event, Why};
 use super::intent::Want;
+use super::left::Left;
 use super::{Client, session::Phase};
 use crate::id::ChannelId;
 use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME, UNOPENED_WELCOMES};
@@ -77,8 +78,10 @@ impl Client {
             let channel = self.channels.entry(id).or_insert_with(fresh);
             channel.slot = Slot::Cold;
             channel.row.member = true;
+            channel.left = Left::unknown();
             channel.row_dirty = true;
             self.stage_channel(id);
+            self.store_left(id);
         }
         self.fall_out(id, Why::Added, true);
         true

@@ -452,6 +452,10 @@ impl Client {
         }
         self.note_other(id);
         self.forget_claims(id, &change.removed);
+        self.note_left(id, &change.left);
+        if !change.added.is_empty() {
+            self.forget_left(id);
+        }
         if change.rejoined {
             self.tell_in_turn(id, change.committer);
         }

@@ -34,6 +34,7 @@ mod intent;
 pub mod job;
 mod join;
 mod keys;
+mod left;
 mod link;
 mod load;
 mod login;

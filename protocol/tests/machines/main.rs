@@ -16,6 +16,7 @@ mod founders;
 mod garbage;
 mod hostile;
 mod large;
+mod left;
 mod lies;
 mod life;
 mod lifecycle;

@@ -170,6 +170,7 @@ fn what_one_who_is_out_said_to_be_ahead_is_forgotten() {
         committer: own.sender(),
         added: Vec::new(),
         removed: vec![other.sender()],
+        left: Vec::new(),
         updated: Vec::new(),
         data: None,
         rekeyed: true,
