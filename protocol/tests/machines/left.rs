@@ -6,7 +6,7 @@ use crate::reset::{all_talk, reset, two_admins};
 use crate::talk::*;
 use qpc_protocol::client::event::Why;
 use qpc_protocol::id::ChannelId;
-use qpc_protocol::limits::{ENTRY_TIME, KEY_PACKAGE_TIME};
+use qpc_protocol::limits::{ENTRY_TIME, KEY_PACKAGE_TIME, REJOIN_TIME};
 use qpc_sim::world::{Rules, World};
 
 /// Alice, Bob and Carol in a group that Bob's tablet was in too, and has left.
@@ -92,6 +92,8 @@ fn a_device_that_has_left_is_not_brought_back_by_a_sibling_that_knows_nothing_of
     world.pass(Duration::from_secs(120));
     agree(&world, channel, &[ALICE, BOB, CAROL, phone]);
     assert_eq!(world.group(ALICE, channel).members, 4);
+    // Who came back from outside a moment ago does not do so again.
+    world.pass(REJOIN_TIME);
     assert_eq!(reset(&mut world, ALICE, channel, None), 2);
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL, phone], 2);
     assert_eq!(world.group(ALICE, channel).members, 4);
