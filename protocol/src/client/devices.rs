@@ -290,11 +290,20 @@ impl Client {
     /// How many of a group's members that count come before this device, in order of their leaves; at most [`TURNS`].
     /// `None` while the group is not in memory.
     pub(super) fn rank(&mut self, id: ChannelId, counts: impl Fn(Sender) -> bool) -> Option<u32> {
+        self.members_before(id, counts).map(|before| before.min(TURNS))
+    }
+
+    /// The same, however many they are.
+    pub(super) fn members_before(
+        &mut self,
+        id: ChannelId,
+        counts: impl Fn(Sender) -> bool,
+    ) -> Option<u32> {
         let before = self.with_group(id, |group, _| {
             let (own, members) = (group.own_leaf(), group.members());
             members.iter().filter(|m| m.leaf < own && counts(m.record.sender())).count()
         })?;
-        Some(u32::try_from(before).unwrap_or(TURNS).min(TURNS))
+        Some(u32::try_from(before).unwrap_or(u32::MAX))
     }
 
     /// Asks for a key package of a device to be admitted, once it is this device's turn.

@@ -210,6 +210,9 @@ impl Client {
             channel.row.with = before.row.with;
             // The log is the same one.
             channel.ledger = before.ledger;
+            let from = &before.row.cursor;
+            channel.ledger.marks.keep(from.seq(), from.chain());
+            channel.agreed = before.agreed;
             channel.left = before.left;
         }
         if !was_member && self.me().is_some_and(|me| me.account == by.account) {

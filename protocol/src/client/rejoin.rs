@@ -336,8 +336,7 @@ impl Client {
         channel.fall.made = true;
         let generation = channel.generation();
         if channel.fall.cut {
-            channel.row.cursor = Cursor::at(offer.seq, offer.chain);
-            channel.row_dirty = true;
+            channel.jump(Cursor::at(offer.seq, offer.chain));
             self.forget_accepted(id, offer.seq);
         }
         let message = MessageId(self.entropy.array());
