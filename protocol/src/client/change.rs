@@ -101,6 +101,7 @@ impl Client {
     /// This device is out of a group: by whom the log says, if it could be read.
     pub(super) fn evict(&mut self, id: ChannelId, by: Option<Sender>) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        let hearsay = channel.is_hearsay();
         channel.row.member = false;
         channel.row.leaving = false;
         channel.row.authenticator.clear();
@@ -116,6 +117,10 @@ impl Client {
         self.store_left(id);
         self.stage_channel(id);
         self.wake_inboxes();
+        if hearsay {
+            // There is nothing to keep of it, and no end of what a server can make up.
+            self.erase(id);
+        }
         self.event(Event::Evicted { channel: id, by });
     }
 

@@ -267,6 +267,12 @@ impl Channel {
         self.ledger_dirty = true;
     }
 
+    /// Whether this device was never in the group: the server has only said that it was added.
+    pub(super) fn is_hearsay(&self) -> bool {
+        let entered = self.row.epoch > 0 || self.ledger.transcript.is_some();
+        !self.inbox && !entered && self.row.unread == 0
+    }
+
     /// Whether the log was read to the head that the server named.
     pub(super) fn at_head(&self) -> bool {
         self.waiting.is_empty()

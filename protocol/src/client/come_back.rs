@@ -180,10 +180,14 @@ impl Client {
         channel.rejoin_at = Some(self.now.mono + wait);
     }
 
-    /// Not again on this connection.
+    /// Not again on this connection; and if there is nothing of the group but the word of the server, which does not stand
+    /// by it, not at all.
     pub(super) fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
         self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.is_hearsay() {
+            return self.evict(id, None);
+        }
         channel.rejoin_off = true;
         let seq = channel.row.cursor.seq();
         self.settle_rejoins(id, Err(why));

@@ -33,4 +33,5 @@ mod succession;
 mod talk;
 mod thieves;
 mod trust;
+mod unopened;
 mod usurpers;
