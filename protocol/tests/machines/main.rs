@@ -21,6 +21,7 @@ mod left;
 mod lies;
 mod life;
 mod lifecycle;
+mod noise;
 mod parted;
 mod profile;
 mod rejoin;
