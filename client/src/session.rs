@@ -391,12 +391,14 @@ impl Session {
 
 fn warn(output: Output, event: &Event) {
     match event {
-        Event::ForkDetected { channel, seq, by: None } => output.warn(&format!(
-            "THE SERVER CONTRADICTS ITSELF about the log of group {channel}, at #{seq}: do not trust it"
+        Event::ForkDetected { channel, agreed, seq, by: None } => output.warn(&format!(
+            "THE SERVER CONTRADICTS ITSELF about the log of group {channel}, {}: do not trust it",
+            place(*agreed, *seq)
         )),
-        Event::ForkDetected { channel, seq, by: Some(by) } => output.warn(&format!(
-            "A MEMBER HAS ANOTHER LOG of group {channel}, at #{seq} (account {}): the server shows different logs to \
+        Event::ForkDetected { channel, agreed, seq, by: Some(by) } => output.warn(&format!(
+            "A MEMBER HAS ANOTHER LOG of group {channel}, {} (account {}): the server shows different logs to \
              different members, or that member does not tell the truth; compare with more of them (qpc verify --group)",
+            place(*agreed, *seq),
             by.account
         )),
         Event::ForkSuspected { channel, seq } => output.warn(&format!(
@@ -458,6 +460,14 @@ fn warn(output: Output, event: &Event) {
             output.note(&format!("this device is no member of group {channel} any more"));
         }
         _ => {}
+    }
+}
+
+/// Where two logs part: behind what is known to be the same in both, and not behind what is known to differ.
+fn place(agreed: u64, seq: u64) -> String {
+    match agreed.saturating_add(1) {
+        first if first >= seq => format!("at #{seq}"),
+        first => format!("between #{first} and #{seq}"),
     }
 }
 

@@ -203,6 +203,15 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
 /// A session that stood this long starts the backoff over; a shorter one counts as one more failure.
 pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
+/// Entries of an epoch to come that are kept until the commit is shown which leads there, those between them counted in.
+/// An honest server shows none: more would be kept for a liar only.
+pub const EARLY_ENTRIES: usize = 64;
+/// Bytes of them, as long as the commit does not follow.
+pub const EARLY_BYTES: u64 = 1024 * 1024;
+/// How often a log is asked for again of which the server shows such entries.
+pub const EARLY_TRIES: u32 = 3;
+/// How long the commit is waited for before the first of these tries; doubled each time, 15 s in all.
+pub const EARLY_PATIENCE: Duration = Duration::from_secs(1);
 /// Links of a log's chain that a reader remembers behind its cursor, to compare with what others saw.
 pub const CHAINS_KEPT: usize = 256;
 /// How many of them are stored with the cursor; each costs 32 bytes per batch.
@@ -227,6 +236,8 @@ pub const MARKS_KEPT: usize = 64;
 pub const CHECKPOINT_TIME: Duration = Duration::from_secs(60 * 60);
 /// Checkpoints in one message: 2 KB.
 pub const CHECKPOINTS_PER_MESSAGE: usize = 8;
+/// Members of whom a device remembers how far they had read the same log: 4 KB per channel.
+pub const AGREEMENTS_KEPT: usize = 64;
 /// Checkpoints of others that wait until their log was read as far; further ones are not kept.
 pub const CHECKPOINTS_KEPT: usize = 1_024;
 /// Losses of an intent's commit before it is published as a proposal.

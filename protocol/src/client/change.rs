@@ -10,6 +10,7 @@ use super::channel::Slot;
 use super::directory;
 use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Want};
+use super::left::Left;
 use super::metadata::last_admin;
 use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
@@ -100,19 +101,26 @@ impl Client {
     /// This device is out of a group: by whom the log says, if it could be read.
     pub(super) fn evict(&mut self, id: ChannelId, by: Option<Sender>) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        let hearsay = channel.is_hearsay();
         channel.row.member = false;
         channel.row.leaving = false;
         channel.row.authenticator.clear();
         channel.row_dirty = true;
         channel.ready = false;
         channel.slot = Slot::None;
+        channel.left = Left::default();
         let prefix = directory::group_prefix(id, channel.row.generation);
         self.gate.stage(Op::DeletePrefix(prefix));
         self.abandon(id);
         self.forget_leaf(id);
         self.forget_fall(id);
+        self.store_left(id);
         self.stage_channel(id);
         self.wake_inboxes();
+        if hearsay {
+            // There is nothing to keep of it, and no end of what a server can make up.
+            self.erase(id);
+        }
         self.event(Event::Evicted { channel: id, by });
     }
 

@@ -6,8 +6,12 @@ use std::collections::{BTreeSet, VecDeque};
 use super::blobs::Download;
 use super::checkpoint::Ledger;
 use super::directory::{self, ChannelRow, Ended, Fall, Leaf};
+use super::early::Early;
+use super::left::Left;
 use super::metadata::Metadata;
 use super::rejoin::Rejoining;
+use crate::delivery::agreed::Agreed;
+use crate::delivery::window::Cursor;
 use crate::id::{AccountId, ChannelId, Digest};
 use crate::io::LoadId;
 use crate::mls::group::Group;
@@ -17,7 +21,7 @@ use crate::wire::message::{Entry, Part};
 pub(super) const WAITING_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What an entry counts for: its payload, unless that is a blob, and about what surrounds it.
-fn cost(entry: &Entry) -> u64 {
+pub(super) fn cost(entry: &Entry) -> u64 {
     256 + match &entry.payload {
         Part::Inline(bytes) => bytes.len() as u64,
         Part::Blob { .. } => 0,
@@ -80,8 +84,14 @@ pub(super) struct Channel {
     pub leaf: Option<Leaf>,
     /// They are due: when they are replaced.
     pub update_at: Option<Duration>,
+    /// Devices of the own account that are not added unasked.
+    pub left: Left,
     pub ledger: Ledger,
     pub ledger_dirty: bool,
+    /// How far others are known to have read the same log, since this machine started.
+    pub agreed: Agreed,
+    /// The next entry, if it waits for its commit.
+    pub early: Early,
     /// Channels whose checkpoints are to be sent in this one.
     pub carrying: Vec<ChannelId>,
     /// The group cannot be followed any further; tried again with the next session.
@@ -112,8 +122,9 @@ pub(super) struct Channel {
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
     pub flush_at: Option<Duration>,
-    /// The members are told at this time what the group shows of itself, unless somebody else has done it.
-    pub tell_at: Option<Duration>,
+    /// The members are told at this time what the group shows of itself, unless somebody else has done it in this epoch or
+    /// later.
+    pub tell_at: Option<(Duration, u64)>,
     /// What the server could not do is not asked again before this time: the subscription, a blob.
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
@@ -160,8 +171,11 @@ impl Channel {
             row_dirty: false,
             leaf: None,
             update_at: None,
+            left: Left::default(),
             ledger: Ledger::default(),
             ledger_dirty: false,
+            agreed: Agreed::default(),
+            early: Early::default(),
             carrying: Vec::new(),
             stuck: false,
             inbox,
@@ -240,10 +254,23 @@ impl Channel {
         self.gap_told = false;
     }
 
+    /// The log is read on from elsewhere. Where it was read to is remembered: others may have read another one up to there.
+    pub(super) fn jump(&mut self, to: Cursor) {
+        let from = core::mem::replace(&mut self.row.cursor, to);
+        self.ledger.marks.keep(from.seq(), from.chain());
+        (self.row_dirty, self.ledger_dirty) = (true, true);
+    }
+
     /// Takes over what the group of a new epoch says of itself.
     pub(super) fn enter(&mut self, transcript: Digest) {
         self.ledger.transcript = Some(transcript);
         self.ledger_dirty = true;
+    }
+
+    /// Whether this device was never in the group: the server has only said that it was added.
+    pub(super) fn is_hearsay(&self) -> bool {
+        let entered = self.row.epoch > 0 || self.ledger.transcript.is_some();
+        !self.inbox && !entered && self.row.unread == 0
     }
 
     /// Whether the log was read to the head that the server named.
@@ -350,6 +377,7 @@ impl Channel {
     pub(super) fn forget_waiting(&mut self) {
         self.waiting.clear();
         self.waiting_bytes = 0;
+        self.early.until = None;
     }
 
     /// Forgets the newest entries that wait, above that many bytes.

@@ -20,7 +20,6 @@ use super::submission::{OutItem, OutWhat, Says};
 use crate::crypto::checkpoint::Checkpoint;
 use crate::crypto::identity::DeviceRecord;
 use crate::delivery::marks::Marks;
-use crate::delivery::window::Agreement;
 use crate::env::{Now, UnixMillis};
 use crate::error::Refused;
 use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
@@ -69,14 +68,8 @@ impl Channel {
     /// What somebody else's checkpoint is to the log that was read here.
     fn weigh(&self, theirs: &Checkpoint) -> Comparison {
         let cursor = &self.row.cursor;
-        let link = |seq, chain| match (cursor.compare(seq, chain), self.ledger.marks.at(seq)) {
-            (Ok(Agreement::TooOld), Some(own)) => Some(own == chain),
-            (Ok(Agreement::TooOld | Agreement::Ahead), _) => None,
-            (Ok(Agreement::Same), _) => Some(true),
-            (Err(_), _) => Some(false),
-        };
-        let at_mark = link(theirs.mark, theirs.mark_chain);
-        let at_head = link(theirs.seq, theirs.chain);
+        let at_mark = self.agrees(theirs.mark, theirs.mark_chain);
+        let at_head = self.agrees(theirs.seq, theirs.chain);
         let same_epoch = (theirs.generation, theirs.epoch) == (self.row.generation, self.row.epoch);
         let lower = theirs.seq.min(cursor.seq());
         if at_mark == Some(false) {
@@ -221,13 +214,24 @@ impl Client {
 
     fn note_claim(&mut self, mut claim: Claim, found: Comparison) {
         let (channel, by) = (claim.checkpoint.channel, claim.checkpoint.by);
+        self.note_links(&claim.checkpoint);
         if let Comparison::Differs { seq } = found {
-            self.event(Event::ForkDetected { channel, seq, by: Some(by) });
+            self.fork(channel, seq, Some(by));
             return self.drop_claim(&claim);
         }
         claim.vetted = true;
         self.gate.stage(claim.put());
         self.claims.insert((channel, by), claim);
+    }
+
+    /// Where a member's log is the same as the one read here.
+    fn note_links(&mut self, theirs: &Checkpoint) {
+        let id = theirs.channel;
+        for (seq, chain) in [(theirs.mark, theirs.mark_chain), (theirs.seq, theirs.chain)] {
+            if self.channels.get(&id).and_then(|channel| channel.agrees(seq, chain)) == Some(true) {
+                self.note_agreed(id, Some(theirs.by), seq);
+            }
+        }
     }
 
     /// Devices that are out of a group have nothing to say of it any more.
@@ -290,6 +294,11 @@ impl Client {
                 continue;
             };
             let backend = self.config.backend;
+            let key = device.as_ref().map(|device| device.device_key);
+            let proven = key.is_some_and(|key| theirs.verify(backend, &key).is_ok());
+            if proven {
+                self.note_links(&theirs);
+            }
             let found = match (device, self.channels.get(&id)) {
                 (_, None) => {
                     let failed = Failed::Obsolete("no longer a member of the group");
@@ -297,13 +306,11 @@ impl Client {
                     continue;
                 }
                 (None, _) => Comparison::Stranger,
-                (Some(device), Some(channel)) => match theirs.verify(backend, &device.device_key) {
-                    Ok(()) => channel.weigh(&theirs),
-                    Err(_) => channel.weigh_unproven(&theirs),
-                },
+                (_, Some(channel)) if proven => channel.weigh(&theirs),
+                (_, Some(channel)) => channel.weigh_unproven(&theirs),
             };
             if let Comparison::Differs { seq } = found {
-                self.event(Event::ForkDetected { channel: id, seq, by: Some(theirs.by) });
+                self.fork(id, seq, Some(theirs.by));
             }
             self.event(Event::Done(ticket, Outcome::Compared(found)));
         }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use super::Client;
 use super::channel::Slot;
 use super::directory::{self, Fall};
-use super::event::{Event, Why};
+use super::event::Event;
 use super::load::Reading;
 use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
@@ -133,10 +133,8 @@ impl Client {
         self.settle_blindness(id);
         self.stage_channel(id);
         self.wake_inboxes();
+        self.forget_left(id);
         self.event(Event::Rejoined { channel: id, epoch, why });
-        if why == Why::Added {
-            self.admit_all(id);
-        }
     }
 
     /// A proposal is of its epoch only: the intent makes another.
@@ -182,10 +180,14 @@ impl Client {
         channel.rejoin_at = Some(self.now.mono + wait);
     }
 
-    /// Not again on this connection.
+    /// Not again on this connection; and if there is nothing of the group but the word of the server, which does not stand
+    /// by it, not at all.
     pub(super) fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
         self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.is_hearsay() {
+            return self.evict(id, None);
+        }
         channel.rejoin_off = true;
         let seq = channel.row.cursor.seq();
         self.settle_rejoins(id, Err(why));

@@ -42,12 +42,14 @@ impl Client {
         let held =
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
         let told = self.channels.values().filter(|channel| channel.ready);
-        let told = told.filter_map(|channel| channel.tell_at);
+        let told = told.filter_map(|channel| channel.tell_at.map(|(at, _)| at));
         let held = held.flatten().chain(told).min().filter(|_| online);
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
+        let early = self.channels.values().filter(|channel| channel.retry_at.is_none());
+        let early = early.filter_map(|channel| channel.early.until);
         let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
         let others = self.packages_retry.into_iter().chain(self.rotation_retry);
-        let retry = retries.chain(rejoins).chain(others).min().filter(|_| online);
+        let retry = retries.chain(early).chain(rejoins).chain(others).min().filter(|_| online);
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -96,7 +98,10 @@ impl Client {
                 channel.flush_at = None;
                 self.dirty.insert(*id);
             }
-            if channel.ready && channel.tell_at.is_some_and(|at| at <= mono) {
+            if channel.ready && channel.tell_at.is_some_and(|(at, _)| at <= mono) {
+                self.dirty.insert(*id);
+            }
+            if channel.early.until.is_some_and(|at| at <= mono) {
                 self.dirty.insert(*id);
             }
             if channel.retry_at.is_some_and(|at| at <= mono) {

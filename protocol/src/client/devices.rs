@@ -1,7 +1,7 @@
 //! The account's devices: they come and go by what the account key signed, told by the logs.
 //!
 //! A device that is new to this one becomes a member of every group here, and a group that is new to this one gets
-//! every device known. What an account has revoked goes from every group. Nobody asks for it, and all who could do it
+//! every device known, but for those that have left it ([`left`](super::left)). What an account has revoked goes from every group. Nobody asks for it, and all who could do it
 //! want the same: whose leaf comes first goes first (docs/adr/0011). A turn is not stored: a device that is switched on
 //! for shorter than it has to wait for its own leaves the change to the others, or to a longer run.
 
@@ -105,10 +105,13 @@ impl Client {
         self.fleet.devices.insert(record.device, device);
         self.store_fleet();
         if is_new {
+            let is_news = self.fleet.listing != Listing::Never;
             for id in self.own_groups() {
-                self.admit(id, record.sender());
+                if is_news || !self.left_unknown(id) {
+                    self.admit(id, record.sender());
+                }
             }
-            if self.fleet.listing != Listing::Never {
+            if is_news {
                 self.event(Event::DeviceAdded { record: record.clone() });
             }
         }
@@ -175,10 +178,20 @@ impl Client {
         self.store_fleet();
     }
 
-    /// This device is new in a group, or founded it: the account's other devices belong there too.
+    fn left_unknown(&self, id: ChannelId) -> bool {
+        self.channels.get(&id).is_some_and(|channel| channel.left.unknown)
+    }
+
+    /// This device is new in a group, or founded it, or the group is another one: the account's other devices belong there
+    /// too, unless they have left.
     pub(super) fn admit_all(&mut self, id: ChannelId) {
         let Some(me) = self.me() else { return };
-        let active = self.fleet.devices.iter().filter(|(_, known)| !known.revoked);
+        let left = self.channels.get(&id).map(|channel| channel.left.clone()).unwrap_or_default();
+        let active = self
+            .fleet
+            .devices
+            .iter()
+            .filter(|(device, known)| !known.revoked && !left.unknown && !left.has(**device));
         for device in active.map(|(device, _)| Sender { device: *device, ..me }).collect::<Vec<_>>()
         {
             if self.has_member(id, device) != Some(true) {
@@ -277,11 +290,20 @@ impl Client {
     /// How many of a group's members that count come before this device, in order of their leaves; at most [`TURNS`].
     /// `None` while the group is not in memory.
     pub(super) fn rank(&mut self, id: ChannelId, counts: impl Fn(Sender) -> bool) -> Option<u32> {
+        self.members_before(id, counts).map(|before| before.min(TURNS))
+    }
+
+    /// The same, however many they are.
+    pub(super) fn members_before(
+        &mut self,
+        id: ChannelId,
+        counts: impl Fn(Sender) -> bool,
+    ) -> Option<u32> {
         let before = self.with_group(id, |group, _| {
             let (own, members) = (group.own_leaf(), group.members());
             members.iter().filter(|m| m.leaf < own && counts(m.record.sender())).count()
         })?;
-        Some(u32::try_from(before).unwrap_or(TURNS).min(TURNS))
+        Some(u32::try_from(before).unwrap_or(u32::MAX))
     }
 
     /// Asks for a key package of a device to be admitted, once it is this device's turn.

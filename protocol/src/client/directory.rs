@@ -14,6 +14,7 @@
 //! | `d/l/` channel | [`Leaf`] |
 //! | `d/f/` channel | [`Fall`] |
 //! | `d/e/` channel | [`Ended`] |
+//! | `d/w/` channel | [`Left`](super::left::Left) |
 //! | `d/g/` channel | [`Ledger`](super::checkpoint::Ledger) |
 //! | `d/k/` channel account device | a [`Claim`](super::checkpoint::Claim): vetted, [`Checkpoint`](crate::crypto::checkpoint) |
 //! | `d/i/` ticket | [`Intent`](super::intent::Intent) |
@@ -62,6 +63,7 @@ pub(super) const CHANNEL: &[u8] = b"d/c/";
 pub(super) const LEAF: &[u8] = b"d/l/";
 pub(super) const FALL: &[u8] = b"d/f/";
 pub(super) const ENDED: &[u8] = b"d/e/";
+pub(super) const LEFT: &[u8] = b"d/w/";
 pub(super) const LEDGER: &[u8] = b"d/g/";
 pub(super) const CLAIM: &[u8] = b"d/k/";
 pub(super) const INTENT: &[u8] = b"d/i/";
@@ -83,9 +85,9 @@ pub(super) fn ticket(bytes: &[u8]) -> Option<Ticket> {
 }
 
 /// The prefixes of everything that is stored of a channel itself.
-pub(super) fn prefixes_of(channel: ChannelId) -> [Vec<u8>; 10] {
-    let kinds: [&[u8]; 10] =
-        [b"g/", b"r/", b"p/", b"m/", CHANNEL, LEAF, FALL, ENDED, LEDGER, CLAIM];
+pub(super) fn prefixes_of(channel: ChannelId) -> [Vec<u8>; 11] {
+    let kinds: [&[u8]; 11] =
+        [b"g/", b"r/", b"p/", b"m/", CHANNEL, LEAF, FALL, ENDED, LEFT, LEDGER, CLAIM];
     kinds.map(|kind| key(kind, &[&channel.0]))
 }
 

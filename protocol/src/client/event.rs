@@ -74,11 +74,16 @@ pub enum Event {
         /// Why, for people.
         why: String,
     },
-    /// The log of this device contradicts another one of the same channel.
+    /// The log of this device contradicts another one of the same channel: the first entry that differs is behind `agreed`,
+    /// and not behind `seq`.
     ForkDetected {
         /// The group.
         channel: ChannelId,
-        /// The first seq known to differ.
+        /// The last seq up to which both are known to be the same: by what the same member, or the server, said of its log
+        /// before, since this machine started. 0 if it said nothing that could be compared.
+        agreed: u64,
+        /// The first seq at which they are known to differ: of all that is known, not of all there is. One more than
+        /// `agreed` names the entry.
         seq: u64,
         /// `None`: the server contradicts itself before this device, by entries it showed or answers it signed. A member's
         /// device: that one signed, in a message or a checkpoint, that it read another log. Then either the server shows

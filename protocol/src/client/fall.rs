@@ -9,11 +9,11 @@
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
-//! | an entry of a later epoch, no commit that leads there, and a GroupInfo of a later epoch | the member's who signed it | no |
+//! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
-//! A message that does not decrypt is none: whoever can put an entry into the log, or the server, can make one. If it
-//! is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
+//! A message that does not decrypt is none, nor is a chain that differs (docs/adr/0015): whoever can put an entry into the
+//! log, or the server, can make one. If it is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
 //! epoch per group and hour, [`REJOIN_TIME`].
 //!
 //! What is sealed already is sent all the same, once this device is back, byte for byte as it is. The ratchet had
@@ -30,6 +30,7 @@ use super::channel::{Channel, Slot};
 use super::directory::{self, ChannelRow, Fall, Restored};
 use super::event::{Event, Why};
 use super::intent::Want;
+use super::left::Left;
 use super::{Client, session::Phase};
 use crate::id::ChannelId;
 use crate::limits::{LAST_RESORT_GRACE, LAST_RESORT_TIME, REJOIN_TIME, UNOPENED_WELCOMES};
@@ -80,8 +81,10 @@ impl Client {
             let channel = self.channels.entry(id).or_insert_with(fresh);
             channel.slot = Slot::Cold;
             channel.row.member = true;
+            channel.left = Left::unknown();
             channel.row_dirty = true;
             self.stage_channel(id);
+            self.store_left(id);
         }
         self.fall_out(id, Why::Added, true);
         true

@@ -4,6 +4,7 @@
 use super::Client;
 use super::directory::{self, Ended};
 use super::event::{Event, Failed, Why};
+use super::inbound::GAP_PATIENCE;
 use super::intent::Want;
 use super::net::Call;
 use super::rejoin::ENDED;
@@ -34,7 +35,7 @@ impl Client {
         if let (Some((ticket, false)), true) = (made, Some(entry.sender) == self.me()) {
             let Some(channel) = self.channels.get_mut(&id) else { return true };
             if !core::mem::replace(&mut channel.gap_told, true) {
-                self.ask_again(id);
+                self.ask_again(id, GAP_PATIENCE);
                 return false;
             }
             self.fail_intent(ticket, Failed::Untrusted("the server shows another reset than ours"));
@@ -96,7 +97,7 @@ impl Client {
         channel.unsubscribe();
         self.call(Call::Tell, Request::Unsubscribe { channel: id });
         if contradicted {
-            self.event(Event::ForkDetected { channel: id, seq: end, by: None });
+            self.fork_at(id, end);
         }
     }
 

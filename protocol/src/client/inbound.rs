@@ -5,12 +5,12 @@ use super::Client;
 use super::blobs::Download;
 use super::channel::{Channel, Subscription, WAITING_BYTES};
 use super::content::{Content, ContentBody};
+use super::early::Fate;
 use super::event::{Event, GroupChange, Why};
 use super::net::Call;
-use super::submission::{OutWhat, Says, StoredMessage};
+use super::submission::StoredMessage;
 use crate::crypto::identity::DeviceRecord;
-use crate::delivery::chain;
-use crate::delivery::window::{Agreement, Cursor};
+use crate::delivery::window::Cursor;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest};
 use crate::limits::{BACKOFF_MOST, COMMIT_BYTES, PAST_EPOCHS};
@@ -23,7 +23,7 @@ use core::time::Duration;
 const GAPS: u32 = 8;
 
 /// How long to wait before a log is asked for again of which the server said what may not be true.
-const GAP_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before asking again; a server does not get to say "next year".
 pub(super) fn pause(retry_after_ms: u32) -> Duration {
@@ -157,7 +157,7 @@ impl Client {
             self.on_gap(id, last.saturating_add(1), from, entries.first);
         }
         if let Some(seq) = forked {
-            self.event(Event::ForkDetected { channel: id, seq, by: None });
+            self.fork_at(id, seq);
         }
     }
 
@@ -270,7 +270,7 @@ impl Client {
     }
 
     /// One entry of a group's log; `false`: it waits, and what comes after it too.
-    fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
+    pub(super) fn read_entry(&mut self, id: ChannelId, entry: Entry) -> bool {
         if entry.kind == EntryKind::Reset {
             return self.read_reset(id, &entry);
         }
@@ -284,7 +284,7 @@ impl Client {
             return true;
         }
         match entry.payload.clone() {
-            Part::Inline(payload) => self.read_payload(id, &entry, &payload),
+            Part::Inline(payload) => return self.read_payload(id, &entry, &payload),
             Part::Blob { len, .. } if len > COMMIT_BYTES as u64 => {
                 self.unreadable(id, entry.seq, "longer than a commit may be");
                 self.advance(id, &entry);
@@ -294,7 +294,17 @@ impl Client {
         true
     }
 
-    fn read_payload(&mut self, id: ChannelId, entry: &Entry, payload: &[u8]) {
+    /// `false`: the entry waits.
+    fn read_payload(&mut self, id: ChannelId, entry: &Entry, payload: &[u8]) -> bool {
+        let fate = self.take_in(id, entry, payload);
+        if matches!(fate, None | Some(Fate::Aside)) {
+            self.advance(id, entry);
+        }
+        fate != Some(Fate::Waits)
+    }
+
+    /// What an entry says to the group; what becomes of it, if its epoch is still to come.
+    pub(super) fn take_in(&mut self, id: ChannelId, entry: &Entry, payload: &[u8]) -> Option<Fate> {
         let received = self.with_group(id, |group, cx| group.receive(cx, payload));
         match received {
             Some(Ok(Received::Application { sender, epoch, content })) => {
@@ -305,10 +315,17 @@ impl Client {
                 self.lose_pending(id);
                 self.on_change(id, &change);
             }
-            Some(Err(error)) => self.on_unreadable(id, entry, &error),
+            Some(Err(error)) => {
+                let early = error == MlsError::FutureEpoch;
+                let fate = early.then(|| self.read_early(id, entry));
+                if let Some(Fate::Waits | Fate::Read | Fate::Aside) = fate {
+                    return fate;
+                }
+                self.on_unreadable(id, entry, &error);
+            }
             None => {}
         }
-        self.advance(id, entry);
+        None
     }
 
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
@@ -323,6 +340,9 @@ impl Client {
             return;
         }
         self.unreadable(id, entry.seq, &error.to_string());
+        if entry.kind == EntryKind::Commit && *error != MlsError::PastEpoch {
+            self.channels.get_mut(&id).into_iter().for_each(Channel::note_unusable);
+        }
         match error {
             MlsError::OwnMessage => self.on_forgotten(id, entry),
             // All members have the keys of this epoch, and each opens once.
@@ -338,8 +358,8 @@ impl Client {
     }
 
     /// Asks for the log again after a while, from the cursor on: what arrived was not taken.
-    pub(super) fn ask_again(&mut self, id: ChannelId) {
-        let at = self.now.mono + GAP_PATIENCE;
+    pub(super) fn ask_again(&mut self, id: ChannelId, wait: Duration) {
+        let at = self.now.mono + wait;
         self.forget_arrived(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.unsubscribe();
@@ -355,79 +375,7 @@ impl Client {
     pub(super) fn advance(&mut self, id: ChannelId, entry: &Entry) {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.advance(entry);
-        }
-    }
-
-    /// Whether an entry is a submission of this device; if so, settles it.
-    fn own_echo(&mut self, id: ChannelId, entry: &Entry) -> bool {
-        // A commit of ours is ours whomever the server says it is from: it has to be merged, not received.
-        if Some(entry.sender) != self.me() && entry.kind != EntryKind::Commit {
-            return false;
-        }
-        let found = self.outbox.iter().find(|(_, item)| {
-            item.channel == id
-                && item.message == entry.message
-                && item.hash() == Some(entry.payload.hash())
-        });
-        let Some((ticket, item)) = found else { return false };
-        let ticket = *ticket;
-        let before = self.channels.get(&id).map(|channel| channel.row.cursor.chain());
-        if let (Some(accepted), Some(before)) = (&item.accepted, before)
-            && (accepted.seq != entry.seq || accepted.chain != chain::next(before, entry))
-        {
-            let seq = entry.seq.min(accepted.seq);
-            self.event(Event::ForkDetected { channel: id, seq, by: None });
-        }
-        let Some(item) = self.outbox.get(&ticket) else { return true };
-        match &item.what {
-            OutWhat::Commit { .. } => self.win_pending(id, ticket),
-            OutWhat::Rejoin { .. } => self.come_back(id, ticket),
-            OutWhat::Application { says, sealed, .. } => {
-                let told =
-                    sealed.as_ref().filter(|_| *says == Says::Metadata).map(|submit| submit.epoch);
-                if item.accepted.is_some() {
-                    self.drop_item(ticket);
-                }
-                if let Some(epoch) = told {
-                    self.check_told(id, epoch);
-                }
-            }
-            OutWhat::Proposal { .. } => {
-                if item.accepted.is_some() {
-                    self.drop_item(ticket);
-                }
-                self.queue_own(id, entry);
-            }
-        }
-        true
-    }
-
-    /// A proposal of this device came up in the log: it waits here as at everybody else's. Who is to leave does not
-    /// commit it; all others are asked in turn, this device among them.
-    fn queue_own(&mut self, id: ChannelId, entry: &Entry) {
-        let Part::Inline(payload) = &entry.payload else { return };
-        match self.with_group(id, |group, cx| group.receive(cx, payload)) {
-            Some(Ok(Received::Proposal { leaves: false, .. })) => self.want_flush(id, true),
-            Some(Err(error)) => self.unreadable(id, entry.seq, &error.to_string()),
-            _ => {}
-        }
-    }
-
-    /// The server signed that a submission of ours stands at a seq that was read by now. If it was not there, the
-    /// log is another than it promised.
-    fn check_promises(&mut self, id: ChannelId) {
-        let Some(cursor) = self.channels.get(&id).map(|channel| channel.row.cursor.seq()) else {
-            return;
-        };
-        let broken = self.outbox.iter().filter(|(_, item)| {
-            let promised = item.accepted.as_ref().is_some_and(|accepted| accepted.seq <= cursor);
-            item.channel == id && promised && !matches!(item.what, OutWhat::Commit { .. })
-        });
-        let broken: Vec<_> = broken.map(|(ticket, _)| *ticket).collect();
-        for ticket in broken {
-            if let Some(seq) = self.drop_item(ticket).and_then(|item| Some(item.accepted?.seq)) {
-                self.event(Event::ForkDetected { channel: id, seq, by: None });
-            }
+            self.settle_shown(id);
         }
     }
 
@@ -453,8 +401,12 @@ impl Client {
         }
         self.note_other(id);
         self.forget_claims(id, &change.removed);
-        if change.rejoined {
-            self.tell_in_turn(id, change.committer);
+        self.note_left(id, &change.left);
+        if !change.added.is_empty() {
+            self.forget_left(id);
+        }
+        if change.rejoined || !change.added.is_empty() {
+            self.tell_in_turn(id, change);
         }
         self.overtaken(id, change.epoch);
         self.stage_channel(id);
@@ -485,16 +437,7 @@ impl Client {
         let Some(content) = Content::decode(content) else {
             return self.unreadable(id, entry.seq, "its content is malformed");
         };
-        // Whoever wrote this had read less than stands before it; else something was left out before it.
-        if let Some(channel) = self.channels.get(&id)
-            && !matches!(
-                channel.row.cursor.compare(content.seq, content.chain),
-                Ok(Agreement::Same | Agreement::TooOld)
-            )
-        {
-            let by = Some(sender.sender());
-            self.event(Event::ForkDetected { channel: id, seq: content.seq, by });
-        }
+        self.compare_views(id, entry, sender.sender(), (content.seq, content.chain));
         if let Some(username) = content.username {
             self.hear_name(sender.account, username);
         }
@@ -510,7 +453,9 @@ impl Client {
                 self.deliver(id, entry.seq, message);
             }
             ContentBody::Metadata { metadata, names } => {
-                self.take_metadata(id, metadata);
+                if self.take_metadata(id, metadata) {
+                    self.note_told(id, epoch);
+                }
                 let members =
                     self.channels.get(&id).map(Channel::group_members).unwrap_or_default();
                 // Names of others are none of its business, and there is no end of them.

@@ -5,6 +5,7 @@ use super::direct::is_direct;
 use super::directory;
 use super::event::Event;
 use super::incoming::Incoming;
+use super::left::Left;
 use super::submission::{OutItem, OutWhat};
 use super::{Channel, Client};
 use crate::delivery::window::Cursor;
@@ -195,6 +196,7 @@ impl Client {
         row.unread = self.channels.get(&id).map_or(0, |before| before.row.unread);
         let leaving = self.leaves_still(id, generation);
         row.leaving = leaving;
+        let was_member = self.is_member(id);
         let mut channel = Channel::new(row, false);
         self.void_resets(id);
         self.drop_rejoin(id);
@@ -219,6 +221,13 @@ impl Client {
             channel.row.with = before.row.with;
             // The log is the same one.
             channel.ledger = before.ledger;
+            let from = &before.row.cursor;
+            channel.ledger.marks.keep(from.seq(), from.chain());
+            channel.agreed = before.agreed;
+            channel.left = before.left;
+        }
+        if !was_member && self.me().is_some_and(|me| me.account == by.account) {
+            channel.left = Left::unknown();
         }
         channel.enter(group.transcript());
         channel.slot = Slot::Warm(Box::new(group));
@@ -230,6 +239,8 @@ impl Client {
         self.stage_packages();
         self.stage_channel(id);
         self.store_fall(id);
+        self.store_left(id);
+        self.forget_left(id);
         self.dirty.insert(id);
         if self.key_for(id).is_some() {
             self.want_new_key(id);

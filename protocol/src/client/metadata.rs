@@ -21,7 +21,7 @@ use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, Digest, MessageId, Sender};
 use crate::limits::{GROUP_DESCRIPTION_BYTES, GROUP_NAME_BYTES};
 use crate::mls::data::GroupData;
-use crate::mls::group::Plan;
+use crate::mls::group::{Change, Plan};
 use crate::wire::message::Failure;
 
 /// The word on a profile follows the commit that names it at once, from whoever made that: this long a change waits for it.
@@ -341,7 +341,6 @@ impl Client {
         }
         channel.row.metadata = Some(metadata);
         channel.row_dirty = true;
-        channel.tell_at = None;
         self.wake_profile_changes(id);
         if new {
             self.stage_channel(id);
@@ -350,13 +349,27 @@ impl Client {
         true
     }
 
-    /// A device is back that may have missed what the group shows of itself. Members tell it in turn, unless one before
-    /// them has: whose leaf comes first may be off for good.
-    pub(super) fn tell_in_turn(&mut self, id: ChannelId, back: Sender) {
-        let turn = self.rank(id, |member| member != back).unwrap_or(0);
-        let at = self.now.mono + STAGGER.saturating_mul(turn);
+    /// Whom a commit brings into the group, or back, may not know what the group shows of itself. Members tell it in turn,
+    /// unless one before them has: whose leaf comes first may be off for good. Who has added somebody tells it at once,
+    /// and is waited for.
+    pub(super) fn tell_in_turn(&mut self, id: ChannelId, change: &Change) {
+        let is_new = |member: Sender| {
+            let mut added = change.added.iter();
+            added.any(|record| record.sender() == member)
+                || (change.rejoined && member == change.committer)
+        };
+        let first = if change.rejoined { Duration::ZERO } else { WORD_PATIENCE };
+        let Some(turn) = self.members_before(id, |member| !is_new(member)) else { return };
+        let at = self.now.mono + first + STAGGER.saturating_mul(turn);
         if let Some(channel) = self.channels.get_mut(&id) {
-            channel.tell_at = Some(at);
+            channel.tell_at = Some((at, change.epoch));
+        }
+    }
+
+    /// The group's profile was told in that epoch: whoever was in it then knows it.
+    pub(super) fn note_told(&mut self, id: ChannelId, epoch: u64) {
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.tell_at.take_if(|(_, for_those_of)| *for_those_of <= epoch);
         }
     }
 
@@ -364,7 +377,7 @@ impl Client {
     pub(super) fn pump_profile(&mut self, id: ChannelId) {
         let mono = self.now.mono;
         let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.ready && channel.tell_at.take_if(|at| *at <= mono).is_some() {
+        if channel.ready && channel.tell_at.take_if(|(at, _)| *at <= mono).is_some() {
             self.tell_metadata(id);
         }
     }

@@ -216,12 +216,14 @@ impl Client {
             return;
         }
         let seen = self.channels.get(&id).map(|channel| {
-            let cursor = &channel.row.cursor;
-            (accepted.seq <= cursor.seq(), cursor.compare(accepted.seq, accepted.chain).is_err())
+            let passed = accepted.seq <= channel.row.cursor.seq();
+            (passed, channel.agrees(accepted.seq, accepted.chain))
         });
-        let (passed, forked) = seen.unwrap_or((false, false));
-        if forked {
-            self.event(Event::ForkDetected { channel: id, seq: accepted.seq, by: None });
+        let (passed, agrees) = seen.unwrap_or((false, None));
+        match agrees {
+            Some(true) => self.note_agreed(id, None, accepted.seq),
+            Some(false) => self.fork(id, accepted.seq, None),
+            None => {}
         }
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
         if let OutWhat::Proposal { intent, .. } = &item.what {

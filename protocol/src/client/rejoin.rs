@@ -29,11 +29,11 @@ use super::{Client, directory};
 use crate::delivery::window::Cursor;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
-use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId};
+use crate::id::{AccountId, ChannelId, Digest, GroupId, MessageId, Sender};
 use crate::io::{LoadId, Ticket};
 use crate::limits::REJOINS;
 use crate::mls::group::{Bundle, Group};
-use crate::mls::rejoin::{Floor, accounts, suite_of};
+use crate::mls::rejoin::{Floor, devices, suite_of};
 use crate::mls::{Context, MlsError};
 use crate::store::batch::{Op, Records};
 use crate::wire::message::{CommitBundle, Failure, Reply, Request};
@@ -60,8 +60,8 @@ pub(super) struct Rejoining {
 /// Who may have signed the server's GroupInfo.
 #[derive(Debug)]
 enum Known {
-    /// Who was in the group, or in the one before.
-    Members(BTreeSet<AccountId>),
+    /// Who was in the group, or in the one before: accounts, and devices of the own one.
+    Members(BTreeSet<AccountId>, Vec<Sender>),
     /// Anybody: this device has never followed the group that it was added to.
     Anybody,
 }
@@ -162,6 +162,7 @@ impl Client {
 
     /// The old group's records: its tree tells who was in it.
     pub(super) fn on_old_records(&mut self, id: ChannelId, read: LoadId, records: Records) {
+        let own = self.me().map(|me| me.account);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(rejoining) = channel.rejoining.as_mut().filter(|way| way.old == read) else {
             return;
@@ -169,7 +170,11 @@ impl Client {
         let never = channel.fall.why == Some(Why::Added) && records.is_empty();
         rejoining.known = match never {
             true => Some(Known::Anybody),
-            false => accounts(records).map(Known::Members),
+            false => devices(records).map(|there| {
+                let accounts = there.iter().map(|device| device.account).collect();
+                let own = there.into_iter().filter(|device| Some(device.account) == own);
+                Known::Members(accounts, own.collect())
+            }),
         };
         if rejoining.known.is_none() {
             return self.give_rejoin_up(id, UNKNOWABLE);
@@ -270,9 +275,9 @@ impl Client {
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let next = channel.ended.is_some();
-        let known = match known {
-            Known::Members(known) => Some(known),
-            Known::Anybody => None,
+        let (known, siblings) = match known {
+            Known::Members(known, siblings) => (Some(known), siblings.clone()),
+            Known::Anybody => (None, Vec::new()),
         };
         // The suite is the same all the time that this device knows the group.
         let offered = suite_of(&offer.group_info).filter(|suite| *suite >= channel.row.suite);
@@ -296,7 +301,10 @@ impl Client {
         let seq = channel.row.cursor.seq();
         let made = made.and_then(|made| self.suits(id, &made.0).map(|()| made));
         match made {
-            Ok((group, bundle)) => self.store_rejoin(id, group, bundle),
+            Ok((group, bundle)) => {
+                self.note_gone(id, &siblings, &group);
+                self.store_rejoin(id, group, bundle);
+            }
             Err(MlsError::PastEpoch) if moved => self.fall_in(id),
             // Entries came while the tree was on its way.
             Err(MlsError::PastEpoch) if overtaken => self.rejoin_later(id),
@@ -331,8 +339,7 @@ impl Client {
         channel.fall.made = true;
         let generation = channel.generation();
         if channel.fall.cut {
-            channel.row.cursor = Cursor::at(offer.seq, offer.chain);
-            channel.row_dirty = true;
+            channel.jump(Cursor::at(offer.seq, offer.chain));
             self.forget_accepted(id, offer.seq);
         }
         let message = MessageId(self.entropy.array());

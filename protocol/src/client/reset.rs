@@ -230,7 +230,7 @@ impl Client {
             return self.begin_generation(id, ticket, Some(at));
         }
         if accepted.seq <= channel.row.cursor.seq() {
-            self.event(Event::ForkDetected { channel: id, seq: accepted.seq, by: None });
+            self.fork(id, accepted.seq, None);
         }
     }
 
@@ -340,7 +340,7 @@ impl Client {
         // A first epoch has none.
         channel.enter(Digest([0; 32]));
         if let Some(at) = at {
-            channel.row.cursor = at;
+            channel.jump(at);
             channel.unsubscribe();
         }
         let leaving = channel.row.leaving;

@@ -11,6 +11,7 @@ use super::directory::{
 use super::event::Failed;
 use super::intent::{Intent, Want};
 use super::keys::Packages;
+use super::left::Left;
 use super::net::Net;
 use super::rotation::Rotation;
 use super::submission::OutItem;
@@ -47,6 +48,7 @@ struct Directory {
     leaves: BTreeMap<ChannelId, Leaf>,
     falls: BTreeMap<ChannelId, Fall>,
     ended: BTreeMap<ChannelId, Ended>,
+    left: BTreeMap<ChannelId, Left>,
     ledgers: BTreeMap<ChannelId, Ledger>,
     claims: BTreeMap<(ChannelId, Sender), Claim>,
     intents: BTreeMap<Ticket, Intent>,
@@ -128,6 +130,9 @@ impl Directory {
         } else if let Some(id) = key.strip_prefix(directory::ENDED) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.ended.insert(channel, decode(key, value)?);
+        } else if let Some(id) = key.strip_prefix(directory::LEFT) {
+            let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
+            self.left.insert(channel, decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::LEDGER) {
             let channel = ChannelId::from_slice(id).ok_or_else(damaged)?;
             self.ledgers.insert(channel, decode(key, value)?);
@@ -165,6 +170,7 @@ impl Directory {
             if channel.fall.made {
                 channel.spare = Slot::Cold;
             }
+            channel.left = self.left.remove(&id).unwrap_or_default();
             channel.ledger = self.ledgers.remove(&id).unwrap_or_default();
             (id, channel)
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::Digest;
 use crate::limits::{MARK_EVERY, MARKS_KEPT};
 
-/// The chain at multiples of [`MARK_EVERY`]: the last [`MARKS_KEPT`] of those read.
+/// The chain at multiples of [`MARK_EVERY`], and wherever reading ended for a while: the last [`MARKS_KEPT`] of those.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks(VecDeque<(u64, Digest)>);
 
@@ -15,14 +15,26 @@ impl Marks {
     /// An entry was read, in order; whether its place is one to remember.
     pub fn note(&mut self, seq: u64, chain: Digest) -> bool {
         let next = self.last().is_none_or(|(last, _)| seq > last);
-        if !next || !seq.is_multiple_of(MARK_EVERY) {
-            return false;
+        let kept = next && seq.is_multiple_of(MARK_EVERY);
+        if kept {
+            self.push(seq, chain);
         }
+        kept
+    }
+
+    /// The log is read on from a later place, and what lies between is not read: this is where reading ended. Whoever has
+    /// read another log up to here finds that out by it, as by any other.
+    pub fn keep(&mut self, seq: u64, chain: Digest) {
+        if self.last().map_or(0, |(last, _)| last) < seq {
+            self.push(seq, chain);
+        }
+    }
+
+    fn push(&mut self, seq: u64, chain: Digest) {
         if self.0.len() >= MARKS_KEPT {
             self.0.pop_front();
         }
         self.0.push_back((seq, chain));
-        true
     }
 
     /// The chain at a seq, if it is remembered.

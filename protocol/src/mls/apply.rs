@@ -170,12 +170,16 @@ impl Group {
 
     /// What a commit that was judged is about to change.
     pub(super) fn change(&self, verdict: &Verdict, staged: &StagedCommit) -> Change {
-        let removed = verdict.removed.iter().filter_map(|leaf| self.records.get(leaf));
+        let of = |leaves: &[u32]| {
+            let records = leaves.iter().filter_map(|leaf| self.records.get(leaf));
+            records.map(DeviceRecord::sender).collect()
+        };
         Change {
             epoch: staged.epoch().as_u64(),
             committer: verdict.committer.sender(),
             added: verdict.added.iter().map(|added| added.record.clone()).collect(),
-            removed: removed.map(DeviceRecord::sender).collect(),
+            removed: of(&verdict.removed),
+            left: of(&verdict.left),
             updated: verdict.updated.clone(),
             data: verdict.data.clone(),
             rekeyed: staged.update_path_leaf_node().is_some(),

@@ -95,6 +95,8 @@ pub struct Change {
     pub added: Vec<DeviceRecord>,
     /// Devices removed, self-removals included.
     pub removed: Vec<Sender>,
+    /// Those of them that left by their own wish.
+    pub left: Vec<Sender>,
     /// Devices whose record changed.
     pub updated: Vec<DeviceRecord>,
     /// The group's data, if it changed.

@@ -19,7 +19,7 @@ use super::public::outside::{self, Expected};
 use super::rules::{self, invalid};
 use super::suite::Suite;
 use super::{Context, MlsError, encode, join, parse, signer};
-use crate::id::{AccountId, GroupId};
+use crate::id::{AccountId, GroupId, Sender};
 use crate::limits;
 use crate::store::batch::Records;
 
@@ -46,10 +46,10 @@ pub fn suite_of(group_info: &[u8]) -> Option<Suite> {
     }
 }
 
-/// The accounts in a stored group, from its tree alone: the other records may be damaged. `None` if this one is too.
-pub fn accounts(records: Records) -> Option<BTreeSet<AccountId>> {
+/// The devices in a stored group, from its tree alone: the other records may be damaged. `None` if this one is too.
+pub fn devices(records: Records) -> Option<Vec<Sender>> {
     let tree = tree_in(records)?;
-    tree.full_leaves().map(|(_, leaf)| Some(rules::record_in(leaf).ok()?.account)).collect()
+    tree.full_leaves().map(|(_, leaf)| Some(rules::record_in(leaf).ok()?.sender())).collect()
 }
 
 impl Group {

@@ -72,6 +72,8 @@ pub(super) struct Verdict {
     pub(super) added: Vec<Added>,
     /// Leaves removed, self-removals included; not the old leaf of a device that comes back by external commit.
     pub(super) removed: Vec<u32>,
+    /// Those of them that left by their own wish.
+    pub(super) left: Vec<u32>,
     /// New records of devices whose leaf was replaced by one with another record.
     pub(super) updated: Vec<DeviceRecord>,
     /// The group's data, if it changed.
@@ -149,6 +151,7 @@ impl Before<'_> {
             external,
             added: Vec::new(),
             removed: Vec::new(),
+            left: Vec::new(),
             updated: Vec::new(),
             data: None,
         };
@@ -286,6 +289,7 @@ impl Before<'_> {
             Proposal::SelfRemove => {
                 let (leaf, _) = self.proposer(proposal)?;
                 verdict.removed.push(leaf.u32());
+                verdict.left.push(leaf.u32());
             }
             _ => return Err(invalid("a proposal of this kind is not allowed in a commit")),
         }

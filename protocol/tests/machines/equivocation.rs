@@ -60,7 +60,7 @@ fn withhold(world: &mut World, channel: ChannelId, last: u64) {
 /// What a device was told of forks of a channel: the seq, and on whose word.
 fn forks(world: &World, device: usize, of: ChannelId) -> Vec<(u64, Option<Sender>)> {
     let fork = |event: &Event| match event {
-        Event::ForkDetected { channel, seq, by } if *channel == of => Some((*seq, *by)),
+        Event::ForkDetected { channel, seq, by, .. } if *channel == of => Some((*seq, *by)),
         _ => None,
     };
     world.devices[device].log.iter().filter_map(fork).collect()

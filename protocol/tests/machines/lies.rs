@@ -257,7 +257,7 @@ fn a_device_that_misses_a_commit_says_so_and_troubles_nobody_else() {
         world.done(ALICE, |client, now| client.update(now, channel));
         said(&mut world, ALICE, channel, &format!("{number}"));
     }
-    world.pass(Duration::from_secs(5));
+    world.pass(Duration::from_secs(60));
     assert!(saw(&world, BOB, unreadable));
     assert!(world.bodies(BOB).is_empty());
     // The others do not care.

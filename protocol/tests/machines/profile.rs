@@ -159,6 +159,32 @@ fn who_is_added_between_a_change_and_the_word_on_it_hears_of_it_too() {
     }
 }
 
+/// Who adds somebody says at once what the group is called. If it is gone by then the others do, one of them.
+#[test]
+fn who_is_added_by_one_who_is_gone_at_once_is_told_by_another() {
+    for gone in [false, true] {
+        let (mut world, channel) = three(15);
+        let dave = world.register("dave");
+        describe(&mut world, ALICE, channel, about("planted description"));
+        world.settle();
+        let before = world.group(BOB, channel).cursor;
+        if gone {
+            // Alice's commit is in the log, and she never reads it.
+            lie_entries_of(&mut world, ALICE, channel, Vec::clear);
+        }
+        world.command(ALICE, |client, now| client.invite(now, channel, "dave"));
+        world.until(|world| world.group(BOB, channel).cursor > before);
+        if gone {
+            world.crash(ALICE);
+        }
+        world.pass(Duration::from_secs(60));
+        let told = described(&world, dave, channel);
+        assert_eq!((told.name.as_str(), told.description.as_str()), (NAME, "planted description"));
+        // The commit and one word, whoever said it.
+        assert_eq!(world.group(BOB, channel).cursor, before + 2, "gone: {gone}");
+    }
+}
+
 /// What alice calls the group now stands in its context; her word on it is kept from all until she goes on.
 fn renamed_unheard(seed: u64) -> (World, ChannelId) {
     let (mut world, channel) = three(seed);

@@ -293,7 +293,8 @@ pub(crate) fn lie_entries_of(
     });
 }
 
-/// Keeps some entries of a channel from a device, and counts the rest on as if they had not been.
+/// Keeps some entries of a channel from a device, and counts the rest on as if they had not been; the same ones, however
+/// often it asks.
 pub(crate) fn leave_out(
     world: &mut World,
     at: usize,
@@ -309,15 +310,17 @@ pub(crate) fn leaving_out(
     channel: ChannelId,
     hidden: impl Fn(&Entry) -> bool,
 ) -> impl FnMut(Frame) -> Option<Frame> {
-    let mut gone = 0;
+    let mut gone = BTreeSet::new();
     move |mut frame| {
         if let Body::Push(Push::Entries(entries)) = &mut frame.body
             && entries.channel == channel
         {
-            let before = entries.entries.len();
+            gone.extend(
+                entries.entries.iter().filter(|entry| hidden(entry)).map(|entry| entry.seq),
+            );
             entries.entries.retain(|entry| !hidden(entry));
-            gone += (before - entries.entries.len()) as u64;
-            entries.entries.iter_mut().for_each(|entry| entry.seq -= gone);
+            let before = |seq: u64| gone.range(..seq).count() as u64;
+            entries.entries.iter_mut().for_each(|entry| entry.seq -= before(entry.seq));
             if entries.entries.is_empty() {
                 return None;
             }

@@ -118,7 +118,7 @@ fn a_device_that_misses_a_commit_comes_back_once_the_server_is_honest() {
     leave_out(&mut world, BOB, channel, |entry| entry.kind == EntryKind::Commit);
     world.done(ALICE, |client, now| client.update(now, channel));
     said(&mut world, ALICE, channel, "out of bob's reach");
-    world.pass(Duration::from_secs(1));
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::FellOut { .. })));
     honest(&mut world, &[BOB]);
     world.settle();
     assert_eq!(rejoins(&world, BOB), [Why::Missed]);

@@ -125,7 +125,7 @@ fn a_reset_that_the_server_made_up_is_told_once_the_log_goes_on_without_it() {
         }
         said(&mut world, ALICE, channel, "read by carol");
         world.settle();
-        let told = |event: &&Event| matches!(event, Event::ForkDetected { channel: of, seq, by: None } if (*of, *seq) == (channel, end));
+        let told = |event: &&Event| matches!(event, Event::ForkDetected { channel: of, seq, by: None, .. } if (*of, *seq) == (channel, end));
         assert_eq!(world.devices[BOB].log.iter().filter(told).count(), 1);
         assert_eq!(world.bodies(CAROL), ["never read", "read by carol"]);
     }

@@ -85,7 +85,8 @@ fn a_members_contradiction_is_told_once_with_its_name() {
     let (_, key, record) = device(1);
     let lie = contradiction(&client, id, &record, &key);
     client.on_checkpoints(&record, vec![lie]);
-    let told = Event::ForkDetected { channel: id, seq: lie.mark, by: Some(record.sender()) };
+    let told =
+        Event::ForkDetected { channel: id, agreed: 0, seq: lie.mark, by: Some(record.sender()) };
     assert_eq!(forks(&mut client), [told]);
     assert!(client.claims.is_empty());
     assert_eq!(forks(&mut client), []);
@@ -147,7 +148,8 @@ fn another_history_in_the_same_epoch_is_a_contradiction_too() {
     client.on_checkpoints(&record, vec![later]);
     assert_eq!(forks(&mut client), [], "of another epoch nothing is known");
     client.on_checkpoints(&record, vec![other.signed(portable(), &key)]);
-    let told = Event::ForkDetected { channel: id, seq: own.seq, by: Some(record.sender()) };
+    let told =
+        Event::ForkDetected { channel: id, agreed: 0, seq: own.seq, by: Some(record.sender()) };
     assert_eq!(forks(&mut client), [told]);
 }
 
@@ -170,6 +172,7 @@ fn what_one_who_is_out_said_to_be_ahead_is_forgotten() {
         committer: own.sender(),
         added: Vec::new(),
         removed: vec![other.sender()],
+        left: Vec::new(),
         updated: Vec::new(),
         data: None,
         rekeyed: true,

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::super::checkpoint::{Claim, Ledger};
 use super::super::intent::{Intent, Want};
+use super::super::left::Left;
 use super::super::rotation::Rotation;
 use super::super::submission::{OutItem, OutWhat, Says, StoredMessage, StoredProof};
 use super::*;
@@ -97,6 +98,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
         LEAF => plain::<Leaf>(key, value),
         FALL => of::<Fall>(key, value, |fall| fall.why.iter().map(why).collect()),
         ENDED => plain::<Ended>(key, value),
+        LEFT => plain::<Left>(key, value),
         LEDGER => plain::<Ledger>(key, value),
         CLAIM => {
             let stored: (bool, Vec<u8>) = record::decode(key, value).unwrap();
@@ -117,7 +119,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
 }
 
 /// The kinds of records that this file is about: single ones by their key, others by its beginning.
-const KINDS: [&[u8]; 19] = [
+const KINDS: [&[u8]; 20] = [
     VERSION_KEY,
     IDENTITY,
     TOKENS,
@@ -130,6 +132,7 @@ const KINDS: [&[u8]; 19] = [
     LEAF,
     FALL,
     ENDED,
+    LEFT,
     LEDGER,
     CLAIM,
     INTENT,

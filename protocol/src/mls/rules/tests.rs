@@ -42,6 +42,7 @@ fn judge(members: usize, adds: usize) -> Result<(), MlsError> {
         external: false,
         added: new.iter().map(added).collect(),
         removed: Vec::new(),
+        left: Vec::new(),
         updated: Vec::new(),
         data: None,
     };

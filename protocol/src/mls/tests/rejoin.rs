@@ -6,7 +6,7 @@ use super::world::{Device, GROUP, START, World, removing};
 use crate::crypto::identity::{DeviceKey, DeviceRecord};
 use crate::id::{AccountId, DeviceId, GroupId};
 use crate::mls::group::{Bundle, Founding, Group, Plan, Received};
-use crate::mls::rejoin::{Floor, accounts};
+use crate::mls::rejoin::{Floor, devices};
 use crate::mls::suite::Suite;
 use crate::mls::{Context, MlsError};
 use crate::store::batch::Records;
@@ -217,6 +217,10 @@ fn who_was_in_the_group_is_read_from_the_tree_alone() {
     let records = scene.devices[0].disk.records();
     // Blocks of the tree, heads of records, and what is whole: keys begin with what they are.
     let without = |kind: u8| records.iter().filter(|(key, _)| key[0] != kind).cloned().collect();
+    let accounts = |records| {
+        let there = devices(records)?.into_iter();
+        Some(there.map(|device| device.account).collect::<BTreeSet<_>>())
+    };
     assert_eq!(accounts(records.clone()), Some(known.clone()));
     for kind in b"MSgo" {
         assert_eq!(accounts(without(*kind)), Some(known.clone()), "{}", char::from(*kind));

@@ -27,8 +27,8 @@ impl Json for Event {
             Self::Unreadable { channel, seq, why } => {
                 named("unreadable", fields!(channel, seq, why))
             }
-            Self::ForkDetected { channel, seq, by } => {
-                named("forkDetected", fields!(channel, seq, by))
+            Self::ForkDetected { channel, agreed, seq, by } => {
+                named("forkDetected", fields!(channel, agreed, seq, by))
             }
             Self::ForkSuspected { channel, seq } => named("forkSuspected", fields!(channel, seq)),
             Self::Restored { behind } => named("restored", fields!(behind)),

@@ -190,12 +190,15 @@ fn of_channels() -> Vec<Sample> {
         carries: AT,
         considered: UnixMillis(AT.0 + 1),
     };
+    let mut left = Left::unknown();
+    left.note(device(0x31));
     let mut samples = vec![
         sample(CHANNEL, "group", &[&group().0], &row),
         sample(CHANNEL, "direct", &[&direct.0], &to_bob),
         sample(CHANNEL, "inbox", &[&inbox.0], &ChannelRow::fresh(inbox)),
         sample(LEAF, "", &[&group().0], &Leaf { since: AT, seq: 3 }),
         sample(ENDED, "", &[&group().0], &Ended { generation: 2 }),
+        sample(LEFT, "", &[&group().0], &left),
         sample(LEDGER, "", &[&group().0], &ledger),
         claim(),
     ];
