@@ -9,6 +9,7 @@
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
+//! | a group that a restored device does not know is [listed](super::memberships) | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there, and a GroupInfo of a later epoch | the member's who signed it | no |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
@@ -198,7 +199,7 @@ impl Client {
         }
     }
 
-    /// All groups are come back to, and there is no welcome to another.
+    /// All groups are come back to, and there is no welcome to another, nor does the server name one.
     pub(super) fn note_recovered(&mut self) {
         if !self.restored.open || self.phase() != Some(Phase::Online) {
             return;
@@ -207,7 +208,7 @@ impl Client {
             true => channel.at_head(),
             false => !channel.row.member || channel.fall.why.is_none(),
         });
-        if done {
+        if !self.awaits_memberships() && done && self.knows_memberships() {
             self.restored.open = false;
             self.store_restored();
         }

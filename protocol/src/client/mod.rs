@@ -38,6 +38,7 @@ mod keys;
 mod link;
 mod load;
 mod login;
+mod memberships;
 mod metadata;
 mod net;
 mod outbox;
@@ -81,6 +82,7 @@ use job::ClientJobOutput;
 use keys::{LastResort, Packages};
 use load::{Loading, Reading};
 use login::AuthTask;
+use memberships::Listed;
 use net::{Ask, Net};
 use rotation::Rotation;
 use session::Phase;
@@ -223,6 +225,8 @@ pub struct Client {
     synced: bool,
     /// What is known of this state being an older one than the device once had.
     restored: Restored,
+    /// How far the server's list of memberships was read.
+    listed: Option<Listed>,
 }
 
 impl Client {
@@ -318,7 +322,7 @@ impl Client {
             let read = !channel.followed() || self.founding.contains(id) || channel.at_head();
             read && !channel.comes_back()
         });
-        if all {
+        if all && !self.awaits_memberships() {
             self.synced = true;
             self.event(Event::Synced);
         }
@@ -473,14 +477,6 @@ impl Client {
     }
 
     // ---- the end ------------------------------------------------------------------------------
-
-    /// Something stored does not load although we wrote it: told, not hidden.
-    fn damaged(&mut self, what: &str, why: &str) {
-        let why = format!("{what}: {why}");
-        self.event(Event::Offline { why, last: true });
-        self.close_connection(CloseCode::INTERNAL);
-        self.net.connect_at = None;
-    }
 
     /// Nothing that depended on a lost batch may be sent or told: all of it goes.
     fn stop(&mut self) {
