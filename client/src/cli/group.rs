@@ -205,14 +205,22 @@ async fn invite_one(
     let outcome = session
         .lasting("the invitation", move |client, now| client.invite(now, group, &name))
         .await?;
-    let Outcome::Epoch(epoch) = outcome else { return Err(unexpected(&outcome)) };
+    let (epoch, changed) = match outcome {
+        Outcome::Epoch(epoch) => (epoch, true),
+        Outcome::Unchanged(epoch) => (epoch, false),
+        other => return Err(unexpected(&other)),
+    };
     session.output().result(
-        || format!("{} is in the group, epoch {epoch}", plain(username)),
+        || match changed {
+            true => format!("{} is in the group, epoch {epoch}", plain(username)),
+            false => format!("{} was in the group already: nothing was changed", plain(username)),
+        },
         &json!({
             "type": "invited",
             "group": group.to_string(),
             "username": username,
             "epoch": epoch,
+            "changed": changed,
         }),
     )
 }

@@ -95,6 +95,9 @@ impl Client {
             }
             (Call::Rotate, Reply::Done) => self.on_rotated(),
             (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
+            (Call::Memberships, Reply::Channels { channels, more }) => {
+                self.on_memberships(&channels, more);
+            }
             (Call::PackageStatus(suite), Reply::KeyPackages { available, last_resort }) => {
                 self.on_package_status(suite, available, last_resort)
             }
@@ -147,6 +150,7 @@ impl Client {
             // The devices are asked for again with the next session.
             Call::KeepAlive | Call::Tell | Call::Void | Call::Confirm(_) | Call::OwnDevices => {}
             Call::Rotate => self.on_rotation_refused(failure),
+            Call::Memberships => self.on_memberships_refused(),
             Call::PackageStatus(suite) | Call::PackageUpload(suite) => {
                 self.on_packages_refused(suite, failure);
             }

@@ -85,7 +85,7 @@ impl Client {
         Ok(founding)
     }
 
-    /// Adds all devices of an account in one commit. → [`Outcome::Epoch`]
+    /// Adds all devices of an account in one commit. → [`Outcome::Epoch`], or [`Outcome::Unchanged`] if they are in it
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name out of bounds and in a direct channel, `UnknownChannel`,

@@ -254,7 +254,9 @@ impl Client {
             }
         }
         if adds.is_empty() {
-            self.fulfil(ticket, Outcome::Epoch(present.epoch));
+            // Who lost a race wanted what came true meanwhile, or proposed it.
+            let outcome = if losses == 0 { Outcome::Unchanged } else { Outcome::Epoch };
+            self.fulfil(ticket, outcome(present.epoch));
             return false;
         }
         if losses >= COMMIT_LOSSES {

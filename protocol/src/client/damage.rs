@@ -32,7 +32,7 @@ use super::Client;
 use super::directory;
 use super::event::{Event, Failed, Why};
 use super::keys::LastResort;
-use crate::error::ErrorCode;
+use crate::error::{CloseCode, ErrorCode};
 use crate::id::ChannelId;
 use crate::io::Ticket;
 use crate::mls::key_package::KeyPackages;
@@ -168,6 +168,14 @@ impl Client {
         cost: &'static str,
     ) {
         self.event(Event::RecordLost { channel, what, cost });
+    }
+
+    /// What was to be stored cannot be made from what is: told, not hidden.
+    pub(super) fn damaged(&mut self, what: &str, why: &str) {
+        let why = format!("{what}: {why}");
+        self.event(Event::Offline { why, last: true });
+        self.close_connection(CloseCode::INTERNAL);
+        self.net.connect_at = None;
     }
 
     /// The private halves of the key packages do not read: all of them go, and others are made of every suite.

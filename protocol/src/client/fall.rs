@@ -9,12 +9,13 @@
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
+//! | a group that a restored device does not know is [listed](super::memberships) | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
-//! A message that does not decrypt is none, nor is a chain that differs (docs/adr/0015): whoever can put an entry into the
-//! log, or the server, can make one. If it is this device's own state that is wrong, the next commit shows it. What a liar gets out of all this is one
-//! epoch per group and hour, [`REJOIN_TIME`].
+//! A message that does not decrypt is none, nor is a chain that differs (docs/adr/0015): whoever can put an entry into
+//! the log, or the server, can make one. If it is this device's own state that is wrong, the next commit shows it. What
+//! a liar gets out of all this is one epoch per group and hour, [`REJOIN_TIME`].
 //!
 //! What is sealed already is sent all the same, once this device is back, byte for byte as it is. The ratchet had
 //! moved on in the batch that stored it, here and in every copy of this state: nothing else was encrypted with that
@@ -204,7 +205,7 @@ impl Client {
         }
     }
 
-    /// All groups are come back to, and there is no welcome to another.
+    /// All groups are come back to, and there is no welcome to another, nor does the server name one.
     pub(super) fn note_recovered(&mut self) {
         if !self.restored.open || self.phase() != Some(Phase::Online) {
             return;
@@ -213,7 +214,7 @@ impl Client {
             true => channel.at_head(),
             false => !channel.row.member || channel.fall.why.is_none(),
         });
-        if done {
+        if !self.awaits_memberships() && done && self.knows_memberships() {
             self.restored.open = false;
             self.store_restored();
         }

@@ -42,6 +42,7 @@ mod left;
 mod link;
 mod load;
 mod login;
+mod memberships;
 mod metadata;
 mod net;
 mod outbox;
@@ -85,6 +86,7 @@ use job::ClientJobOutput;
 use keys::{LastResort, Packages};
 use load::{Loading, Reading};
 use login::AuthTask;
+use memberships::Listed;
 use net::{Ask, Net};
 use rotation::Rotation;
 use session::Phase;
@@ -229,6 +231,8 @@ pub struct Client {
     synced: bool,
     /// What is known of this state being an older one than the device once had.
     restored: Restored,
+    /// How far the server's list of memberships was read.
+    listed: Option<Listed>,
 }
 
 impl Client {
@@ -324,7 +328,7 @@ impl Client {
             let read = !channel.followed() || self.founding.contains(id) || channel.at_head();
             read && !channel.comes_back()
         });
-        if all {
+        if all && !self.awaits_memberships() {
             self.synced = true;
             self.event(Event::Synced);
         }
@@ -479,14 +483,6 @@ impl Client {
     }
 
     // ---- the end ------------------------------------------------------------------------------
-
-    /// Something stored does not load although we wrote it: told, not hidden.
-    fn damaged(&mut self, what: &str, why: &str) {
-        let why = format!("{what}: {why}");
-        self.event(Event::Offline { why, last: true });
-        self.close_connection(CloseCode::INTERNAL);
-        self.net.connect_at = None;
-    }
 
     /// Nothing that depended on a lost batch may be sent or told: all of it goes.
     fn stop(&mut self) {

@@ -28,6 +28,8 @@ pub(super) enum Call {
     Ask(Ticket, Ask),
     /// `DeviceList` of the own account, for this machine itself.
     OwnDevices,
+    /// `ChannelList`, after a backup was restored.
+    Memberships,
     PackageStatus(Suite),
     PackageUpload(Suite),
     /// `ChannelCreate` of an intent.

@@ -253,9 +253,15 @@ impl Client {
             // Not added yet: the welcome is waited for.
             self.forget_fall(id);
             self.settle_blindness(id);
-        } else if failure.code == ErrorCode::NotMember && channel.fall.cut {
-            // There is no log to show by whom.
+        } else if channel.fall.cut
+            && matches!(failure.code, ErrorCode::NotMember | ErrorCode::ChannelUnknown)
+        {
+            // There is no log to show by whom; and of a group that it was never in nothing is kept.
+            let never = channel.fall.why == Some(Why::Added) && channel.row.epoch == 0;
             self.evict(id, None);
+            if never {
+                self.forget_channel(id);
+            }
         } else {
             // A log that can be read says itself whether this device was removed.
             self.give_rejoin_up(id, failure.code.text());

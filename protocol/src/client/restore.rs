@@ -247,6 +247,7 @@ impl Client {
             uses: 0,
             synced: false,
             restored: stored.restored,
+            listed: None,
         };
         client.remind();
         client.go_without(stored.lost);

@@ -1,14 +1,14 @@
 //! A device whose disk was put back to an earlier state: it encrypts nothing before it has come back by new keys, and what
 //! it had done or wanted comes true once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::rejoin::undisturbed;
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome, Why};
-use qpc_protocol::limits::KEY_PACKAGE_TIME;
+use qpc_protocol::limits::{KEY_PACKAGE_TIME, UNOPENED_WELCOMES};
 use qpc_protocol::wire::message::{Body, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
@@ -218,4 +218,87 @@ fn who_is_added_by_a_key_package_it_has_forgotten_gets_in_all_the_same() {
     assert_eq!(rejoins(&world, BOB), [Why::Added]);
     all_say(&mut world, channel, &[ALICE, BOB], "in");
     agree(&world, channel, &[ALICE, BOB]);
+}
+
+/// Of groups that it was added to after the backup was made a device knows nothing, and the welcomes are gone: the server
+/// names them, and it comes in from outside.
+#[test]
+fn a_backup_older_than_an_invitation_comes_into_the_group_by_itself() {
+    let (mut world, known) = three(31);
+    let copy = world.devices[BOB].disk.clone();
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    let direct = world.done(CAROL, |client, now| client.open_direct(now, "bob"));
+    let Outcome::Group(direct) = direct else { panic!("{direct:?}") };
+    world.settle();
+    for group in [channel, direct] {
+        said(&mut world, BOB, group, "before");
+    }
+    world.cut(BOB);
+    world.settle();
+    world.devices[BOB].log.clear();
+    put_back(&mut world, BOB, copy);
+    world.settle();
+    assert!(saw(&world, BOB, restored));
+    let mut whys = rejoins(&world, BOB);
+    whys.sort_by_key(|why| *why == Why::Added);
+    assert_eq!(whys, [Why::Restored, Why::Added, Why::Added]);
+    all_say(&mut world, channel, &[ALICE, BOB], "in");
+    all_say(&mut world, direct, &[CAROL, BOB], "in");
+    agree(&world, known, &[ALICE, BOB, CAROL]);
+    undisturbed(&world, &[ALICE, CAROL]);
+    // It is done: nothing is asked for again.
+    world.crash(BOB);
+    world.devices[BOB].log.clear();
+    world.start(BOB);
+    world.settle();
+    assert!(rejoins(&world, BOB).is_empty() && !saw(&world, BOB, trouble));
+    let again = world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+    assert_eq!(again, Outcome::Unchanged(world.group(ALICE, channel).epoch));
+}
+
+/// A server that names groups which nobody added the device to gets it into none of them, and no more than so many questions;
+/// nor does a list without end.
+#[test]
+fn a_server_that_names_groups_at_will_gets_a_device_into_none() {
+    let (mut world, known) = three(32);
+    let copy = world.devices[BOB].disk.clone();
+    said(&mut world, BOB, known, "after the copy");
+    world.cut(BOB);
+    world.settle();
+    let (lists, asked) = (Rc::new(Cell::new(0_u32)), Rc::new(Cell::new(0_u32)));
+    let (count_lists, count_asked) = (lists.clone(), asked.clone());
+    lie_both_ways(&mut world, BOB, move |up, mut frame| {
+        match &mut frame.body {
+            Body::Request(Request::GroupInfoFetch { channel }) if up && *channel != known => {
+                count_asked.set(count_asked.get() + 1);
+            }
+            Body::Reply(Reply::Channels { channels, more }) => {
+                let page = count_lists.get();
+                count_lists.set(page + 1);
+                let mut info = channels.iter().find(|info| info.channel == known).cloned().unwrap();
+                *channels = (0..100)
+                    .map(|number| {
+                        info.channel.0 = [0; 16];
+                        info.channel.0[1] = page as u8;
+                        info.channel.0[2] = number + 1;
+                        info.clone()
+                    })
+                    .collect();
+                *more = true;
+            }
+            _ => {}
+        }
+        vec![frame]
+    });
+    put_back(&mut world, BOB, copy);
+    world.pass(Duration::from_secs(60));
+    world.liar = None;
+    world.settle();
+    assert!((1..=2).contains(&lists.get()), "{}", lists.get());
+    assert!((1..=2 * UNOPENED_WELCOMES as u32).contains(&asked.get()), "{}", asked.get());
+    let groups = world.groups(BOB);
+    let member: Vec<_> = groups.iter().filter(|group| group.member).map(|g| g.channel).collect();
+    assert_eq!(member, [known]);
+    all_say(&mut world, known, &[ALICE, BOB, CAROL], "still here");
+    undisturbed(&world, &[ALICE, CAROL]);
 }

@@ -30,7 +30,8 @@ JSON, per device: {\"type\":\"member\",\"username\",\"account\",\"device\",\"adm
     },
     /// Add all devices of one or several accounts.
     #[command(after_help = "Example: qpc group invite team bob carol\n
-JSON, per account: {\"type\":\"invited\",\"group\",\"username\",\"epoch\"}")]
+JSON, per account: {\"type\":\"invited\",\"group\",\"username\",\"epoch\",\"changed\"} (changed: false if all its devices that can be \
+added were in it)")]
     Invite(Invited),
     /// Remove all devices of an account. They read nothing that is sent later.
     #[command(after_help = "Example: qpc group remove team bob\n

@@ -27,6 +27,8 @@ pub enum Outcome {
     Group(ChannelId),
     /// `invite`, `remove`, `update`, `rejoin`, `set_metadata`, `set_role`: the epoch that made it true.
     Epoch(u64),
+    /// `invite`: every device that it could add is in the group already, as of this epoch. Nothing was changed.
+    Unchanged(u64),
     /// `reset`: everybody who can be added is back.
     Reset {
         /// The generation.

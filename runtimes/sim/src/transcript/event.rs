@@ -67,6 +67,7 @@ impl Json for Outcome {
             }
             Self::Group(channel) => named("group", channel.json()),
             Self::Epoch(epoch) => named("epoch", epoch.json()),
+            Self::Unchanged(epoch) => named("unchanged", epoch.json()),
             Self::Reset { generation, epoch } => named("reset", fields!(generation, epoch)),
             Self::Sent(sent) => named("sent", sent.json()),
             Self::Lookup { username, account, safety_number, trust } => {

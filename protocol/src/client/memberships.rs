@@ -1,0 +1,100 @@
+//! Groups that this device was added to after the copy of its state was made that it was restored from: it is a member of
+//! them and knows nothing of them. The welcomes are read and gone; only the server can name the groups.
+//!
+//! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by is the
+//! group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record. So a server
+//! can name no group that nobody added this device to. It can keep a group back, as it can keep back all it has. It can show
+//! an old state of one that this device has left since, together with who was a member then; what is said there is said
+//! under that name, to the members that this device sees. Nothing that it did know is given up: of a group that it has read,
+//! the highest epoch seen bounds what is taken.
+
+use super::Client;
+use super::session::Phase;
+use crate::id::ChannelId;
+use crate::io::ConnId;
+use crate::wire::message::{ChannelInfo, ChannelKind, Request};
+
+/// How far the list of memberships was read on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listed {
+    Asked(ConnId, Option<ChannelId>),
+    Read(ConnId),
+    /// Asked again with the next session.
+    Refused(ConnId),
+}
+
+impl Listed {
+    fn conn(self) -> ConnId {
+        match self {
+            Self::Asked(conn, _) | Self::Read(conn) | Self::Refused(conn) => conn,
+        }
+    }
+}
+
+impl Client {
+    /// How far the list is read on this connection.
+    fn listed(&self) -> Option<Listed> {
+        let conn = self.net.conn.as_ref()?.id;
+        self.listed.filter(|listed| listed.conn() == conn)
+    }
+
+    /// Whether groups may still be named that a restored device has to come back to; asks for them, once the welcomes that
+    /// are left have been read.
+    pub(super) fn awaits_memberships(&mut self) -> bool {
+        if !self.restored.open || self.phase() != Some(Phase::Online) {
+            return false;
+        }
+        match self.listed() {
+            None => {
+                let mut inboxes = self.channels.values().filter(|channel| channel.inbox);
+                if inboxes.all(|inbox| inbox.at_head()) {
+                    self.ask_memberships(None);
+                }
+                true
+            }
+            Some(Listed::Asked(..)) => true,
+            Some(Listed::Read(_) | Listed::Refused(_)) => false,
+        }
+    }
+
+    /// Whether the server has named them all.
+    pub(super) fn knows_memberships(&self) -> bool {
+        matches!(self.listed(), Some(Listed::Read(_)))
+    }
+
+    fn ask_memberships(&mut self, after: Option<ChannelId>) {
+        let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
+        self.listed = Some(Listed::Asked(conn, after));
+        self.call(super::net::Call::Memberships, Request::ChannelList { after });
+    }
+
+    /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more groups
+    /// are tried at once than welcomes that do not open.
+    pub(super) fn on_memberships(&mut self, channels: &[ChannelInfo], more: bool) {
+        let Some(Listed::Asked(conn, after)) = self.listed() else { return };
+        let mut last = after;
+        for info in channels {
+            let unknown = !self.channels.get(&info.channel).is_some_and(|of| of.row.member);
+            let group = info.kind != ChannelKind::Inbox;
+            if last >= Some(info.channel) || (group && unknown && !self.enter_listed(info)) {
+                self.listed = Some(Listed::Read(conn));
+                return;
+            }
+            last = Some(info.channel);
+        }
+        match more && last > after {
+            true => self.ask_memberships(last),
+            false => self.listed = Some(Listed::Read(conn)),
+        }
+    }
+
+    fn enter_listed(&mut self, info: &ChannelInfo) -> bool {
+        self.enter_unopened(info.channel, info.generation)
+    }
+
+    pub(super) fn on_memberships_refused(&mut self) {
+        if let Some(Listed::Asked(conn, _)) = self.listed() {
+            self.listed = Some(Listed::Refused(conn));
+        }
+    }
+}
