@@ -176,6 +176,11 @@ impl Oracle {
         u32::try_from(self.said.len()).unwrap_or(u32::MAX).saturating_sub(1)
     }
 
+    /// The application acknowledged what it was told up to there.
+    pub(crate) fn acknowledged(&mut self, device: usize, channel: ChannelId, seq: u64) {
+        self.readers[device].read.insert(channel, seq);
+    }
+
     /// A command was accepted.
     pub(crate) fn issued(&mut self, device: usize, ticket: Ticket, asked: Asked) {
         let twice = self.readers[device].issued(ticket, asked);
