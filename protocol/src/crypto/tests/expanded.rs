@@ -21,13 +21,13 @@ fn decapsulations() -> Vec<Decapsulate> {
 #[expect(deprecated, reason = "what is published is in this form")]
 fn with_portable(key: &[u8], ciphertext: &[u8]) -> SharedSecret {
     let key = DecapsulationKey::from_expanded(key.try_into().unwrap()).unwrap();
-    crate::crypto::portable::decapsulate(&key, ciphertext)
+    portable::decapsulate(&key, ciphertext)
 }
 
 #[cfg(feature = "fast")]
 fn with_fast(key: &[u8], ciphertext: &[u8]) -> SharedSecret {
     let key = key.try_into().unwrap();
-    crate::crypto::fast::decapsulate(&key, ciphertext)
+    fast::decapsulate(&key, ciphertext)
 }
 
 fn unhex(text: &str) -> Vec<u8> {
