@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| qpc_sim::fuzz::run("restore", data));
+libfuzzer_sys::fuzz_target!(init: qpc_sim::fuzz::prepare(), |data: &[u8]| qpc_sim::fuzz::run("restore", data));

@@ -139,13 +139,19 @@ impl Primitives for Fast {
         seed: &[u8; 64],
         ciphertext: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
-        let ciphertext =
-            mlkem768::MlKem768Ciphertext::try_from(ciphertext).map_err(|_| CryptoError)?;
         let (mut secret, _) = mlkem768::generate_key_pair(*seed).into_parts();
-        let shared = Zeroizing::new(mlkem768::decapsulate(&secret, &ciphertext));
+        let shared = decapsulate(&secret, ciphertext);
         secret[0..].zeroize();
-        Ok(shared)
+        shared
     }
+}
+
+pub(super) fn decapsulate(
+    secret: &mlkem768::MlKem768PrivateKey,
+    ciphertext: &[u8],
+) -> SharedSecret {
+    let ciphertext = mlkem768::MlKem768Ciphertext::try_from(ciphertext).map_err(|_| CryptoError)?;
+    Ok(Zeroizing::new(mlkem768::decapsulate(secret, &ciphertext)))
 }
 
 fn aead_key(aead: Aead, key: &[u8]) -> Result<LessSafeKey, CryptoError> {

@@ -149,16 +149,20 @@ impl Primitives for Portable {
         seed: &[u8; 64],
         ciphertext: &[u8],
     ) -> Result<Zeroizing<[u8; 32]>, CryptoError> {
-        let ciphertext: &Ciphertext = ciphertext.try_into().map_err(|_| CryptoError)?;
-        let mut shared = decapsulation_key(seed).decapsulate(ciphertext);
-        let kept = Zeroizing::new(shared.into());
-        shared.zeroize();
-        Ok(kept)
+        decapsulate(&decapsulation_key(seed), ciphertext)
     }
 }
 
 fn decapsulation_key(seed: &[u8; 64]) -> DecapsulationKey {
     DecapsulationKey::from_seed(Seed::from(*seed))
+}
+
+pub(super) fn decapsulate(key: &DecapsulationKey, ciphertext: &[u8]) -> SharedSecret {
+    let ciphertext: &Ciphertext = ciphertext.try_into().map_err(|_| CryptoError)?;
+    let mut shared = key.decapsulate(ciphertext);
+    let kept = Zeroizing::new(shared.into());
+    shared.zeroize();
+    Ok(kept)
 }
 
 fn seal<C>(key: &[u8], nonce: &[u8; 12], aad: &[u8], msg: &[u8]) -> Result<Vec<u8>, CryptoError>

@@ -1,8 +1,10 @@
-//! Properties of both backends. What they must agree on with the world is in `tests/vectors_crypto.rs`.
+//! Properties of both backends. What they must agree on with the world is in `tests/vectors_crypto`.
 
 use proptest::prelude::*;
 
 use super::*;
+
+mod expanded;
 
 fn backends() -> Vec<Backend> {
     vec![

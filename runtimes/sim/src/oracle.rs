@@ -140,8 +140,8 @@ impl Oracle {
         self.forget_order(device);
     }
 
-    /// A record of a device was torn while it was off; whether it began with that. One of the directory has to be found
-    /// then, one of a group costs no more than that group.
+    /// A record of a device was torn while it was off; whether it began with that. How far it was with a channel is nothing
+    /// it can be without; a record of a group costs no more than that group.
     pub(crate) fn torn(&mut self, device: usize, key: &[u8], begun: bool) {
         let group = key.strip_prefix(b"g/").and_then(|rest| rest.first_chunk::<16>());
         let what = || format!("device {device}: {}", key.escape_ascii());
@@ -162,6 +162,11 @@ impl Oracle {
         let mut thief = self.readers[device].clone();
         thief.start();
         self.readers.push(thief);
+    }
+
+    /// The application acknowledged what it was told up to there.
+    pub(crate) fn acknowledged(&mut self, device: usize, channel: ChannelId, seq: u64) {
+        self.readers[device].read.insert(channel, seq);
     }
 
     /// A command was accepted.

@@ -276,7 +276,11 @@ impl Play<'_> {
         let told = self.oracle.borrow().last_told(device, channel);
         let Some(seq) = told.filter(|_| self.is_on(device)) else { return false };
         let now = self.world.now_of(device);
-        self.world.client(device).ack(now, channel, seq).is_ok()
+        let done = self.world.client(device).ack(now, channel, seq).is_ok();
+        if done {
+            self.oracle.borrow_mut().acknowledged(device, channel, seq);
+        }
+        done
     }
 
     fn prefer(&mut self, device: usize, channel: ChannelId) -> bool {

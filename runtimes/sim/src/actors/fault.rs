@@ -105,7 +105,7 @@ impl Play<'_> {
         self.world.crash(device);
         let whole = self.world.devices[device].disk.clone();
         let torn = match part % 3 {
-            0 => self.world.damage(device, b"d/", Damage::Cut),
+            0 => self.world.damage(device, b"d/c/", Damage::Cut),
             1 => self.world.damage(device, b"g/", Damage::Cut),
             _ => {
                 self.world.devices[device].fail_load = Some(StoreFaultKind::Corrupt);

@@ -148,9 +148,11 @@ impl Oracle {
             self.present(world).map(|(device, _, sender)| (device, sender)).collect();
         let missing = self.missing(&present);
         let kept = self.kept(world, &present);
+        let unread = self.unread_for_nothing(&present);
         self.checks += self.said.len() as u64;
         self.broken(missing);
         self.broken(kept);
+        self.broken(unread);
     }
 
     /// Messages that a device should have read and did not.
@@ -176,6 +178,16 @@ impl Oracle {
             }
         }
         None
+    }
+
+    /// A message that was acknowledged, and is on a disk still.
+    fn unread_for_nothing(&self, present: &BTreeMap<usize, Sender>) -> Option<Broken> {
+        let honest = present.keys().filter(|device| !self.readers[**device].lied);
+        let kept = |device: &usize| Some((*device, self.readers[*device].kept_for_nothing()?));
+        honest.filter_map(kept).next().map(|(device, (channel, seq))| {
+            let what = format!("device {device}, {channel} seq {seq}");
+            ("what was acknowledged is on no disk", what)
+        })
     }
 
     /// Keys of messages that were read, or sent, and are still on a disk.

@@ -358,9 +358,16 @@ impl Logs {
         chain: Digest,
         duplicate: bool,
     ) -> Result<(), Broken> {
+        let gone = op.adds.iter().map(|add| add.sender).find(|added| !self.is_active(*added));
         let Some(log) = self.submitted(op.channel, op.sender, op.message, seq, duplicate)? else {
             return Ok(());
         };
+        if let Some(added) = gone {
+            return Err((
+                "only active devices are added",
+                format!("{} {seq}: {added:?}", op.channel),
+            ));
+        }
         let place = (op.generation, op.epoch);
         if place != log.place {
             let what = format!("{} {seq}: {place:?} in {:?}", op.channel, log.place);

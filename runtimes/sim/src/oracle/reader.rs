@@ -49,6 +49,8 @@ pub(super) struct Reader {
     pub(super) stored: BTreeSet<At>,
     /// Messages that it acknowledged, for good: they were told, and are on its disk no more.
     pub(super) acked: BTreeSet<At>,
+    /// Up to where its application acknowledged in this life.
+    pub(super) read: BTreeMap<ChannelId, u64>,
     /// Messages that it was told, and in which life last.
     pub(super) told: BTreeMap<At, u32>,
     /// The last seq told in this life.
@@ -89,6 +91,7 @@ impl Reader {
     pub(super) fn start(&mut self) {
         self.life += 1;
         self.last.clear();
+        self.read.clear();
         self.unread = 0;
     }
 
@@ -129,6 +132,12 @@ impl Reader {
                 Op::DeletePrefix(_) => {}
             }
         }
+    }
+
+    /// A message that was acknowledged, and is on the disk still.
+    pub(super) fn kept_for_nothing(&self) -> Option<At> {
+        let is_read = |(channel, seq): &&At| self.read.get(channel).is_some_and(|read| seq <= read);
+        self.stored.iter().find(is_read).copied()
     }
 
     /// A command was accepted under this ticket.

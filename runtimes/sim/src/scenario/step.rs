@@ -174,8 +174,8 @@ steps! {
     SlowDisk = "slow-disk", Fault, 4, [device, ms];
     /// Its disk refuses the next batch: full (0), failing (1).
     DiskFails = "disk-fails", Fault, 3, [device, how];
-    /// It goes off, and a record of it is torn: of its directory (0), of a group (1); or its store finds one that is not
-    /// what it wrote (2). Then it is switched on. What cannot be begun with is put right.
+    /// It goes off, and a record of it is torn: of how far it is with a channel (0), of a group (1); or its store finds one
+    /// that is not what it wrote (2). Then it is switched on. What cannot be begun with is put right.
     Damage = "damage", Fault, 0, [device, part];
     /// Its disk is copied.
     Backup = "backup", Fault, 3, [device];
