@@ -9,6 +9,7 @@ use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId};
+use qpc_protocol::limits::KEEP_ALIVE;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::wire::message::{Body, ChannelKind, Reply, Request};
@@ -137,14 +138,19 @@ fn a_channel_is_unknown_until_it_is_open() {
 #[test]
 fn a_channel_is_not_founded_while_its_welcome_is_on_its_way() {
     let mut world = two(Rules::new(8));
-    let (hidden, founded) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
-    let (hides, counts) = (hidden.clone(), founded.clone());
-    lie_both_ways(&mut world, BOB, move |_, mut frame| {
-        match &mut frame.body {
+    let (mut held, founded) = (Vec::new(), Rc::new(Cell::new(0)));
+    let counts = founded.clone();
+    lie_both_ways(&mut world, BOB, move |_, frame| {
+        match &frame.body {
             Body::Request(Request::BlobGet { .. }) => return vec![],
             Body::Request(Request::ChannelCreate { .. }) => counts.set(counts.get() + 1),
-            Body::Reply(Reply::ClaimedKeyPackages(claimed)) if hides.get() => {
-                claimed.iter_mut().for_each(|claim| claim.package = None);
+            Body::Reply(Reply::ClaimedKeyPackages(_)) => {
+                held.push(frame);
+                return vec![];
+            }
+            // Later than the welcome.
+            Body::Reply(Reply::Pong(_)) => {
+                return [vec![frame], core::mem::take(&mut held)].concat();
             }
             _ => {}
         }
@@ -153,8 +159,7 @@ fn a_channel_is_not_founded_while_its_welcome_is_on_its_way() {
     let opened = world.command(BOB, |client, now| client.open_direct(now, "alice"));
     world.pass(Duration::from_secs(1));
     let channel = open(&mut world, ALICE, "bob");
-    hidden.set(false);
-    world.pass(Duration::from_secs(5));
+    world.pass(KEEP_ALIVE + Duration::from_secs(1));
     assert_eq!(founded.get(), 0, "its welcome is here");
     honest(&mut world, &[BOB]);
     assert_eq!(world.outcome(BOB, opened), Outcome::Group(channel));
