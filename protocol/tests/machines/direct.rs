@@ -11,7 +11,7 @@ use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{AccountId, ChannelId};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
-use qpc_protocol::wire::message::{Body, ChannelKind, Reply, Request};
+use qpc_protocol::wire::message::{Body, ChannelKind, Failure, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
 pub(crate) fn two(rules: Rules) -> World {
@@ -143,7 +143,9 @@ fn a_channel_is_not_founded_while_its_welcome_is_on_its_way() {
         match &mut frame.body {
             Body::Request(Request::BlobGet { .. }) => return vec![],
             Body::Request(Request::ChannelCreate { .. }) => counts.set(counts.get() + 1),
-            Body::Reply(Reply::ClaimedKeyPackages(claimed)) if hides.get() => claimed.clear(),
+            Body::Reply(Reply::ClaimedKeyPackages(_)) if hides.get() => {
+                frame.body = Body::Failure(Failure::from(ErrorCode::Unavailable));
+            }
             _ => {}
         }
         vec![frame]
