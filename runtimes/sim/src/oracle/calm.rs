@@ -95,7 +95,9 @@ impl Oracle {
             let group = client.groups().into_iter().find(|group| group.channel == id);
             let reader = &self.readers[device];
             // Whose records of a group do not even tell whose it was has said so, and waits for a member.
-            let unknown = reader.torn.contains(&id) && reader.lost.contains(&id);
+            let mut unknown = reader.torn.contains(&id) && reader.lost.contains(&id);
+            // A backup from between two memberships.
+            unknown |= reader.restored && group.as_ref().is_some_and(|group| !group.member);
             if reader.leaving.contains(&id) || unknown {
                 continue;
             }
