@@ -33,6 +33,9 @@ use crate::limits;
 
 /// Length of the segment table of a frame with one segment.
 const SHORT_TABLE: usize = 8;
+/// Behind so many bytes of the first segment the [version] is known: a frame that comes in pieces is looked at there,
+/// and not gathered any further if it is of another.
+const VERSION_ENDS: usize = 10;
 
 /// Bytes of [`encode`]'s output for this frame, exactly.
 pub fn encoded_len(frame: &Frame) -> usize {
@@ -241,7 +244,12 @@ fn measure(bytes: &[u8], most: usize) -> Result<Extent, PeerFault> {
     {
         return Err(PeerFault::Version(version));
     }
-    Ok(if bytes.len() < len { Extent::Needs(len) } else { Extent::Whole(len) })
+    let shown = len.min(table + VERSION_ENDS);
+    Ok(match bytes.len() {
+        have if have < shown => Extent::Needs(shown),
+        have if have < len => Extent::Needs(len),
+        _ => Extent::Whole(len),
+    })
 }
 
 /// The 32-bit number at a place of the segment table.

@@ -223,6 +223,18 @@ fn strangers_may_be_held_to_small_frames() {
     assert_eq!(decoder.next(&mut claim.as_slice()), Err(PeerFault::TooLarge));
 }
 
+/// It is not gathered to its end, however long it claims to be.
+#[test]
+fn another_version_is_refused_as_soon_as_it_shows_however_the_stream_is_cut() {
+    let mut other = encoded(&ping(30_000));
+    other[16] = 9;
+    for cut in 1..=18 {
+        let mut decoder = Decoder::new();
+        let mut pieces = other[..18].chunks(cut).map(|mut piece| decoder.next(&mut piece));
+        assert_eq!(pieces.find(Result::is_err), Some(Err(PeerFault::Version(9))), "{cut}");
+    }
+}
+
 #[test]
 fn a_fault_stays() {
     let mut decoder = Decoder::new();
