@@ -34,10 +34,7 @@ impl Play<'_> {
                 self.world.storage.crash_moment = Some(Moment::ALL[usize::from(moment) % 3]);
             }
             Step::Serve {} if !up => self.world.start_server(),
-            Step::ServerDisk { full } => {
-                let was = core::mem::replace(&mut self.world.server_disk_full, full == 1);
-                return was != (full == 1);
-            }
+            Step::ServerDisk { full } => return self.fill_server_disk(full == 1),
             Step::ServerSlowDisk { ms } => self.world.storage.latency = millis(ms),
             Step::ServerClock { hours, back } => self.world.server_clock = skewed(hours, back),
             Step::ServerClockRight {} => self.world.server_clock = Clock::default(),
@@ -133,10 +130,18 @@ impl Play<'_> {
         self.world.start(device);
     }
 
+    fn fill_server_disk(&mut self, full: bool) -> bool {
+        let was = core::mem::replace(&mut self.world.server_disk_full, full);
+        if was && !full {
+            self.oracle.borrow_mut().server_has_room();
+        }
+        was != full
+    }
+
     /// Ends all faults.
     fn mend(&mut self) {
         self.be_honest();
-        self.world.server_disk_full = false;
+        self.fill_server_disk(false);
         self.world.server_clock = Clock::default();
         self.world.storage.latency = Duration::ZERO;
         self.world.storage.crash_in = None;

@@ -15,7 +15,7 @@ pub(super) struct Said {
     pub(super) at: Option<u64>,
     pub(super) failed: bool,
     /// Whether it has a place among the others of its sender: a backup that is put back sends again what was queued
-    /// then, after what was queued since.
+    /// then, after what was queued since, and a server without room takes what comes once it has room again.
     ordered: bool,
 }
 
@@ -54,6 +54,13 @@ impl Oracle {
         self.check(turned.is_none(), "one sender's messages keep their order", || {
             format!("device {device}, {channel}: text {number} at seq {seq}, and {turned:?}")
         });
+    }
+
+    /// The server had no room for a while. What it refused then is sent again, and what was on its way behind that may
+    /// have been taken meanwhile.
+    pub(crate) fn server_has_room(&mut self) {
+        let on_their_way = self.said.iter_mut().filter(|said| said.at.is_none());
+        on_their_way.for_each(|said| said.ordered = false);
     }
 
     /// A device goes on from an older state of its disk.
