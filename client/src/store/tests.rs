@@ -110,6 +110,42 @@ fn wrong_keys_damage_and_newer_schemas_are_told_apart() {
     assert!(cut.is(Local::HomeDamaged) && cut.text().contains("cut off"), "{cut}");
 }
 
+/// Whatever SQLite makes of a page that was changed: it is damage, and not the disk.
+#[test]
+fn a_page_that_was_changed_is_told_as_damage_wherever_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let mut store = open(&dir);
+    let ops = (0..200).map(|number| Op::Put(vec![number; 8], vec![number; 500])).collect();
+    store.apply(&Batch { id: BatchId(1), ops }).unwrap();
+    drop(store);
+    let whole = fs::read(&path).unwrap();
+    let mut told = 0;
+    let pages = whole.chunks(PAGE as usize).count();
+    for page in 0..pages {
+        let mut bytes = whole.clone();
+        bytes[page * PAGE as usize + 2_000] ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        let page_of_all = Page { prefix: Vec::new(), after: None, most: 1_000 };
+        let read = SqlStore::open(&path, &KEY)
+            .and_then(|mut store| store.load(&page_of_all).map_err(Problem::from));
+        if let Err(problem) = read {
+            assert!(problem.is(Local::HomeDamaged), "page {page}: {problem}");
+            told += 1;
+        }
+        let put = Op::Put(vec![7; 8], vec![8; 500]);
+        let batch = Batch { id: BatchId(1), ops: vec![put] };
+        let written = SqlStore::open(&path, &KEY)
+            .and_then(|mut store| store.apply(&batch).map_err(Problem::from));
+        if let Err(problem) = written {
+            assert!(problem.is(Local::HomeDamaged), "page {page}, writing: {problem}");
+        }
+        drop(fs::remove_file(dir.path().join("state.db-wal")));
+        drop(fs::remove_file(dir.path().join("state.db-journal")));
+    }
+    assert!(told + 1 >= pages, "{told} of {pages}");
+}
+
 #[test]
 fn a_batch_that_fails_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();

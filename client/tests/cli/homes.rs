@@ -49,6 +49,34 @@ fn damage_is_told() {
     }
 }
 
+/// Wherever a byte of the state was changed: what the page holds is not needed, or the damage is named, and what to do.
+#[test]
+fn a_changed_byte_of_the_state_is_told_wherever_it_is() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    bob.send("team", "unread");
+    alice.send("team", "read");
+    let file = alice.home.join("state.db");
+    let whole = std::fs::read(&file).unwrap();
+    let mut told = 0;
+    for at in (1_000..whole.len()).step_by(4_096) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let done = alice.run(&["group", "list", "--json"]);
+        if done.code != 0 {
+            let error = done.error();
+            assert_eq!((done.code, &error["code"]), (5, &"E123".into()), "byte {at}: {error}");
+            assert!(error["next"].as_str().unwrap().contains("backup"), "{error}");
+            told += 1;
+        }
+        std::fs::write(&file, &whole).unwrap();
+        drop(std::fs::remove_file(alice.home.join("state.db-wal")));
+    }
+    assert!(told > 0);
+    assert_eq!(bob.texts(), ["read"]);
+}
+
 #[test]
 fn a_variable_that_is_empty_counts_as_unset() {
     let place = Place::new();

@@ -282,13 +282,7 @@ impl Driver {
         // Dropping the lines closes what is still open.
         drop((self.lines, reports));
         within(LINGER + LINGER / 2, async { all_ended.recv().await.unwrap_or_default() }).await;
-        let endpoints = self.net.endpoints.take();
-        within(LINGER, async {
-            for endpoint in endpoints.iter().flatten() {
-                endpoint.wait_idle().await;
-            }
-        })
-        .await;
+        drop(self.net.endpoints.take());
         let StoreThread { work, done, thread, .. } = self.store;
         drop(work);
         blocking::unblock(move || thread.join()).await.ok();

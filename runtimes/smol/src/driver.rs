@@ -174,11 +174,11 @@ impl Spawner {
                     let all_sent = async { idle.recv().await.unwrap_or_default() };
                     within(LINGER, future::or(all_sent, async { drop(carrier.gone().await) }))
                         .await;
-                    carrier.close(code);
+                    within(LINGER, carrier.close(code)).await;
                     return;
                 }
                 Next::Order(None) => {
-                    carrier.close(CloseCode::DONE);
+                    within(LINGER, carrier.close(CloseCode::DONE)).await;
                     return;
                 }
             }

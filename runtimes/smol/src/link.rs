@@ -68,8 +68,8 @@ pub(crate) trait Carrier: 'static {
     fn accept(&self) -> impl Future<Output = (Self::Read, Self::Write)>;
     /// Resolves when the connection is gone.
     fn gone(&self) -> impl Future<Output = Gone>;
-    /// Closes at once.
-    fn close(&self, code: CloseCode);
+    /// Closes at once. Resolves when what says so to the other side has left.
+    fn close(&self, code: CloseCode) -> impl Future<Output = ()>;
 }
 
 /// Where the driver and a link's task meet. Both run on one thread.

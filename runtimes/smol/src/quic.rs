@@ -22,7 +22,7 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::NamedGroup;
-use smol::Executor;
+use smol::{Executor, Timer};
 use zeroize::Zeroizing;
 
 use crate::link::{Broken, Carrier, ReadHalf, WriteHalf};
@@ -47,6 +47,8 @@ const INCOMING_BYTES: u64 = 8 * 1024 * 1024;
 const BULK_PRIORITY: i32 = -1;
 /// Pieces taken from quinn per read; each is at most a packet, so together far below `READ_CHUNK`.
 const PIECES: usize = 16;
+/// How often it is looked whether the close of a connection has left.
+const GLANCE: Duration = Duration::from_millis(1);
 
 /// What the TLS handshake of a connection came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,13 +265,23 @@ impl Carrier for Quic {
         gone(&self.0.closed().await)
     }
 
-    fn close(&self, code: CloseCode) {
+    async fn close(&self, code: CloseCode) {
+        if self.0.close_reason().is_some() {
+            return;
+        }
         let why = reason(code);
         if code != CloseCode::SHUTDOWN && !why.is_empty() {
             let remote = self.0.remote_address();
             tracing::info!(%remote, code = code.0, why, "a connection is closed for what its peer did");
         }
+        let sent = || self.0.stats().udp_tx.datagrams;
+        let before = sent();
         self.0.close(VarInt::from_u32(code.0), why.as_bytes());
+        // It goes once and nobody answers it. QUIC would keep the connection for three timeouts of a probe more, for what
+        // may still come in.
+        while sent() == before {
+            Timer::after(GLANCE).await;
+        }
     }
 }
 

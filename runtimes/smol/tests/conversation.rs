@@ -279,6 +279,35 @@ fn two_devices_talk_and_go_on_after_the_server_was_started_again() {
     }
 }
 
+/// What ends a connection has left before a client has stopped, so that the server frees it; nothing else is waited for.
+#[test]
+fn a_client_that_stops_has_told_the_server_and_waits_for_nothing_more() {
+    let house = House::new();
+    let server = house.serve(0);
+    let address = house.address(&server);
+    block_on(async {
+        let mut spent = Vec::new();
+        for name in ["alice", "bob", "carol", "dave", "erin"] {
+            let mut device = Device::open(&address, &Kept::default());
+            device.register(name).await;
+            assert_eq!(server.connections(), 1);
+            let start = Instant::now();
+            device.handle.stop().await.unwrap();
+            spent.push(start.elapsed());
+            while server.connections() > 0 {
+                assert!(start.elapsed() < Duration::from_secs(2), "the server was not told");
+                Timer::after(Duration::from_millis(1)).await;
+            }
+        }
+        spent.sort();
+        eprintln!("{spent:?}");
+        // Three times the longest wait for an acknowledgement that QUIC has would be 75 ms at least.
+        assert!(spent[2] < Duration::from_millis(70), "{spent:?}");
+        server.drain().await;
+        server.join().unwrap();
+    });
+}
+
 #[test]
 fn a_server_with_another_key_is_told_once_and_not_tried_again() {
     let house = House::new();

@@ -18,6 +18,10 @@ pub(super) struct Verb {
     /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
     /// them. Whoever sees that it has not runs the verb again.
     pub(super) is_true: fn(&World) -> bool,
+    /// From which moment of its own process on its wish is stored, and comes true without being asked for again: 1, right
+    /// after the first batch, unless something has to be asked of the server before. `None`: it is a question that the server
+    /// answers, or several wishes one after the other.
+    pub(super) stored_from: Option<u64>,
     /// Exit codes of running it again, besides 0: it says that there is nothing left to do.
     pub(super) again: &'static [i32],
     /// How many epochs of the team it takes, whoever commits, until the next message is sent there.
@@ -39,6 +43,7 @@ const COMMIT: Verb = Verb {
     proposes: false,
     before: &[],
     is_true: |world| world.team("alice")["epoch"] != world.start().epoch,
+    stored_from: Some(1),
     again: &[],
     epochs: Some(1),
     of_the_team: true,
@@ -47,8 +52,13 @@ const COMMIT: Verb = Verb {
 };
 
 /// A verb of Alice's that has nothing to do with the team.
-const ASIDE: Verb =
-    Verb { epochs: Some(0), of_the_team: false, talkers: &["alice", "bob"], ..COMMIT };
+const ASIDE: Verb = Verb {
+    epochs: Some(0),
+    of_the_team: false,
+    talkers: &["alice", "bob"],
+    stored_from: None,
+    ..COMMIT
+};
 
 fn members(world: &World, by: &str, of: &str) -> Vec<String> {
     let listed = world.device(by).ok(&["group", "members", of]);
@@ -93,6 +103,7 @@ pub(super) fn of_the_team() -> Vec<Verb> {
         },
         Verb {
             words: &["group", "role", "team", "bob", "admin"],
+            stored_from: Some(3),
             check: |world| {
                 let members = world.device("carol").ok(&["group", "members", "team"]);
                 let admins = members.iter().filter(|member| member["admin"] == true);
@@ -109,6 +120,7 @@ pub(super) fn of_the_team() -> Vec<Verb> {
         },
         Verb {
             words: &["group", "remove", "team", "carol"],
+            stored_from: Some(3),
             talkers: &["alice", "bob", "second"],
             check: |world| {
                 assert_eq!(world.team("carol")["member"], false);
@@ -125,6 +137,7 @@ pub(super) fn of_the_team() -> Vec<Verb> {
         },
         Verb {
             words: &["group", "remove", "team", "carol"],
+            stored_from: Some(3),
             proposes: true,
             talkers: &["alice", "bob", "second"],
             check: |world| {
@@ -135,6 +148,7 @@ pub(super) fn of_the_team() -> Vec<Verb> {
         },
         Verb {
             words: &["group", "reset", "team"],
+            stored_from: Some(3),
             is_true: |world| world.team("alice")["generation"] != world.start().generation,
             epochs: None,
             check: |world| assert_eq!(world.team("bob")["generation"], 2),
@@ -166,6 +180,7 @@ pub(super) fn of_devices() -> Vec<Verb> {
     vec![
         Verb {
             words: &["devices", "rotate"],
+            stored_from: Some(3),
             is_true: |world| {
                 world.listed("alice");
                 world.since() != world.start().since
@@ -180,6 +195,7 @@ pub(super) fn of_devices() -> Vec<Verb> {
         },
         Verb {
             words: &["devices", "revoke", "<second>"],
+            stored_from: None,
             is_true: |world| devices(world) == 1,
             talkers: &["alice", "bob", "carol"],
             check: |world| {
@@ -262,6 +278,7 @@ pub(super) fn of_people() -> Vec<Verb> {
     vec![
         Verb {
             words: &["group", "create", "pottery"],
+            stored_from: Some(1),
             is_true: |world| named(&world.listed("alice"), "pottery") > 0,
             check: |world| {
                 assert_eq!(named(&world.listed("alice"), "pottery"), 1);
