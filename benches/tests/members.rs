@@ -15,7 +15,7 @@ fn check(done: &Done, plan: Plan) {
         let step = done.steps.iter().find(|step| step.name == name);
         step.unwrap_or_else(|| panic!("no step {name}")).clone()
     };
-    let changes = plan.adds + plan.removes + plan.updates;
+    let changes = of("make an admin").count + plan.adds + plan.removes + plan.updates;
     assert_eq!(of("create").count, plan.members);
     assert_eq!(done.epoch, done.created_in + changes as u64);
     assert_eq!(of("join").count, plan.online - 1);

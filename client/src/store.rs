@@ -238,10 +238,16 @@ fn fault(error: &rusqlite::Error) -> StoreFault {
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreFaultKind::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreFaultKind::Corrupt,
+        _ if is_plain(error) => StoreFaultKind::Corrupt,
         _ => StoreFaultKind::Io,
     };
     // SQLite's messages name no values that were bound.
     StoreFault { kind, detail: error.to_string() }
+}
+
+/// An error without a reason. Our statements are sound: SQLCipher answers so behind a page whose tag does not hold.
+fn is_plain(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_ERROR)
 }
 
 #[cfg(test)]

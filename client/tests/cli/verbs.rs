@@ -30,7 +30,8 @@ fn two_people_talk_and_part() {
     assert_eq!(group[0]["suite"], "hybrid");
     let id = group[0]["group"].as_str().unwrap().to_owned();
     let invited = alice.ok(&["group", "invite", "the team", "bob"]);
-    assert_eq!(keys(&invited[0]), ["epoch", "group", "type", "username"]);
+    assert_eq!(keys(&invited[0]), ["changed", "epoch", "group", "type", "username"]);
+    assert_eq!(invited[0]["changed"], true);
 
     let sent = alice.ok(&["send", "the team", "hello bob"]);
     assert_eq!(keys(&sent[0]), ["group", "message", "seq", "time", "type"]);

@@ -119,7 +119,7 @@ impl Client {
     fn check_packages(&mut self) {
         let mono = self.now.mono;
         let retry = self.packages_retry.is_some_and(|at| at <= mono);
-        let busy = self.awaits_packages() || matches!(self.packages, Packages::Loading(..));
+        let busy = self.asked_for_packages() || matches!(self.packages, Packages::Loading(..));
         let ends = self.packages_retry.is_none() && self.packages_due() <= self.now.wall;
         match busy {
             // What is under way may fail, too.

@@ -214,7 +214,7 @@ impl Client {
             true => channel.at_head(),
             false => !channel.row.member || channel.fall.why.is_none(),
         });
-        if !self.awaits_memberships() && done && self.knows_memberships() {
+        if !self.asks_for_memberships() && done && self.knows_memberships() {
             self.restored.open = false;
             self.store_restored();
         }

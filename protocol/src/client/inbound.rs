@@ -211,11 +211,6 @@ impl Client {
             inbox.gap_told = false;
         }
         self.relist_devices();
-        // So may be the welcome that a channel waits for: the server says whether this device is in already.
-        let waiting = self.channels.iter().filter(|(_, channel)| channel.ended.is_some());
-        for id in waiting.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.fall_out(id, Why::Added, true);
-        }
     }
 
     /// Works on what waits in a channel, as far as it goes now.

@@ -141,7 +141,7 @@ impl Client {
     }
 
     /// Whether the server was asked about key packages, or given some, and has not answered.
-    pub(super) fn awaits_packages(&self) -> bool {
+    pub(super) fn asked_for_packages(&self) -> bool {
         let of_packages =
             |call: &Call| matches!(call, Call::PackageStatus(_) | Call::PackageUpload(_));
         let conn = self.net.conn.as_ref();
@@ -150,7 +150,7 @@ impl Client {
 
     /// An answer about key packages is here. After the last one those who wait for it are told.
     fn packages_answered(&mut self) {
-        if self.awaits_packages() || !self.wanted_packages.is_empty() {
+        if self.asked_for_packages() || !self.wanted_packages.is_empty() {
             return;
         }
         if let Some((available, last_resort)) = self.packages_taken {

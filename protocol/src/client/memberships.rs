@@ -40,7 +40,7 @@ impl Client {
 
     /// Whether groups may still be named that a restored device has to come back to; asks for them, once the welcomes that
     /// are left have been read.
-    pub(super) fn awaits_memberships(&mut self) -> bool {
+    pub(super) fn asks_for_memberships(&mut self) -> bool {
         if !self.restored.open || self.phase() != Some(Phase::Online) {
             return false;
         }

@@ -328,7 +328,7 @@ impl Client {
             let read = !channel.followed() || self.founding.contains(id) || channel.at_head();
             read && !channel.comes_back()
         });
-        if all && !self.awaits_memberships() {
+        if all && !self.asks_for_memberships() {
             self.synced = true;
             self.event(Event::Synced);
         }
