@@ -183,7 +183,8 @@ impl Client {
     /// [`DIRECTORY`](super::DIRECTORY); none for a new device.
     ///
     /// # Errors
-    /// A record that is damaged, of a kind that a device cannot be [without](super::damage), or of a newer version.
+    /// A record that is damaged, of a kind that a device cannot be without (its account, how far it is with a channel,
+    /// its account's devices), or of a newer version.
     pub fn restore(
         config: Config,
         directory: Records,
