@@ -36,6 +36,7 @@ use crate::error::{CloseCode, ErrorCode};
 use crate::id::ChannelId;
 use crate::io::Ticket;
 use crate::mls::key_package::KeyPackages;
+use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::store::gate::VERSION_KEY;
 
@@ -182,7 +183,7 @@ impl Client {
     pub(super) fn lose_packages(&mut self) -> KeyPackages {
         self.tell_lost(None, "the private keys of key packages", "new ones are made");
         self.gate.stage(Op::DeletePrefix(directory::PACKAGE_KEYS.to_vec()));
-        for suite in crate::mls::suite::Suite::ALL {
+        for suite in Suite::ALL {
             self.want_more(suite, LastResort::Renew);
         }
         KeyPackages::empty()

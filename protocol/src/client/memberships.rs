@@ -9,6 +9,7 @@
 //! the highest epoch seen bounds what is taken.
 
 use super::Client;
+use super::net::Call;
 use super::session::Phase;
 use crate::id::ChannelId;
 use crate::io::ConnId;
@@ -65,7 +66,7 @@ impl Client {
     fn ask_memberships(&mut self, after: Option<ChannelId>) {
         let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
         self.listed = Some(Listed::Asked(conn, after));
-        self.call(super::net::Call::Memberships, Request::ChannelList { after });
+        self.call(Call::Memberships, Request::ChannelList { after });
     }
 
     /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more groups
@@ -76,7 +77,9 @@ impl Client {
         for info in channels {
             let unknown = !self.channels.get(&info.channel).is_some_and(|of| of.row.member);
             let group = info.kind != ChannelKind::Inbox;
-            if last >= Some(info.channel) || (group && unknown && !self.enter_listed(info)) {
+            if last >= Some(info.channel)
+                || (group && unknown && !self.enter_unopened(info.channel, info.generation))
+            {
                 self.listed = Some(Listed::Read(conn));
                 return;
             }
@@ -86,10 +89,6 @@ impl Client {
             true => self.ask_memberships(last),
             false => self.listed = Some(Listed::Read(conn)),
         }
-    }
-
-    fn enter_listed(&mut self, info: &ChannelInfo) -> bool {
-        self.enter_unopened(info.channel, info.generation)
     }
 
     pub(super) fn on_memberships_refused(&mut self) {

@@ -47,6 +47,16 @@ fn a_device_that_has_left_is_not_brought_back_by_its_own_account_s_reset() {
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL, tablet], 5);
 }
 
+/// A reset asks back the devices that were there.
+#[test]
+fn a_device_that_has_left_is_not_brought_back_by_another_account_s_reset() {
+    let (world, channel) = three(82);
+    let (mut world, tablet) = without_the_tablet(world, channel);
+    assert_eq!(reset(&mut world, ALICE, channel, None), 2);
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+    stays_out(&mut world, channel, tablet);
+}
+
 /// Its sibling was away when it left, and reads neither that nor what came after it; or has forgotten the group altogether.
 #[test]
 fn a_device_that_has_left_is_not_brought_back_by_a_sibling_that_comes_back() {

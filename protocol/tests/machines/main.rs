@@ -23,6 +23,7 @@ mod lies;
 mod life;
 mod lifecycle;
 mod noise;
+mod packages;
 mod parted;
 mod profile;
 mod rejoin;

@@ -423,19 +423,3 @@ fn a_generation_whose_founder_is_gone_is_followed_by_another() {
     world.start(ALICE);
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 3);
 }
-
-/// Who has left is out, also when somebody begins the group anew: a reset asks back the devices that were there.
-#[test]
-fn a_device_that_has_left_is_not_brought_back_by_another_account_s_reset() {
-    let (mut world, channel) = three(82);
-    let tablet = world.login("bob");
-    world.pass(Duration::from_secs(120));
-    assert!(world.group(tablet, channel).member);
-    world.done(tablet, |client, now| client.leave(now, channel));
-    world.settle();
-    assert_eq!(world.group(ALICE, channel).members, 3);
-    assert_eq!(reset(&mut world, ALICE, channel, None), 2);
-    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
-    assert_eq!(world.group(ALICE, channel).members, 3);
-    assert!(!world.groups(tablet).iter().any(|group| group.channel == channel && group.member));
-}
