@@ -22,6 +22,9 @@ use core::time::Duration;
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
 
+/// How long the log is not asked for after the first of them, in ms: twice as long after each.
+const GAP_PAUSE_MS: u32 = 25;
+
 /// How long to wait before a log is asked for again of which the server said what may not be true.
 pub(super) const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -174,11 +177,14 @@ impl Client {
         self.call(Call::Tell, Request::Unsubscribe { channel: id });
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if first <= expected {
-            // On another link some may still arrive after it; but not again and again.
+            // On another link some of the subscriptions before may still arrive after it: from the second time on they
+            // are given time to pass, longer each time. But not again and again.
             channel.gaps += 1;
             if channel.gaps > GAPS {
                 self.event(Event::ForkSuspected { channel: id, seq: expected });
                 self.drop_connection("the server leaves out entries of a log".into());
+            } else if channel.gaps > 1 {
+                channel.retry_at = Some(self.now.mono + pause(GAP_PAUSE_MS << channel.gaps));
             }
             return;
         }
