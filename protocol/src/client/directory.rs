@@ -182,6 +182,8 @@ pub(super) struct Restored {
     pub lead: u64,
     /// When it was last found out.
     pub at: UnixMillis,
+    /// The inbox has lost entries, and the list of memberships was not read since.
+    pub unwelcomed: bool,
 }
 
 /// Whether this device is out of a group that it is a member of.

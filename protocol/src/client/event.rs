@@ -113,13 +113,14 @@ pub enum Event {
         /// What its loss costs, or what is to be done, for people.
         cost: &'static str,
     },
-    /// A log has entries that are gone: this device was away longer than they are kept.
+    /// A log has entries that this device is not going to read: they are gone, since it was away longer than they are kept;
+    /// or it has reset a group whose log it could not read.
     Gap {
         /// The group.
         channel: ChannelId,
         /// First seq missed.
         from: u64,
-        /// First seq still there.
+        /// First seq behind them.
         to: u64,
     },
     /// This device cannot go on in a group with the state that it has. Nothing is sent there until it has come back,

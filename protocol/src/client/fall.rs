@@ -9,7 +9,7 @@
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
-//! | a group that a restored device does not know is [listed](super::memberships) | the server's, as above | no |
+//! | a group is [listed](super::memberships) that a device does not know which was restored, or whose inbox has lost entries | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
@@ -69,7 +69,7 @@ impl Client {
     pub(super) fn enter_unopened(&mut self, id: ChannelId, generation: u32) -> bool {
         let tries = self.channels.values().filter(|of| of.fall.why == Some(Why::Added)).count();
         let known = self.channels.get(&id).filter(|channel| channel.row.member);
-        let next = known.is_none_or(|of| of.ended.is_some() && of.generation() == generation);
+        let next = known.is_none_or(|of| of.ended.is_some() && of.generation() <= generation);
         if tries >= UNOPENED_WELCOMES || !next {
             return false;
         }
@@ -191,7 +191,7 @@ impl Client {
         }
     }
 
-    fn store_restored(&mut self) {
+    pub(super) fn store_restored(&mut self) {
         self.gate.stage(directory::put(directory::RESTORED.to_vec(), &self.restored));
     }
 

@@ -217,6 +217,7 @@ impl Client {
             inbox.gap_told = false;
         }
         self.relist_devices();
+        self.miss_welcomes();
     }
 
     /// Works on what waits in a channel, as far as it goes now.

@@ -1,5 +1,6 @@
-//! Groups that this device was added to after the copy of its state was made that it was restored from: it is a member of
-//! them and knows nothing of them. The welcomes are read and gone; only the server can name the groups.
+//! Groups that this device was added to without having read the welcome: after the copy of its state was made that it was
+//! restored from, or so long ago that the inbox has lost it. It is a member of them and knows nothing of them, or waits
+//! for a welcome to their next generation; only the server can name them.
 //!
 //! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by is the
 //! group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record. So a server
@@ -8,9 +9,9 @@
 //! under that name, to the members that this device sees. Nothing that it did know is given up: of a group that it has read,
 //! the highest epoch seen bounds what is taken.
 
-use super::Client;
 use super::net::Call;
 use super::session::Phase;
+use super::{Channel, Client};
 use crate::id::ChannelId;
 use crate::io::ConnId;
 use crate::wire::message::{ChannelInfo, ChannelKind, Request};
@@ -39,10 +40,11 @@ impl Client {
         self.listed.filter(|listed| listed.conn() == conn)
     }
 
-    /// Whether groups may still be named that a restored device has to come back to; asks for them, once the welcomes that
-    /// are left have been read.
+    /// Whether groups may still be named that this device has to come into; asks for them, once the welcomes that are left
+    /// have been read.
     pub(super) fn asks_for_memberships(&mut self) -> bool {
-        if !self.restored.open || self.phase() != Some(Phase::Online) {
+        let wanted = self.restored.open || self.restored.unwelcomed;
+        if !wanted || self.phase() != Some(Phase::Online) {
             return false;
         }
         match self.listed() {
@@ -63,6 +65,13 @@ impl Client {
         matches!(self.listed(), Some(Listed::Read(_)))
     }
 
+    /// The inbox has lost entries, and maybe welcomes with them.
+    pub(super) fn miss_welcomes(&mut self) {
+        self.listed = None;
+        self.restored.unwelcomed = true;
+        self.store_restored();
+    }
+
     fn ask_memberships(&mut self, after: Option<ChannelId>) {
         let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
         self.listed = Some(Listed::Asked(conn, after));
@@ -72,22 +81,34 @@ impl Client {
     /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more groups
     /// are tried at once than welcomes that do not open.
     pub(super) fn on_memberships(&mut self, channels: &[ChannelInfo], more: bool) {
-        let Some(Listed::Asked(conn, after)) = self.listed() else { return };
+        let Some(Listed::Asked(_, after)) = self.listed() else { return };
         let mut last = after;
         for info in channels {
-            let unknown = !self.channels.get(&info.channel).is_some_and(|of| of.row.member);
-            let group = info.kind != ChannelKind::Inbox;
-            if last >= Some(info.channel)
-                || (group && unknown && !self.enter_unopened(info.channel, info.generation))
+            let leads_on = last < Some(info.channel);
+            if !leads_on
+                || (self.is_unwelcomed(info) && !self.enter_unopened(info.channel, info.generation))
             {
-                self.listed = Some(Listed::Read(conn));
-                return;
+                return self.end_memberships();
             }
             last = Some(info.channel);
         }
         match more && last > after {
             true => self.ask_memberships(last),
-            false => self.listed = Some(Listed::Read(conn)),
+            false => self.end_memberships(),
+        }
+    }
+
+    /// Whether the server names a group that this device is not in, as far as it knows.
+    fn is_unwelcomed(&self, info: &ChannelInfo) -> bool {
+        let member = |channel: &Channel| channel.row.member && !channel.waits_for_welcome();
+        info.kind != ChannelKind::Inbox && !self.channels.get(&info.channel).is_some_and(member)
+    }
+
+    fn end_memberships(&mut self) {
+        let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
+        self.listed = Some(Listed::Read(conn));
+        if core::mem::take(&mut self.restored.unwelcomed) {
+            self.store_restored();
         }
     }
 

@@ -243,7 +243,8 @@ impl Client {
         let Some(channel) = self.channels.get(&id).filter(|c| c.rejoining.is_some()) else {
             return;
         };
-        if failure.is_transient() {
+        // A reset may come between the server's looking for the group and for what it has of it.
+        if failure.is_transient() || failure.code == ErrorCode::GenerationMismatch {
             let at = self.now.mono + pause(failure.retry_after_ms);
             self.rejoin_later(id);
             if let Some(channel) = self.channels.get_mut(&id) {

@@ -339,7 +339,10 @@ impl Client {
         channel.row_dirty = true;
         // A first epoch has none.
         channel.enter(Digest([0; 32]));
+        let mut missed = None;
         if let Some(at) = at {
+            let (from, to) = (channel.row.cursor.seq().saturating_add(1), at.seq());
+            missed = (from < to).then_some(Event::Gap { channel: id, from, to });
             channel.jump(at);
             channel.unsubscribe();
         }
@@ -355,6 +358,9 @@ impl Client {
         self.settle_rejoins(id, Ok(0));
         self.stage_channel(id);
         self.wake_inboxes();
+        if let Some(missed) = missed {
+            self.event(missed);
+        }
         self.event(Event::Reset { channel: id, generation, by: me });
     }
 

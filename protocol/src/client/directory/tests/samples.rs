@@ -107,7 +107,7 @@ fn of_the_device() -> Vec<Sample> {
                 Issued { at: AT, last_resort: UnixMillis(AT.0 + 1) },
             )])),
         ),
-        sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT }),
+        sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT, unwelcomed: true }),
     ];
     for listed in [Listing::Never, Listing::Due, Listing::Done] {
         let devices = [(device(0x31), 1, false), (device(0x32), 2, true)].into_iter();
