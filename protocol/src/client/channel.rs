@@ -155,7 +155,7 @@ pub(super) struct Channel {
     pub rejoin_at: Option<Duration>,
     /// How often it came to nothing.
     pub rejoins: u32,
-    /// It is of no use to ask again on this connection.
+    /// Only others can change what is in the way, and the application was told so.
     pub rejoin_off: bool,
     /// The server said once already of what comes next in the log that it is gone, or what cannot be.
     pub gap_told: bool,

@@ -12,7 +12,7 @@ use super::submission::{OutItem, OutWhat};
 use crate::error::ErrorCode;
 use crate::id::ChannelId;
 use crate::io::{LoadId, Ticket};
-use crate::limits::BACKOFF_MOST;
+use crate::limits::{BACKOFF_MOST, REJOIN_TIME};
 use crate::mls::group::Group;
 use crate::store::batch::{Op, Records};
 use crate::wire::message::{Entry, EntryKind, Failure};
@@ -114,6 +114,7 @@ impl Client {
         channel.slot = Slot::Warm(group);
         channel.fall = Fall { last: self.now.wall, ..Fall::default() };
         channel.rejoins = 0;
+        channel.rejoin_off = false;
         let leaving = channel.row.leaving;
         self.store_fall(id);
         // A commit or proposal of the old leaf is of an epoch that is over.
@@ -180,18 +181,22 @@ impl Client {
         channel.rejoin_at = Some(self.now.mono + wait);
     }
 
-    /// Not again on this connection; and if there is nothing of the group but the word of the server, which does not stand
-    /// by it, not at all.
+    /// Only others can change what is in the way. Tried again after an hour, or on the next connection: they may have removed
+    /// this device, and no log tells that to one that cannot read it. Not at all if there is nothing of the group but the
+    /// word of the server, which does not stand by it.
     pub(super) fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
         self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };
         if channel.is_hearsay() {
             return self.evict(id, None);
         }
-        channel.rejoin_off = true;
+        channel.rejoin_at = Some(self.now.mono + REJOIN_TIME);
+        let told = core::mem::replace(&mut channel.rejoin_off, true);
         let seq = channel.row.cursor.seq();
         self.settle_rejoins(id, Err(why));
-        self.unreadable(id, seq, why);
+        if !told {
+            self.unreadable(id, seq, why);
+        }
         self.dirty.insert(id);
     }
 
@@ -216,6 +221,7 @@ impl Client {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.fall = Fall { last: channel.fall.last, ..Fall::default() };
             channel.rejoin_at = None;
+            channel.rejoin_off = false;
             channel.rejoins = 0;
         }
         self.store_fall(id);

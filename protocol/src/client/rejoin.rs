@@ -64,6 +64,8 @@ enum Known {
     Members(BTreeSet<AccountId>, Vec<Sender>),
     /// Anybody: this device has never followed the group that it was added to.
     Anybody,
+    /// Nobody: what is stored does not tell who was in it.
+    Nobody,
 }
 
 /// The server's GroupInfo, and where the log stood.
@@ -96,6 +98,11 @@ impl Client {
         let ticket = self.next_ticket();
         self.store_intent(ticket, Intent { channel, want: Want::Rejoin, losses: 0 });
         self.fall_out(channel, Why::Asked, false);
+        if let Some(channel) = self.channels.get_mut(&channel)
+            && core::mem::take(&mut channel.rejoin_off)
+        {
+            channel.rejoin_at = None;
+        }
         Ok(ticket)
     }
 
@@ -139,7 +146,7 @@ impl Client {
         // What can be read is read with the old group, as long as there is one; and a welcome to the next one first.
         let behind =
             (!channel.fall.cut && !channel.ready) || (channel.ended.is_some() && !welcomed);
-        if busy || behind || channel.rejoin_off {
+        if busy || behind {
             return;
         }
         if let Some(wait) = wait {
@@ -168,17 +175,15 @@ impl Client {
             return;
         };
         let never = channel.fall.why == Some(Why::Added) && records.is_empty();
-        rejoining.known = match never {
-            true => Some(Known::Anybody),
-            false => devices(records).map(|there| {
+        rejoining.known = Some(match devices(records) {
+            _ if never => Known::Anybody,
+            None => Known::Nobody,
+            Some(there) => {
                 let accounts = there.iter().map(|device| device.account).collect();
                 let own = there.into_iter().filter(|device| Some(device.account) == own);
                 Known::Members(accounts, own.collect())
-            }),
-        };
-        if rejoining.known.is_none() {
-            return self.give_rejoin_up(id, UNKNOWABLE);
-        }
+            }
+        });
         self.try_rejoin(id);
     }
 
@@ -189,8 +194,11 @@ impl Client {
             return;
         };
         let Some(channel) = self.channels.get(&id) else { return };
-        let Some(Rejoining { since, .. }) = channel.rejoining else { return };
-        let cursor = channel.row.cursor.seq();
+        let Some(Rejoining { since, known, .. }) = &channel.rejoining else { return };
+        if matches!(known, Some(Known::Nobody)) {
+            return self.give_rejoin_up(id, UNKNOWABLE);
+        }
+        let (since, cursor) = (*since, channel.row.cursor.seq());
         if generation > channel.generation() && channel.fall.cut {
             // The log would have shown it, if it could be read.
             self.pass_generation(id, generation);
@@ -277,15 +285,17 @@ impl Client {
         else {
             return;
         };
+        let (known, siblings) = match known {
+            // Not before the server has answered: this device may be out by now.
+            Known::Nobody => return self.give_rejoin_up(id, UNKNOWABLE),
+            Known::Anybody => (None, Vec::new()),
+            Known::Members(known, siblings) => (Some(known), siblings.clone()),
+        };
         let Some(tree) = offer.tree.whole() else { return };
         let overtaken = offer.seq < channel.row.cursor.seq();
         // What makes this device believe that the group has moved on has to be so.
         let moved = matches!(channel.fall.why, Some(Why::Missed | Why::Unopened));
         let next = channel.ended.is_some();
-        let (known, siblings) = match known {
-            Known::Members(known, siblings) => (Some(known), siblings.clone()),
-            Known::Anybody => (None, Vec::new()),
-        };
         // The suite is the same all the time that this device knows the group.
         let offered = suite_of(&offer.group_info).filter(|suite| *suite >= channel.row.suite);
         let floor = Floor {

@@ -97,6 +97,31 @@ fn a_device_that_cannot_tell_whose_group_it_was_is_added_anew() {
     all_talk(&mut world, channel, "after");
 }
 
+/// Nothing that it could read tells it so: it asks again now and then, on the same connection, and says once why.
+#[test]
+fn a_device_that_cannot_tell_whose_group_it_was_learns_that_it_was_removed() {
+    let (mut world, channel) = three(15);
+    let bob = world.client(BOB).whoami().unwrap().1.account;
+    world.crash(BOB);
+    wreck(&mut world, BOB);
+    world.start(BOB);
+    said(&mut world, ALICE, channel, "hello");
+    let why = |event: &Event| matches!(event, Event::Unreadable { why, .. } if why.contains("a member has to"));
+    world.until(|world| saw(world, BOB, why));
+    world.pass(REJOIN_TIME * 2);
+    let told = world.devices[BOB].log.iter().filter(|event| why(event)).count();
+    assert_eq!(told, 1);
+    // Whoever asks is answered at once.
+    fails(&mut world, BOB, |client, now| client.rejoin(now, channel));
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.pass(REJOIN_TIME + Duration::from_secs(60));
+    assert!(saw(&world, BOB, |event| matches!(event, Event::Evicted { by: None, .. })));
+    assert!(!world.group(BOB, channel).member);
+    world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+    world.settle();
+    all_talk(&mut world, channel, "after");
+}
+
 #[test]
 fn a_device_removed_while_it_could_not_read_learns_it_and_tries_no_more() {
     let (mut world, channel) = three(13);
