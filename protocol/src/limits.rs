@@ -157,6 +157,9 @@ pub const BEHIND: u64 = 1_000;
 pub const SUBSCRIPTIONS: usize = 4_096;
 /// Past epochs from which application messages are accepted and decrypted.
 pub const PAST_EPOCHS: u64 = 2;
+/// Messages that a device has under way to a group at once. One that the server had no room for comes in the log behind
+/// those that were under way with it, and is read all the same: keys skipped are kept for as many.
+pub const MESSAGES_AHEAD: usize = 32;
 /// Longest encoded ratchet tree in bytes that a joiner reads: of [`MEMBERS`] hybrid leaves and all their parents it is
 /// about 15 MB. Reading takes some twenty times as much memory at worst.
 pub const TREE_BYTES: usize = 24 * 1024 * 1024;

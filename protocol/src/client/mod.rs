@@ -192,7 +192,8 @@ pub struct Client {
     outbox: BTreeMap<Ticket, OutItem>,
     /// Intents and submissions with a call under way.
     inflight: BTreeSet<Ticket>,
-    /// Messages that the server could not take when they were last sent: what comes after them waits for their answer.
+    /// Messages that the server could not take when they were last sent, or of which a machine before this one may have
+    /// heard so: what comes after them waits for their answer.
     refused: BTreeSet<Ticket>,
     rotation: Rotation,
     /// When to offer the next key again after the server could not take it.

@@ -10,7 +10,7 @@ use super::{Client, session::Phase};
 use crate::error::{ErrorCode, RestoreError};
 use crate::id::{ChannelId, Digest, MessageId};
 use crate::io::Ticket;
-use crate::limits::CALLS_IN_FLIGHT;
+use crate::limits::{CALLS_IN_FLIGHT, MESSAGES_AHEAD};
 use crate::mls::MlsError;
 use crate::store::batch::{Op, Records};
 use crate::store::record::decode;
@@ -66,8 +66,10 @@ impl Client {
         }
         // Messages wait in order; the commit that they may be waiting for does not wait behind them.
         let (mut blocked, mut tried_again) = (false, false);
+        let mut under_way = 0;
         for ticket in self.outbox_of(id) {
             let item = self.outbox.get(&ticket);
+            blocked |= under_way >= MESSAGES_AHEAD;
             let in_order = (blocked && item.is_some_and(OutItem::is_unsealed))
                 || (tried_again && item.is_some_and(OutItem::is_message));
             let later = in_order || self.waits_for_others(id, ticket);
@@ -84,6 +86,7 @@ impl Client {
             }
             blocked |= self.may_be_refused(id, ticket);
             tried_again |= self.refused.contains(&ticket);
+            under_way += usize::from(self.outbox.get(&ticket).is_some_and(OutItem::is_under_way));
         }
     }
 

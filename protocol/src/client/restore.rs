@@ -197,6 +197,8 @@ impl Client {
         let spilled = channels.iter().filter(|(_, channel)| channel.spilled_after.is_some());
         let compared = stored.claims.keys().map(|(id, _)| *id);
         let dirty = spilled.map(|(id, _)| *id).chain(compared).collect();
+        let under_way = stored.outbox.iter().filter(|(_, item)| item.is_under_way());
+        let refused = under_way.map(|(ticket, _)| *ticket).collect();
         let identity = stored.identity.as_ref();
         let known = identity.is_some_and(|identity| !identity.ended);
         let connect_at = (config.auto_connect && known).then_some(now.mono);
@@ -224,7 +226,7 @@ impl Client {
             turns: BTreeMap::new(),
             outbox: stored.outbox,
             inflight: BTreeSet::new(),
-            refused: BTreeSet::new(),
+            refused,
             rotation: stored.rotation,
             rotation_retry: None,
             uploads: BTreeMap::new(),

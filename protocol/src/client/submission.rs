@@ -90,6 +90,11 @@ impl OutItem {
         matches!(self.what, OutWhat::Application { sealed: None, .. })
     }
 
+    /// A message that is encrypted, and that the server is not known to have.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.is_message() && !self.is_unsealed() && self.accepted.is_none()
+    }
+
     /// What goes to the server, if it is not a commit and is ready.
     pub(super) fn submit(&self) -> Option<&Submit> {
         match &self.what {

@@ -163,11 +163,14 @@ impl Group {
 /// As [`limits::PAST_EPOCHS`], in OpenMLS's type.
 const PAST_EPOCHS: usize = limits::PAST_EPOCHS as usize;
 
-/// A log hands out the messages of a sender in their order, but for those that are sent anew after `StaleEpoch`. Keys
-/// skipped are kept for 32 messages; more than 4,096 messages of one sender in one epoch cannot get lost without a gap
-/// in the log. Only members can make a receiver run ahead, at about two hashes a message.
+/// As [`limits::MESSAGES_AHEAD`], in OpenMLS's type.
+const MESSAGES_AHEAD: u32 = limits::MESSAGES_AHEAD as u32;
+
+/// A log hands out the messages of a sender in their order, but for those that the server had no room for at first. More
+/// than 4,096 messages of one sender in one epoch cannot get lost without a gap in the log. Only members can make a
+/// receiver run ahead, at about two hashes a message.
 fn ratchets() -> SenderRatchetConfiguration {
-    SenderRatchetConfiguration::new(32, 4_096)
+    SenderRatchetConfiguration::new(MESSAGES_AHEAD, 4_096)
 }
 
 /// How a group is kept by whoever joins it, by whatever way.

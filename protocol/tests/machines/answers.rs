@@ -2,6 +2,7 @@
 //! and goes on where it can.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome, Why};
 use qpc_protocol::error::{ErrorCode, PeerFault};
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId};
+use qpc_protocol::limits::MESSAGES_AHEAD;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Failure, Frame, Push, Reply, Request};
 use qpc_sim::world::{Rules, World};
@@ -268,6 +270,59 @@ fn a_full_disk_of_the_server_costs_no_welcome() {
     agree(&world, channel, &[ALICE, BOB]);
     assert_eq!(left.get(), 0, "the tree was asked for again");
     undisturbed(&world, &[ALICE, BOB]);
+}
+
+/// The server has no room for the first message that a device sends, so many times; counts those that go before it.
+fn refuse_first(world: &mut World, at: usize, mut times: u32) -> Rc<RefCell<BTreeSet<MessageId>>> {
+    let others = Rc::new(RefCell::new(BTreeSet::new()));
+    let (seen, mut first, mut refused) = (others.clone(), None, Vec::new());
+    lie_both_ways(world, at, move |up, frame| {
+        let Frame { call, body } = frame;
+        let body = match body {
+            Body::Request(Request::Submit(submit)) if up && times > 0 => {
+                if *first.get_or_insert(submit.message) == submit.message {
+                    times -= 1;
+                    refused.push(call);
+                    Body::Request(Request::Ping(Default::default()))
+                } else {
+                    seen.borrow_mut().insert(submit.message);
+                    Body::Request(Request::Submit(submit))
+                }
+            }
+            Body::Reply(Reply::Pong(_)) if !up && refused.contains(&call) => {
+                refused.retain(|of| *of != call);
+                Body::Failure(ErrorCode::Unavailable.into())
+            }
+            other => other,
+        };
+        vec![Frame { call, body }]
+    });
+    others
+}
+
+/// Behind a message come no more than keys of skipped ones are kept for, however often the server has no room for it.
+#[test]
+fn a_message_that_is_refused_is_read_behind_all_that_overtook_it() {
+    for restarts in [false, true] {
+        let (mut world, channel) = three(64);
+        let texts: Vec<_> = (0..100).map(|text| text.to_string()).collect();
+        let others = refuse_first(&mut world, BOB, 2);
+        for text in &texts {
+            say(&mut world, BOB, channel, text);
+        }
+        world.pass(Duration::from_millis(10));
+        if restarts {
+            world.crash(BOB);
+            world.start(BOB);
+        }
+        world.pass(Duration::from_millis(20));
+        assert_eq!(others.borrow().len(), MESSAGES_AHEAD - 1);
+        world.settle();
+        for text in &texts {
+            assert_eq!([ALICE, CAROL].map(|of| count(&world, of, text)), [1, 1], "{text}");
+        }
+        undisturbed(&world, &[ALICE, BOB, CAROL]);
+    }
 }
 
 #[test]
