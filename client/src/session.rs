@@ -481,6 +481,7 @@ fn fallen(why: Why) -> &'static str {
         Why::Missed => "it has moved on without this device",
         Why::Asked => "its keys are to be replaced",
         Why::Added => "it was added by a key that this device does not have",
+        Why::Blocked => "a change waits in it that nobody can make",
         _ => "this device cannot go on",
     }
 }

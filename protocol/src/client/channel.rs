@@ -116,6 +116,8 @@ pub(super) struct Channel {
     pub need_epoch: u64,
     /// The epoch in which the server refused a commit for another one.
     pub refused_in: Option<u64>,
+    /// The log was read up to here when the server refused a commit for a proposal that it lacked.
+    pub lacked_at: Option<u64>,
     /// Of which epoch it is known whether a commit can take queued Adds along, and whether it cannot.
     pub adds: (u64, QueuedAdds),
     /// Nothing is committed or resent before this time.
@@ -190,6 +192,7 @@ impl Channel {
             download: None,
             need_epoch: 0,
             refused_in: None,
+            lacked_at: None,
             adds: (0, QueuedAdds::Include),
             hold_until: None,
             flush_at: None,
@@ -306,6 +309,7 @@ impl Channel {
         // The log itself says which epoch it is, once it was read to its head.
         self.need_epoch = 0;
         self.refused_in = None;
+        self.lacked_at = None;
     }
 
     /// Gives a subscription up; entries that are still on their way are not taken.

@@ -495,11 +495,14 @@ impl Client {
             ErrorCode::ProposalLeftOut => {
                 self.lose(id, ticket);
                 self.drop_orphan(id);
-                if let Some(channel) = self.channels.get_mut(&id) {
-                    if channel.queued_adds() == QueuedAdds::LeaveOut {
-                        channel.adds.1 = QueuedAdds::Insisted;
-                    }
-                    channel.unsubscribe();
+                let Some(channel) = self.channels.get_mut(&id) else { return };
+                channel.unsubscribe();
+                let read = Some(channel.row.cursor.seq());
+                if channel.queued_adds() == QueuedAdds::LeaveOut {
+                    channel.adds.1 = QueuedAdds::Insisted;
+                } else if core::mem::replace(&mut channel.lacked_at, read) == read {
+                    // Read anew since, the log shows none of use: only a commit from outside gets through.
+                    self.fall_out(id, Why::Blocked, false);
                 }
             }
             // A device that was to be added is revoked, has another key by now, or its key package has ended. If it is one

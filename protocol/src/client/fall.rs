@@ -11,6 +11,7 @@
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
 //! | a group is [listed](super::memberships) that a device does not know which was restored, or whose inbox has lost entries | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |
+//! | a commit refused for a proposal, again after the log was read anew and showed no other | the server's, as above: it queues what a member signed, and cannot check the tag | yes |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
 //!
 //! A message that does not decrypt is none, nor is a chain that differs (docs/adr/0015): whoever can put an entry into
@@ -100,6 +101,14 @@ impl Client {
         channel.fall = Fall { why, last: channel.fall.last, ..Fall::default() };
         self.store_fall(id);
         self.settle_blindness(id);
+    }
+
+    /// A commit got through: what was in its way is over with the epoch.
+    pub(super) fn note_unblocked(&mut self, id: ChannelId) {
+        let why = self.channels.get(&id).and_then(|channel| channel.fall.why);
+        if why == Some(Why::Blocked) {
+            self.fall_in(id);
+        }
     }
 
     /// A channel is followed unless its log is of no use to this device.

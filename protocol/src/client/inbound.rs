@@ -416,6 +416,7 @@ impl Client {
             self.tell_in_turn(id, change);
         }
         self.overtaken(id, change.epoch);
+        self.note_unblocked(id);
         self.stage_channel(id);
         self.event(Event::Changed(GroupChange {
             channel: id,

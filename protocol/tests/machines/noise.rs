@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::event::Event;
+use qpc_protocol::client::event::{Event, Why};
 use qpc_protocol::id::ChannelId;
-use qpc_protocol::wire::message::{Body, EntryKind, Request};
+use qpc_protocol::wire::message::{Body, EntryKind, Request, SubmitKind};
 use qpc_sim::world::World;
 
 const NOISES: usize = 20;
@@ -54,6 +54,37 @@ fn a_member_whose_messages_do_not_decrypt_makes_nobody_come_back() {
     world.done(BOB, |client, now| client.update(now, channel));
     world.pass(Duration::from_secs(5));
     agree(&world, channel, &[BOB, CAROL]);
+}
+
+/// A proposal's membership tag comes last (RFC 9420 §6.2), and takes the group's secrets to check. The server insists on
+/// one that no member can use: one device comes in from outside, and all commit as before.
+#[test]
+fn a_proposal_that_no_member_can_use_does_not_stop_the_group() {
+    let (mut world, channel) = three(3);
+    let mut spoilt = false;
+    lie(&mut world, BOB, true, move |mut frame| {
+        if let Body::Request(Request::Submit(submit)) = &mut frame.body
+            && submit.kind == SubmitKind::Proposal
+            && !core::mem::replace(&mut spoilt, true)
+        {
+            let mut noise = submit.payload.to_vec();
+            *noise.last_mut().unwrap() ^= 1;
+            submit.payload = noise.into();
+        }
+        vec![frame]
+    });
+    let leave = world.command(BOB, |client, now| client.leave(now, channel));
+    world.until(|world| saw(world, ALICE, unreadable) && saw(world, CAROL, unreadable));
+    let tickets =
+        [ALICE, CAROL].map(|of| world.command(of, |client, now| client.update(now, channel)));
+    world.pass(Duration::from_secs(5));
+    assert!(is_done(&world, ALICE, tickets[0]) && is_done(&world, CAROL, tickets[1]));
+    let back = [ALICE, CAROL].map(|of| rejoins(&world, of));
+    assert_eq!(back.concat(), [Why::Blocked], "one for all");
+    // What he asked for did not reach the server, and he is told.
+    honest(&mut world, &[BOB]);
+    world.failure(BOB, leave);
+    all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
 }
 
 /// The server shows one entry otherwise: from there on every word of everybody contradicts what bob has read.
