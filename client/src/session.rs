@@ -405,7 +405,7 @@ fn warn(output: Output, event: &Event) {
             "the server's answer about group {channel}, #{seq}, does not hold"
         )),
         Event::Gap { channel, from, to } => output.warn(&format!(
-            "group {channel}: entries #{from} to #{} are gone; this device was away too long",
+            "group {channel}: entries #{from} to #{} are not going to be read here: they are gone, or the group was reset unread",
             to.saturating_sub(1)
         )),
         Event::Unreadable { channel, seq, why } => {

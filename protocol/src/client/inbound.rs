@@ -265,6 +265,11 @@ impl Client {
                 self.wake_inboxes();
             }
         }
+        if self.channels.get(&id).is_some_and(|channel| channel.inbox && channel.at_head()) {
+            // There was no welcome to the next generation: who has to come into that waits no longer.
+            let ended = self.channels.iter().filter(|(_, of)| of.ended.is_some());
+            self.dirty.extend(ended.filter(|(_, of)| of.fall.why.is_some()).map(|(id, _)| *id));
+        }
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let reading = matches!(channel.subscription, Subscription::Asked | Subscription::Active);
         if channel.row.cursor.seq() > channel.acked && reading {
