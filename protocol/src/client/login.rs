@@ -264,11 +264,13 @@ impl Client {
         self.open_session();
     }
 
+    /// The command failed; a session that this device had before goes on.
     pub(super) fn fail_auth(&mut self, failed: Failed) {
         if let Some(task) = self.auth.take() {
             self.event(Event::Failed(task.ticket, failed));
         }
         self.set_phase(Phase::Anonymous);
+        self.advance_session();
     }
 
     /// A task that was interrupted starts over with the next connection.
