@@ -217,6 +217,7 @@ impl Client {
             channel.fall = Fall { last: channel.fall.last, ..Fall::default() };
             channel.rejoin_at = None;
             channel.rejoins = 0;
+            channel.denied = false;
         }
         self.store_fall(id);
     }
