@@ -66,10 +66,15 @@ impl Client {
         }
     }
 
-    /// A commit for it was refused. What nobody asked for is tried again later.
+    /// A commit for it was refused. What nobody asked for is tried again later, and what others wait for.
     pub(super) fn commit_failed(&mut self, ticket: Ticket, failed: Failed) {
+        let packages = [ErrorCode::RecordInvalid, ErrorCode::KeyPackageInvalid];
+        let packages = matches!(&failed, Failed::Server { code, .. } if packages.contains(code));
         match self.intents.get(&ticket).map(|intent| &intent.want) {
             Some(Want::Admit { .. } | Want::Expel { .. }) => self.set_back(ticket),
+            Some(Want::Add { .. }) if packages && self.owes_the_other(ticket) => {
+                self.owe_the_other(ticket, Vec::new());
+            }
             _ => self.fail_intent(ticket, failed),
         }
     }

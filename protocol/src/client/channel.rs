@@ -159,6 +159,8 @@ pub(super) struct Channel {
     pub rejoins: u32,
     /// Only others can change what is in the way, and the application was told so.
     pub rejoin_off: bool,
+    /// The server said that this device is no member, of which the log had shown nothing.
+    pub denied: bool,
     /// The server said once already of what comes next in the log that it is gone, or what cannot be.
     pub gap_told: bool,
 }
@@ -214,6 +216,7 @@ impl Channel {
             rejoin_at: None,
             rejoins: 0,
             rejoin_off: false,
+            denied: false,
             gap_told: false,
         }
     }
@@ -303,6 +306,7 @@ impl Channel {
         self.rejoining = None;
         self.rejoin_at = None;
         self.rejoin_off = false;
+        self.denied = false;
         self.stuck = self.is_blind();
         self.end_checked = false;
         self.checked_for = 0;

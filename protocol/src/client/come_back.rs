@@ -223,6 +223,7 @@ impl Client {
             channel.rejoin_at = None;
             channel.rejoin_off = false;
             channel.rejoins = 0;
+            channel.denied = false;
         }
         self.store_fall(id);
     }

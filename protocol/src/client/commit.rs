@@ -304,7 +304,7 @@ impl Client {
 
     /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before: others
     /// are needed.
-    fn claim_again(&mut self, ticket: Ticket) {
+    pub(super) fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
             match &mut intent.want {
                 Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } => {

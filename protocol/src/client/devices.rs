@@ -340,8 +340,7 @@ impl Client {
         let (found, channel) = (package.is_some(), intent.channel);
         self.store_intent(ticket, intent);
         if !found {
-            let turn = self.turns.entry(ticket).or_insert(Turn::first(None));
-            if is_anothers && !std::mem::replace(&mut turn.told, true) {
+            if is_anothers && self.tells_first(ticket) {
                 let why = "its key package is of another device".to_owned();
                 self.event(Event::NotAdded { ticket, channel, device: of, why });
             }
@@ -349,7 +348,13 @@ impl Client {
         }
     }
 
-    /// A change that nobody asked for could not be made: later again. What it waits for may be a device that is off.
+    /// Whether the application is to be told for the first time why an intent cannot come true yet.
+    pub(super) fn tells_first(&mut self, ticket: Ticket) -> bool {
+        let turn = self.turns.entry(ticket).or_insert(Turn::first(None));
+        !core::mem::replace(&mut turn.told, true)
+    }
+
+    /// A change could not be made: later again. What it waits for may be a device that is off.
     pub(super) fn set_back(&mut self, ticket: Ticket) {
         let me = self.me().map(|me| me.account);
         let Some(intent) = self.intents.get_mut(&ticket) else { return };

@@ -3,21 +3,23 @@
 //! Both derive the same id, so either may found it, and the server takes the first. Opening is an intent to add the
 //! other account. It waits in this device's inbox until the account of the name is known and every welcome was read;
 //! then in the channel, until the other is a member. The channel is founded once there are key packages of the other:
-//! who cannot add it leaves the channel for it to found. Whoever comes second is told `ChannelExists`, drops what it
-//! founded, and is open when the other's welcome was joined. Nothing can be sent before: a message to a group that
-//! came to nothing would be lost, and one from before the other joined would never be read.
+//! who cannot add it leaves the channel for it to found. Once it is founded the wish stays until the other is in:
+//! nobody else can take the place. Whoever comes second is told `ChannelExists`, drops what it founded, and is open when
+//! the other's welcome was joined. Nothing can be sent before: a message to a group that came to nothing would be lost,
+//! and one from before the other joined would never be read.
 //!
 //! Both accounts come in with one commit, with all their devices; each adds devices of either, and removes none of the
 //! other's ([`Before::judge`](crate::mls)): no device is ever alone in a channel that it cannot make again.
 
 use super::Client;
+use super::channel::Channel;
 use super::command::prepare;
 use super::directory::ChannelRow;
-use super::event::{Failed, Outcome};
+use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Want};
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
-use crate::id::{AccountId, ChannelId, Sender};
+use crate::id::{AccountId, ChannelId, DeviceId, Sender};
 use crate::io::Ticket;
 use crate::mls::MlsError;
 use crate::mls::group::{Founding, Group, Plan};
@@ -59,7 +61,8 @@ impl Client {
     /// Opens the direct channel with another account: answers at once if this device is in it, else founds it and
     /// adds all devices of both accounts. Of two who open it at once one founds it, and the other is done when it has
     /// joined. Until then the channel is unknown here, and nothing can be sent to it. If the other account founded it
-    /// and adds nobody, this is not done until it does. → [`Outcome::Group`]
+    /// and adds nobody, this is not done until it does; nor, if this one founded it and finds then that it can add no
+    /// device of the other, until it can: [`Event::NotAdded`]. → [`Outcome::Group`]
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name out of bounds or the own one.
@@ -256,6 +259,33 @@ impl Client {
             let lacks = matches!(intent.want, Want::Add { account, packages: None, .. } if account == Some(own));
             intent.channel == id && lacks
         })
+    }
+
+    /// Whether an intent adds the other account to a direct channel that this device is in and the other never was: the
+    /// place is taken, and who else opens the channel waits for this device.
+    pub(super) fn owes_the_other(&self, ticket: Ticket) -> bool {
+        let Some(intent) = self.intents.get(&ticket) else { return false };
+        let id = intent.channel;
+        let own = self.me().map(|me| me.account);
+        let adds = matches!(intent.want, Want::Add { account, .. } if account != own);
+        let founded = |channel: &Channel| channel.row.member && channel.row.with.is_none();
+        let there = self.channels.get(&id).is_some_and(founded) && !self.founding.contains(&id);
+        adds && is_direct(id) && there
+    }
+
+    /// The other account cannot be added yet: tried again later, and told once which devices have no key package.
+    pub(super) fn owe_the_other(&mut self, ticket: Ticket, missing: Vec<(DeviceId, String)>) {
+        self.claim_again(ticket);
+        let told = !self.tells_first(ticket);
+        let of = self.intents.get(&ticket).map(|intent| (intent.channel, &intent.want));
+        if let (Some((channel, Want::Add { account: Some(account), .. })), false) = (of, told) {
+            let account = *account;
+            for (device, why) in missing {
+                let device = Sender { account, device };
+                self.event(Event::NotAdded { ticket, channel, device, why });
+            }
+        }
+        self.set_back(ticket);
     }
 
     /// What the application is told of an intent that came true; `None` for one that it did not ask for.

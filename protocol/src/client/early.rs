@@ -158,7 +158,7 @@ impl Client {
                     return Fate::Lost;
                 }
                 (early.tries, early.until) = (early.tries + 1, None);
-                self.ask_again(id, Duration::ZERO);
+                self.ask_again(id, None);
             }
             _ => {
                 let patience = EARLY_PATIENCE.saturating_mul(1 << early.tries);

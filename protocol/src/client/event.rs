@@ -164,9 +164,10 @@ pub enum Event {
         trust: Trust,
     },
     /// A device of an account could not be added; the others of the invitation, or of the reset, were. Before its `Done`.
-    /// A device that a reset left out is tried again for a month.
+    /// A device that a reset left out is tried again for a month. Of a direct channel: no device could be added
+    /// yet, and they are tried again until one is.
     NotAdded {
-        /// The invitation or the reset.
+        /// The invitation, the reset, or the opening.
         ticket: Ticket,
         /// The group.
         channel: ChannelId,

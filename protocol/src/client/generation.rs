@@ -35,7 +35,7 @@ impl Client {
         if let (Some((ticket, false)), true) = (made, Some(entry.sender) == self.me()) {
             let Some(channel) = self.channels.get_mut(&id) else { return true };
             if !core::mem::replace(&mut channel.gap_told, true) {
-                self.ask_again(id, GAP_PATIENCE);
+                self.ask_again(id, Some(GAP_PATIENCE));
                 return false;
             }
             self.fail_intent(ticket, Failed::Untrusted("the server shows another reset than ours"));

@@ -369,13 +369,14 @@ impl Client {
         }
     }
 
-    /// Asks for the log again after a while, from the cursor on: what arrived was not taken.
-    pub(super) fn ask_again(&mut self, id: ChannelId, wait: Duration) {
-        let at = self.now.mono + wait;
+    /// Asks for the log again, at once or after a while, from the cursor on: what arrived was not taken.
+    pub(super) fn ask_again(&mut self, id: ChannelId, wait: Option<Duration>) {
+        let at = wait.map(|wait| self.now.mono + wait);
         self.forget_arrived(id);
+        self.dirty.insert(id);
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.unsubscribe();
-            channel.retry_at = Some(at);
+            channel.retry_at = at;
             self.call(Call::Tell, Request::Unsubscribe { channel: id });
         }
     }

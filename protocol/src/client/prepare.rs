@@ -174,9 +174,13 @@ impl Client {
             return self.fail_intent(ticket, Failed::Untrusted(why));
         }
         if sound.is_empty() {
+            let missing = core::mem::take(missing);
             let last = missing.last().map(|(device, why)| format!("device {device}: {why}"));
             let why = last.unwrap_or_else(|| "it has no device".into());
             self.intents.insert(ticket, intent);
+            if self.owes_the_other(ticket) {
+                return self.owe_the_other(ticket, missing);
+            }
             return self.fail_intent(ticket, Failed::NotAdded { account, why });
         }
         *packages = Some(sound);
@@ -202,6 +206,9 @@ impl Client {
                 self.hold(channel, failure.retry_after_ms);
             }
             _ if matches!(intent.want, Want::Admit { .. }) => self.set_back(ticket),
+            ErrorCode::NoKeyPackage if self.owes_the_other(ticket) => {
+                self.owe_the_other(ticket, Vec::new());
+            }
             _ => {
                 // Without the group nothing else that was wanted there can come true.
                 let lost = if founding { self.intents_of(channel) } else { vec![ticket] };

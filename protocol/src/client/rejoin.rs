@@ -193,12 +193,14 @@ impl Client {
         else {
             return;
         };
-        let Some(channel) = self.channels.get(&id) else { return };
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(Rejoining { since, known, .. }) = &channel.rejoining else { return };
-        if matches!(known, Some(Known::Nobody)) {
+        let (since, unknowable) = (*since, matches!(known, Some(Known::Nobody)));
+        channel.denied = false;
+        if unknowable {
             return self.give_rejoin_up(id, UNKNOWABLE);
         }
-        let (since, cursor) = (*since, channel.row.cursor.seq());
+        let cursor = channel.row.cursor.seq();
         if generation > channel.generation() && channel.fall.cut {
             // The log would have shown it, if it could be read.
             self.pass_generation(id, generation);
@@ -248,9 +250,10 @@ impl Client {
 
     /// The server does not give out what it has of the group.
     pub(super) fn on_group_info_refused(&mut self, id: ChannelId, failure: &Failure) {
-        let Some(channel) = self.channels.get(&id).filter(|c| c.rejoining.is_some()) else {
+        let Some(channel) = self.channels.get_mut(&id).filter(|c| c.rejoining.is_some()) else {
             return;
         };
+        let not_member = failure.code == ErrorCode::NotMember;
         // A reset may come between the server's looking for the group and for what it has of it.
         if failure.is_transient() || failure.code == ErrorCode::GenerationMismatch {
             let at = self.now.mono + pause(failure.retry_after_ms);
@@ -258,21 +261,23 @@ impl Client {
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.rejoin_at = channel.rejoin_at.max(Some(at));
             }
-        } else if failure.code == ErrorCode::NotMember && channel.ended.is_some() {
+        } else if not_member && channel.ended.is_some() {
             // Not added yet: the welcome is waited for.
             self.forget_fall(id);
             self.settle_blindness(id);
-        } else if channel.fall.cut
-            && matches!(failure.code, ErrorCode::NotMember | ErrorCode::ChannelUnknown)
-        {
+        } else if channel.fall.cut && (not_member || failure.code == ErrorCode::ChannelUnknown) {
             // There is no log to show by whom; and of a group that it was never in nothing is kept.
             let never = channel.fall.why == Some(Why::Added) && channel.row.epoch == 0;
             self.evict(id, None);
             if never {
                 self.forget_channel(id);
             }
+        } else if not_member && !core::mem::replace(&mut channel.denied, true) {
+            // A log that can be read says itself whether this device was removed: it is read to its head first.
+            channel.unsubscribe();
+            self.end_rejoining(id);
+            self.dirty.insert(id);
         } else {
-            // A log that can be read says itself whether this device was removed.
             self.give_rejoin_up(id, failure.code.text());
         }
     }

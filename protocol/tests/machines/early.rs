@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::talk::*;
 use qpc_protocol::client::event::{Comparison, Event, Outcome, Why};
 use qpc_protocol::id::{ChannelId, Sender};
-use qpc_protocol::limits::{CHECKPOINT_TIME, EARLY_BYTES, EARLY_ENTRIES};
+use qpc_protocol::limits::{CHECKPOINT_TIME, EARLY_BYTES, EARLY_ENTRIES, EARLY_PATIENCE};
+use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Push};
 use qpc_sim::world::World;
 
@@ -101,6 +102,25 @@ fn messages_of_several_epochs_wait_for_their_commits_in_order() {
     said(&mut world, CAROL, channel, "2");
     world.settle();
     assert_eq!(world.bodies(BOB), texts(0, 3));
+    assert!(!fell(&world));
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+/// Nothing goes out before the batch before it, and there is no deadline meanwhile that has come already.
+#[test]
+fn a_log_is_asked_for_again_while_a_batch_is_on_its_way_to_a_slow_disk() {
+    let (mut world, channel) = three(9);
+    let at = read(&world, channel) + 1;
+    show_late(&mut world, channel, at, 2);
+    update(&mut world, CAROL, channel);
+    said(&mut world, ALICE, channel, "one");
+    world.run();
+    world.devices[BOB].disk_latency = 2 * EARLY_PATIENCE;
+    world.command(BOB, |client, now| client.create_group(now, "another", Suite::Classical));
+    world.pass(2 * EARLY_PATIENCE);
+    said(&mut world, CAROL, channel, "two");
+    world.settle();
+    assert_eq!(world.bodies(BOB), ["one", "two"]);
     assert!(!fell(&world));
     agree(&world, channel, &[ALICE, BOB, CAROL]);
 }

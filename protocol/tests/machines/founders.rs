@@ -1,13 +1,14 @@
 //! A direct channel that both of its accounts open: at the same moment, across crashes, with answers that come late. One
 //! founds it, and the other joins.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::direct::{between, talk, two};
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome};
+use qpc_protocol::limits::KEY_PACKAGE_TIME;
 use qpc_protocol::wire::message::{Body, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
@@ -128,6 +129,43 @@ fn a_founder_that_is_away_before_it_invites_goes_on_when_it_is_back() {
     assert_eq!(world.outcome(BOB, ticket), Outcome::Group(channel));
     talk(&mut world);
     undisturbed(&world, &[ALICE, BOB]);
+}
+
+/// The place is taken: what keeps the founder from adding the other now must not keep the other out for good.
+#[test]
+fn a_founder_without_key_packages_of_the_other_goes_on_when_there_are_some() {
+    let mut world = two(Rules::new(6));
+    // Alice founds it and does not hear so; the key packages that she has end meanwhile.
+    let (mut call, founded) = (0, Rc::new(Cell::new(false)));
+    let seen = founded.clone();
+    world.liar = Some(Box::new(move |device, up, frame| {
+        let founds = matches!(frame.body, Body::Request(Request::ChannelCreate { .. }));
+        if device == ALICE && up && founds {
+            call = frame.call;
+        }
+        let answers = device == ALICE && !up && call > 0 && frame.call == call;
+        seen.set(seen.get() || answers);
+        if answers { vec![] } else { vec![frame] }
+    }));
+    let wish = world.command(ALICE, |client, now| client.open_direct(now, "bob"));
+    world.pass(Duration::from_secs(1));
+    assert!(founded.get());
+    world.crash(ALICE);
+    world.advance(KEY_PACKAGE_TIME);
+    world.pass(Duration::from_secs(120));
+    hide_packages(&mut world, ALICE, None);
+    world.start(ALICE);
+    let ticket = world.command(BOB, |client, now| client.open_direct(now, "alice"));
+    world.pass(Duration::from_secs(60));
+    let told = |event: &&Event| matches!(event, Event::NotAdded { ticket, .. } if *ticket == wish);
+    assert_eq!(world.devices[ALICE].log.iter().filter(told).count(), 1);
+    assert!([ALICE, BOB].iter().all(|device| world.client(*device).pending() > 0));
+    world.liar = None;
+    let channel = between(&mut world, ALICE, BOB);
+    assert_eq!(world.outcome(BOB, ticket), Outcome::Group(channel));
+    assert_eq!(world.outcome(ALICE, wish), Outcome::Group(channel));
+    talk(&mut world);
+    undisturbed(&world, &[BOB]);
 }
 
 #[test]

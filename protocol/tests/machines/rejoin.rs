@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
-use qpc_protocol::client::event::{Event, Outcome, Why};
+use qpc_protocol::client::event::{Event, Failed, Outcome, Why};
 use qpc_protocol::client::{Client, ProfileChange};
-use qpc_protocol::error::Refused;
+use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::limits::{ENTRY_TIME, REJOIN_TIME, REJOINS};
-use qpc_protocol::wire::message::{Body, Request};
+use qpc_protocol::wire::message::{Body, Failure, Frame, Request};
 use qpc_sim::world::{Rules, World};
 
 /// Everybody says something, everybody else reads it, and all are in one epoch.
@@ -270,6 +270,44 @@ fn all_come_back_at_once_while_one_commits() {
         assert_eq!(world.group(ALICE, channel).epoch, before + 3, "seed {seed}");
         all_talk(&mut world, channel, "after");
         undisturbed(&world, &[ALICE]);
+    }
+}
+
+/// The server's word that a device is no member is held against the log: a removal there explains it, and nothing else.
+#[test]
+fn who_is_removed_while_it_asks_to_come_back_hears_so_by_the_log() {
+    for removed in [true, false] {
+        let (mut world, channel) = three(39);
+        // What is pushed comes later than what is answered.
+        let mut asked = None;
+        let mut pushed = 0;
+        world.liar = Some(Box::new(move |device, up, frame| match &frame.body {
+            Body::Push(_) if device == BOB && pushed == 0 => {
+                pushed += 1;
+                vec![]
+            }
+            Body::Request(Request::GroupInfoFetch { .. }) if device == BOB && up => {
+                asked = Some(frame.call);
+                vec![frame]
+            }
+            Body::Reply(_) if device == BOB && !up && !removed && asked == Some(frame.call) => {
+                let body = Body::Failure(Failure::from(ErrorCode::NotMember));
+                vec![Frame { body, ..frame }]
+            }
+            _ => vec![frame],
+        }));
+        let bob = account(&mut world, BOB);
+        if removed {
+            world.done(ALICE, |client, now| client.remove(now, channel, bob));
+        }
+        world.devices[BOB].log.clear();
+        let ticket = world.command(BOB, |client, now| client.rejoin(now, channel));
+        world.run();
+        world.liar = None;
+        assert!(matches!(world.failure(BOB, ticket), Failed::Obsolete(_)));
+        let told = saw(&world, BOB, |event| matches!(event, Event::Unreadable { .. }));
+        let out = saw(&world, BOB, |event| matches!(event, Event::Evicted { .. }));
+        assert_eq!((told, out), (!removed, removed));
     }
 }
 

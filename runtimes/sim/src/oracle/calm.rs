@@ -42,11 +42,13 @@ impl Oracle {
             let behind =
                 logs.any(|(id, log)| log.is_left_behind(sender, &self.staying(world, *id)));
             let reader = &self.readers[device];
-            // Who founded a direct channel and was kept from adding the other was told so; the other waits. So it does if
-            // the founder does not come back.
+            // Who founded a direct channel and was kept from adding the other waits, and the other too. So it does if
+            // the founder does not come back, and the founder as long as there is nobody to be added.
             let asks = |issued: &Issued| issued.asked == Asked::Direct && !issued.answered;
             let unmet = reader.tickets.values().any(asks)
-                && (self.dishonest || self.is_founded_and_left(world, sender));
+                && (self.dishonest
+                    || self.is_founded_and_left(world, sender)
+                    || self.is_founded_for_nobody(world, sender));
             let kept_out = |id: &ChannelId| {
                 let log = self.logs.channels.get(id);
                 log.is_some_and(|log| log.members().contains(&sender))
@@ -66,6 +68,11 @@ impl Oracle {
         }
         let mut logs = self.logs.channels.iter();
         logs.find_map(|(id, log)| self.disagreement(world, *id, log))
+            .or_else(|| self.missing(&self.senders(world)))
+    }
+
+    fn senders(&self, world: &World) -> BTreeMap<usize, Sender> {
+        self.present(world).map(|(device, _, sender)| (device, sender)).collect()
     }
 
     /// Those who are present and have not left the channel: who is alone in a group leaves it without a word to the log.
@@ -85,6 +92,18 @@ impl Oracle {
             let staying = self.staying(world, *id);
             log.kind == ChannelKind::Direct
                 && log.members().iter().all(|member| own(member) && !staying.contains(member))
+        })
+    }
+
+    /// Whether this device's account is alone in a direct channel, and no device of the other one can have a session.
+    fn is_founded_for_nobody(&self, world: &World, device: Sender) -> bool {
+        self.logs.channels.iter().any(|(id, log)| {
+            let other = |of: &Sender| ChannelId::direct(device.account, of.account) == *id;
+            let members = log.members();
+            log.kind == ChannelKind::Direct
+                && members.contains(&device)
+                && members.iter().all(|member| member.account == device.account)
+                && !self.present(world).any(|(.., sender)| other(&sender))
         })
     }
 
@@ -146,8 +165,7 @@ impl Oracle {
 
     /// Everything that can only be said in the end.
     pub(crate) fn rest(&mut self, world: &World) {
-        let present: BTreeMap<usize, Sender> =
-            self.present(world).map(|(device, _, sender)| (device, sender)).collect();
+        let present = self.senders(world);
         let missing = self.missing(&present);
         let kept = self.kept(world, &present);
         let unread = self.unread_for_nothing(&present);
