@@ -310,6 +310,9 @@ impl Oracle {
                 let reader = &mut self.readers[device];
                 reader.lost.extend(reader.torn.contains(channel).then_some(*channel));
             }
+            Event::Reset { channel, .. } => {
+                self.readers[device].between.insert(*channel);
+            }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
             }
@@ -330,7 +333,9 @@ impl Oracle {
     fn joined(&mut self, device: usize, channel: ChannelId) {
         let reader = &mut self.readers[device];
         reader.torn.remove(&channel);
-        reader.leaving.remove(&channel);
+        if !reader.between.remove(&channel) {
+            reader.leaving.remove(&channel);
+        }
         let of = reader.sender;
         let since = self.logs.channels.get(&channel).zip(of).and_then(|(log, of)| log.since(of));
         // What was before is not known to a backup that did not know of the group.

@@ -40,7 +40,7 @@ impl Oracle {
         for (device, client, sender) in self.present(world) {
             let mut logs = self.logs.channels.iter();
             let behind =
-                logs.any(|(id, log)| log.is_left_behind(sender, &self.staying(world, *id)));
+                logs.any(|(id, log)| log.is_left_behind(sender, &self.faithful(world, *id)));
             let reader = &self.readers[device];
             // Who founded a direct channel and was kept from adding the other waits, and the other too. So it does if
             // the founder does not come back, and the founder as long as there is nobody to be added.
@@ -82,6 +82,13 @@ impl Oracle {
         present.map(|(.., sender)| sender).collect()
     }
 
+    /// Those of them who bring others back into a group that they have reset: a backup may not know that it has.
+    fn faithful(&self, world: &World, id: ChannelId) -> BTreeSet<Sender> {
+        let restored = self.readers.iter().filter(|reader| reader.restored);
+        let restored: BTreeSet<_> = restored.filter_map(|reader| reader.sender).collect();
+        self.staying(world, id).difference(&restored).copied().collect()
+    }
+
     /// Whether a direct channel of this account's is there in which nobody is who could add a device to it.
     fn is_founded_and_left(&self, world: &World, device: Sender) -> bool {
         self.logs.channels.iter().any(|(id, log)| {
@@ -121,7 +128,7 @@ impl Oracle {
                 continue;
             }
             if !log.members().contains(&sender) {
-                let waits = log.is_left_behind(sender, &self.staying(world, id));
+                let waits = log.is_left_behind(sender, &self.faithful(world, id));
                 if group.is_some_and(|group| group.member) && !waits {
                     return Some(("who was removed is out", format!("device {device}, {id}")));
                 }

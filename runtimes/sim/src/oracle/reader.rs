@@ -82,6 +82,8 @@ pub(super) struct Reader {
     pub(super) lost: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
+    /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
+    pub(super) between: BTreeSet<ChannelId>,
     /// Its session ended for good, until it logs in again.
     pub(super) ended: bool,
 }
