@@ -17,6 +17,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::channel::Slot;
+use super::direct::is_direct;
 use super::event::{Event, Failed, Outcome, Why};
 use super::inbound::pause;
 use super::incoming::Incoming;
@@ -195,7 +196,8 @@ impl Client {
         };
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let Some(Rejoining { since, known, .. }) = &channel.rejoining else { return };
-        let (since, unknowable) = (*since, matches!(known, Some(Known::Nobody)));
+        let unknowable = matches!(known, Some(Known::Nobody)) && !is_direct(id);
+        let since = *since;
         channel.denied = false;
         if unknowable {
             return self.give_rejoin_up(id, UNKNOWABLE);
@@ -292,9 +294,12 @@ impl Client {
         };
         let (known, siblings) = match known {
             // Not before the server has answered: this device may be out by now.
-            Known::Nobody => return self.give_rejoin_up(id, UNKNOWABLE),
-            Known::Anybody => (None, Vec::new()),
-            Known::Members(known, siblings) => (Some(known), siblings.clone()),
+            Known::Nobody if !is_direct(id) => return self.give_rejoin_up(id, UNKNOWABLE),
+            Known::Anybody | Known::Nobody => (None, Vec::new()),
+            // Of a direct channel the id tells whose it is, though the other may not have been in yet.
+            Known::Members(known, siblings) => {
+                (Some(known).filter(|_| !is_direct(id)), siblings.clone())
+            }
         };
         let Some(tree) = offer.tree.whole() else { return };
         let overtaken = offer.seq < channel.row.cursor.seq();

@@ -97,6 +97,22 @@ fn a_device_that_cannot_tell_whose_group_it_was_is_added_anew() {
     all_talk(&mut world, channel, "after");
 }
 
+#[test]
+fn whose_a_direct_channel_is_its_id_tells() {
+    let (mut world, _) = three(16);
+    let opened = world.done(ALICE, |client, now| client.open_direct(now, "bob"));
+    let Outcome::Group(channel) = opened else { panic!("{opened:?}") };
+    world.settle();
+    world.crash(BOB);
+    wreck(&mut world, BOB);
+    world.start(BOB);
+    said(&mut world, ALICE, channel, "hello");
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Damaged]);
+    all_say(&mut world, channel, &[ALICE, BOB], "after");
+    undisturbed(&world, &[ALICE]);
+}
+
 /// Nothing that it could read tells it so: it asks again now and then, on the same connection, and says once why.
 #[test]
 fn a_device_that_cannot_tell_whose_group_it_was_learns_that_it_was_removed() {
