@@ -60,7 +60,7 @@ variants! {
         Return;
     out of OutWhat: Application Proposal Commit Rejoin;
     says of Says: Body Metadata Checkpoints;
-    why of Why: Restored Gap Damaged Unopened Missed Asked Added;
+    why of Why: Restored Gap Damaged Unopened Missed Asked Added Blocked;
     trust of Trust: Seen Verified Changed;
     listing of Listing: Never Due Done;
 }

@@ -210,6 +210,7 @@ fn of_channels() -> Vec<Sample> {
         (0x15, Why::Missed),
         (0x16, Why::Asked),
         (0x17, Why::Added),
+        (0x18, Why::Blocked),
     ] {
         let fall = Fall { why: Some(because), cut: true, made: false, last: AT };
         let of = ChannelId::group(bytes(first));
