@@ -79,7 +79,7 @@ use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
 use devices::Turn;
-use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
+use directory::{Contact, Fleet, Identity, PackagePlan, Restored, Sweep};
 use event::{Event, Outcome, Why};
 use intent::Intent;
 use job::ClientJobOutput;
@@ -204,6 +204,8 @@ pub struct Client {
     packages: Packages,
     plan: PackagePlan,
     /// New key packages are wanted; whether the last-resort one can stay.
+    /// When private halves of key packages are to be deleted; `None` if that is not known.
+    sweep: Option<Sweep>,
     wanted_packages: BTreeMap<Suite, LastResort>,
     /// The server told of few since it was asked last.
     packages_low: bool,

@@ -5,6 +5,7 @@
 //! 0xF0A1, and compared with the calendar that the machine is given.
 
 use core::fmt;
+use core::time::Duration;
 
 use openmls::prelude::{
     Extension, Extensions, KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut,
@@ -103,7 +104,7 @@ pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, Ml
     Ok(package)
 }
 
-fn life(last_resort: bool) -> core::time::Duration {
+fn life(last_resort: bool) -> Duration {
     if last_resort { limits::LAST_RESORT_TIME } else { limits::KEY_PACKAGE_TIME }
 }
 
@@ -129,6 +130,15 @@ impl KeyPackages {
     /// Reads them from their records. Error: [`MlsError::Damaged`].
     pub fn restore(_backend: Backend, records: Records) -> Result<Self, MlsError> {
         let packages = Self { overlay: Overlay::new(records) };
+impl Entry {
+    /// Until then its private keys may be needed: a welcome by it may be on its way for as long as a log entry lives, and
+    /// after another took its place for [`LAST_RESORT_GRACE`](limits::LAST_RESORT_GRACE).
+    fn end(&self) -> UnixMillis {
+        let end = self.expires.plus(limits::ENTRY_TIME);
+        self.superseded.map_or(end, |at| end.min(at.plus(limits::LAST_RESORT_GRACE)))
+    }
+}
+
         packages.entries()?;
         Ok(packages)
     }
@@ -203,10 +213,7 @@ impl KeyPackages {
     pub fn sweep(&mut self, wall: UnixMillis) {
         let (mut ordinary, mut spares) = (Vec::new(), Vec::new());
         for (_, entry) in self.entries().unwrap_or_default() {
-            let expired = entry.expires.plus(limits::ENTRY_TIME) < wall;
-            let superseded =
-                entry.superseded.is_some_and(|at| at.plus(limits::LAST_RESORT_GRACE) < wall);
-            if expired || superseded {
+            if entry.end() < wall {
                 self.remove(&entry.reference);
             } else if !entry.last_resort {
                 ordinary.push((entry.expires, entry.reference));
@@ -223,6 +230,13 @@ impl KeyPackages {
     fn remove_above(&self, most: usize, mut packages: Vec<(UnixMillis, KeyPackageRef)>) {
         packages.sort_by_key(|(at, _)| *at);
         let above = packages.len().saturating_sub(most);
+    /// When there is something for [`Self::sweep`] to delete; `None` if there is nothing at all.
+    pub fn sweep_at(&self) -> Option<UnixMillis> {
+        let entries = self.entries().unwrap_or_default().into_iter();
+        let end = entries.map(|(_, entry)| entry.end()).min()?;
+        Some(end.plus(Duration::from_millis(1)))
+    }
+
         for (_, reference) in packages.iter().take(above) {
             self.remove(reference);
         }

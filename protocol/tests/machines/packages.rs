@@ -9,7 +9,7 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::id::{AccountId, DeviceId};
 use qpc_protocol::limits::{
     CLAIMS_BETWEEN, CLASSICAL_SHARE, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED,
-    LAST_RESORT_GRACE,
+    LAST_RESORT_GRACE, LAST_RESORT_TIME,
 };
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
@@ -114,6 +114,49 @@ fn the_last_resort_of_each_suite_serves_a_device_long_away_which_then_renews_eve
 }
 
 fn private_keys(world: &World, device: usize) -> BTreeSet<Vec<u8>> {
+#[test]
+fn private_keys_go_in_time_from_a_device_that_is_offline() {
+    for restarts in [false, true] {
+        let mut world = World::new(Rules::new(28));
+        let alice = world.register("alice");
+        let bob = world.register("bob");
+        let first = private_keys(&world, bob);
+        world.crash(bob);
+        world.pass(2 * 24 * HOUR);
+        let channel = found(&mut world, alice, Suite::Hybrid);
+        world.done(alice, |client, now| client.invite(now, channel, "bob"));
+        world.start(bob);
+        world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
+        world.settle();
+        let renewed = private_keys(&world, bob);
+        world.devices[bob].connect = false;
+        world.cut(bob);
+        let left = |world: &World| private_keys(world, bob);
+        let offline = world.now.mono;
+        let pass_until = |world: &mut World, at: Duration| {
+            if restarts {
+                restart(world, bob);
+            }
+            world.pass(at - world.now.mono);
+            // Nothing is due that is not done.
+            assert!(world.run().is_none_or(|wake| wake > world.now.mono));
+        };
+        // Superseded when bob came back: within its grace it is there, and the day after it is gone. So are ordinary ones
+        // that nobody can have been welcomed by any more; those of the first day went already.
+        pass_until(&mut world, offline + LAST_RESORT_GRACE - 3 * HOUR);
+        assert_eq!(left(&world).intersection(&first).count(), 2);
+        pass_until(&mut world, offline + LAST_RESORT_GRACE + 2 * HOUR);
+        assert_eq!(left(&world).intersection(&first).count(), 1);
+        pass_until(&mut world, offline + KEY_PACKAGE_TIME + ENTRY_TIME - 3 * HOUR);
+        assert!(left(&world).intersection(&renewed).count() > KEY_PACKAGES_WANTED / 2);
+        pass_until(&mut world, offline + KEY_PACKAGE_TIME + ENTRY_TIME + 2 * HOUR);
+        // The last-resort ones in use, one of each suite.
+        assert_eq!(left(&world).len(), 2);
+        pass_until(&mut world, offline + LAST_RESORT_TIME + ENTRY_TIME + 2 * HOUR);
+        assert_eq!(left(&world).len(), 0);
+    }
+}
+
     let keys = world.devices[device].disk.keys();
     keys.filter(|key| key.starts_with(b"k/P")).cloned().collect()
 }
