@@ -10,6 +10,7 @@
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod account;
+mod additions;
 mod ask;
 mod blobs;
 mod call;
@@ -203,9 +204,9 @@ pub struct Client {
     partial: BTreeMap<Digest, Vec<u8>>,
     packages: Packages,
     plan: PackagePlan,
-    /// New key packages are wanted; whether the last-resort one can stay.
     /// When private halves of key packages are to be deleted; `None` if that is not known.
     sweep: Option<Sweep>,
+    /// New key packages are wanted; whether the last-resort one can stay.
     wanted_packages: BTreeMap<Suite, LastResort>,
     /// The server told of few since it was asked last.
     packages_low: bool,

@@ -18,6 +18,7 @@ use super::group::LocalDevice;
 use super::overlay::Overlay;
 use super::rules::{self, invalid};
 use super::suite::Suite;
+use super::taken::PackageKeys;
 use super::{Context, Crypto, MlsError, Provider, parse, signer};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
@@ -41,6 +42,8 @@ pub struct CheckedKeyPackage {
     pub hash: Digest,
     /// Whether it is marked last-resort.
     pub last_resort: bool,
+    /// Its public keys.
+    pub keys: PackageKeys,
 }
 
 /// Checks a key package at this time of the calendar.
@@ -56,7 +59,8 @@ pub fn check(
     let suite = Suite::from_number(u16::from(valid.ciphersuite())).ok_or(MlsError::Suite)?;
     let (record, expires) = check_present(backend, suite, &valid, wall)?;
     let (hash, last_resort) = (Digest::of(&[package]), valid.last_resort());
-    Ok(CheckedKeyPackage { record, suite, expires, hash, last_resort })
+    let keys = PackageKeys::of(&valid)?;
+    Ok(CheckedKeyPackage { record, suite, expires, hash, last_resort, keys })
 }
 
 /// What we demand beyond that: whose a valid key package is, and its end. Errors: as [`check`].
@@ -126,10 +130,6 @@ struct Entry {
 
 const ENTRY: &[u8] = b"P";
 
-impl KeyPackages {
-    /// Reads them from their records. Error: [`MlsError::Damaged`].
-    pub fn restore(_backend: Backend, records: Records) -> Result<Self, MlsError> {
-        let packages = Self { overlay: Overlay::new(records) };
 impl Entry {
     /// Until then its private keys may be needed: a welcome by it may be on its way for as long as a log entry lives, and
     /// after another took its place for [`LAST_RESORT_GRACE`](limits::LAST_RESORT_GRACE).
@@ -139,6 +139,10 @@ impl Entry {
     }
 }
 
+impl KeyPackages {
+    /// Reads them from their records. Error: [`MlsError::Damaged`].
+    pub fn restore(_backend: Backend, records: Records) -> Result<Self, MlsError> {
+        let packages = Self { overlay: Overlay::new(records) };
         packages.entries()?;
         Ok(packages)
     }
@@ -226,10 +230,6 @@ impl Entry {
         self.overlay.settle();
     }
 
-    /// Removes all but the newest.
-    fn remove_above(&self, most: usize, mut packages: Vec<(UnixMillis, KeyPackageRef)>) {
-        packages.sort_by_key(|(at, _)| *at);
-        let above = packages.len().saturating_sub(most);
     /// When there is something for [`Self::sweep`] to delete; `None` if there is nothing at all.
     pub fn sweep_at(&self) -> Option<UnixMillis> {
         let entries = self.entries().unwrap_or_default().into_iter();
@@ -237,6 +237,10 @@ impl Entry {
         Some(end.plus(Duration::from_millis(1)))
     }
 
+    /// Removes all but the newest.
+    fn remove_above(&self, most: usize, mut packages: Vec<(UnixMillis, KeyPackageRef)>) {
+        packages.sort_by_key(|(at, _)| *at);
+        let above = packages.len().saturating_sub(most);
         for (_, reference) in packages.iter().take(above) {
             self.remove(reference);
         }
