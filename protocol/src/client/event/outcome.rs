@@ -191,7 +191,8 @@ pub enum Failed {
         /// For people.
         detail: String,
     },
-    /// No device of an account could be added. The text names the reason of one.
+    /// No device of an account could be added. The text names the reason of one; each has an
+    /// [`Event::NotAdded`](super::Event::NotAdded) of its own.
     NotAdded {
         /// The account.
         account: AccountId,
