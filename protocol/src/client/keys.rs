@@ -5,7 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Client;
-use super::directory::{self, Issued, Sweep};
+use super::directory::{self, Issued, PackagePlan, Sweep};
 use super::event::{Event, Failed, Outcome};
 use super::load::Reading;
 use super::net::Call;
@@ -234,8 +234,9 @@ impl Client {
     pub(super) fn sweep_due(&self) -> Option<UnixMillis> {
         let reading = matches!(self.packages, Packages::Loading(..));
         self.identity.as_ref().filter(|_| !reading)?;
-        // Not stored, or lost: they are looked through.
-        self.sweep.map_or(Some(UnixMillis::default()), |sweep| sweep.at)
+        // Not stored, or lost: they are looked through, if there are any.
+        let unknown = (self.plan != PackagePlan::default()).then(UnixMillis::default);
+        self.sweep.map_or(unknown, |sweep| sweep.at)
     }
 
     /// Deletes private halves whose time is over.
