@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::Client;
-use super::channel::{Channel, QueuedAdds};
+use super::channel::QueuedAdds;
 use super::commit::Present;
 use super::direct::is_direct;
 use super::event::{Failed, Outcome};
@@ -166,16 +166,16 @@ impl Client {
     /// The keys that are taken in a group as it is.
     fn keys_in(&mut self, id: ChannelId) -> Keys {
         let mut keys = Keys::default();
-        let left_out =
-            self.channels.get(&id).map(Channel::queued_adds) == Some(QueuedAdds::LeaveOut);
-        let read = self.with_group(id, |group, _| (group.taken(), group.queued_adds()));
-        let Some((members, queued)) = read else { return keys };
-        keys.members = members;
-        for (device, package) in queued.unwrap_or_default() {
-            if !left_out {
-                keys.joining.take(&package);
-                keys.queued.insert(device);
-            }
+        let Some(channel) = self.channels.get_mut(&id) else { return keys };
+        let left_out = channel.queued_adds() == QueuedAdds::LeaveOut;
+        let Some(group) = channel.group() else { return keys };
+        keys.members = group.taken();
+        if left_out {
+            return keys;
+        }
+        for (device, package) in group.queued_adds().unwrap_or_default() {
+            keys.joining.take(&package);
+            keys.queued.insert(device);
         }
         keys
     }
