@@ -46,12 +46,7 @@ impl Client {
         let Some(intent) = self.drop_intent(ticket) else { return };
         self.name_absent(&intent, None);
         if let Some(outcome) = self.outcome_of(&intent, outcome) {
-            if let Want::Add { account: Some(account), missing, .. } = intent.want {
-                for (device, why) in missing {
-                    let (channel, device) = (intent.channel, Sender { account, device });
-                    self.event(Event::NotAdded { ticket, channel, device, why });
-                }
-            }
+            self.name_missing(ticket, intent);
             self.event(Event::Done(ticket, outcome));
         }
     }
@@ -59,10 +54,21 @@ impl Client {
     pub(super) fn fail_intent(&mut self, ticket: Ticket, failed: Failed) {
         if let Some(intent) = self.drop_intent(ticket) {
             self.name_absent(&intent, Some(&failed));
+            let channel = intent.channel;
             if self.outcome_of(&intent, Outcome::Done).is_some() {
+                self.name_missing(ticket, intent);
                 self.event(Event::Failed(ticket, failed));
             }
-            self.drop_own_add(intent.channel);
+            self.drop_own_add(channel);
+        }
+    }
+
+    /// Names the devices that an invitation could not add.
+    fn name_missing(&mut self, ticket: Ticket, intent: Intent) {
+        let Want::Add { account: Some(account), missing, .. } = intent.want else { return };
+        for (device, why) in missing {
+            let (channel, device) = (intent.channel, Sender { account, device });
+            self.event(Event::NotAdded { ticket, channel, device, why });
         }
     }
 

@@ -120,6 +120,8 @@ pub(super) struct Channel {
     pub lacked_at: Option<u64>,
     /// Of which epoch it is known whether a commit can take queued Adds along, and whether it cannot.
     pub adds: (u64, QueuedAdds),
+    /// In this epoch each wish has a commit of its own: one for all did not work.
+    pub apart: Option<u64>,
     /// Nothing is committed or resent before this time.
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
@@ -196,6 +198,7 @@ impl Channel {
             refused_in: None,
             lacked_at: None,
             adds: (0, QueuedAdds::Include),
+            apart: None,
             hold_until: None,
             flush_at: None,
             tell_at: None,
@@ -225,6 +228,11 @@ impl Channel {
     pub(super) fn queued_adds(&self) -> QueuedAdds {
         let (epoch, adds) = self.adds;
         if epoch == self.row.epoch { adds } else { QueuedAdds::Include }
+    }
+
+    /// Whether each wish has a commit of its own in the present epoch.
+    pub(super) fn commits_apart(&self) -> bool {
+        self.apart == Some(self.row.epoch)
     }
 
     /// The group, if it is in memory.

@@ -2,9 +2,9 @@
 //! shows another.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
 
 use super::Client;
+use super::additions::Draft;
 use super::channel::{Channel, QueuedAdds};
 use super::direct::is_direct;
 use super::event::{Event, Failed, Outcome, Why};
@@ -14,17 +14,14 @@ use crate::crypto::identity::Revocation;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, MessageId, Sender};
 use crate::io::Ticket;
-use crate::limits::{ADDS_PER_COMMIT, COMMIT_BYTES, COMMIT_LOSSES};
+use crate::limits::COMMIT_LOSSES;
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
-use crate::mls::key_package::check;
 use crate::mls::suite::Suite;
 use crate::wire::message::{CommitBundle, Failure};
 
 /// The first delay after a lost commit; grows with every loss, drawn at random below that.
 const RETRY: Duration = Duration::from_millis(20);
-/// Bytes of key packages in one commit: the rest of it is for its path.
-const ADDS_BYTES: usize = COMMIT_BYTES / 3 * 2;
 /// Pause in milliseconds before a commit that could not be made is tried again.
 const UNMADE: u32 = 1_000;
 /// Pause in milliseconds before a commit goes out again that the server refused for another one, which its log does
@@ -32,11 +29,11 @@ const UNMADE: u32 = 1_000;
 pub(super) const CONTRADICTED: u32 = 1_000;
 
 /// A group as a plan finds it.
-struct Present {
-    epoch: u64,
-    suite: Suite,
-    members: Vec<Sender>,
-    may_change: bool,
+pub(super) struct Present {
+    pub epoch: u64,
+    pub suite: Suite,
+    pub members: Vec<Sender>,
+    pub may_change: bool,
     proposals: bool,
 }
 
@@ -71,17 +68,19 @@ impl Client {
             return self.load_group(id);
         }
         self.drop_orphan(id);
-        let mut plan = Plan::default();
-        // Two intents may want the same device, with a key package each.
-        let mut devices = BTreeSet::new();
+        let apart = self.channels.get(&id).is_some_and(Channel::commits_apart);
+        let mut draft = Draft::default();
         let mut intents = Vec::new();
         for ticket in self.intents_of(id) {
-            if self.plan_intent(id, ticket, &mut plan, &mut devices) {
+            if self.plan_intent(id, ticket, &mut draft) {
                 intents.push(ticket);
+                if apart {
+                    break;
+                }
             }
         }
         if !intents.is_empty() && !self.is_proposing(id) {
-            self.commit(id, plan, intents);
+            self.commit(id, draft.plan, intents);
         }
     }
 
@@ -109,14 +108,8 @@ impl Client {
         })
     }
 
-    /// Adds what an intent wants to a plan; whether it did. What is true already is done; what cannot come true fails.
-    fn plan_intent(
-        &mut self,
-        id: ChannelId,
-        ticket: Ticket,
-        plan: &mut Plan,
-        devices: &mut BTreeSet<Sender>,
-    ) -> bool {
+    /// Adds what an intent wants to a draft; whether it did. What is true already is done; what cannot come true fails.
+    fn plan_intent(&mut self, id: ChannelId, ticket: Ticket, draft: &mut Draft) -> bool {
         if self.is_put_off(ticket) {
             return false;
         }
@@ -125,15 +118,16 @@ impl Client {
         };
         let Some(present) = self.present(id, me.account) else { return false };
         let of = (id, ticket, intent.losses);
+        let plan = &mut draft.plan;
         match intent.want {
             Want::Add { account, packages: Some(packages), .. } => {
                 !self.waits_for_the_other(id, account, &present.members, plan)
-                    && self.plan_add(of, packages, &present, plan, devices)
+                    && self.plan_add(of, packages, &present, draft)
             }
             // Never published as a proposal: a welcome by one who is no admin is not followed.
             Want::Return { packages: Some(packages), .. } => {
                 !self.is_asking_back(id)
-                    && self.plan_add((id, ticket, 0), packages, &present, plan, devices)
+                    && self.plan_add((id, ticket, 0), packages, &present, draft)
             }
             Want::Admit { device, .. }
                 if device.account != me.account && !present.may_change && !is_direct(id) =>
@@ -142,7 +136,7 @@ impl Client {
                 false
             }
             Want::Admit { device, package: Some(package) } => {
-                self.plan_admission(ticket, (device, package), &present, plan, devices)
+                self.plan_admission((id, ticket), (device, package), &present, draft)
             }
             Want::Expel { revocation } => {
                 self.plan_expulsion(id, ticket, &revocation, &present, plan)
@@ -182,29 +176,6 @@ impl Client {
         }
     }
 
-    fn plan_admission(
-        &mut self,
-        ticket: Ticket,
-        (device, package): (Sender, Vec<u8>),
-        present: &Present,
-        plan: &mut Plan,
-        devices: &mut BTreeSet<Sender>,
-    ) -> bool {
-        if present.members.contains(&device) {
-            self.fulfil(ticket, Outcome::Epoch(present.epoch));
-            return false;
-        }
-        let checked = check(self.config.backend, &package, self.now.wall);
-        if checked.map(|checked| checked.suite) != Ok(present.suite) {
-            self.claim_again(ticket);
-            return false;
-        }
-        if devices.insert(device) {
-            plan.adds.push(package);
-        }
-        true
-    }
-
     fn plan_expulsion(
         &mut self,
         id: ChannelId,
@@ -226,52 +197,6 @@ impl Client {
             plan.revoked.push(revocation);
         }
         turn
-    }
-
-    fn plan_add(
-        &mut self,
-        (id, ticket, losses): (ChannelId, Ticket, u32),
-        packages: Vec<Vec<u8>>,
-        present: &Present,
-        plan: &mut Plan,
-        devices: &mut BTreeSet<Sender>,
-    ) -> bool {
-        if !present.may_change && !is_direct(id) {
-            self.fail_intent(ticket, Failed::from(&Failure::from(ErrorCode::NotAllowed)));
-            return false;
-        }
-        let (backend, wall) = (self.config.backend, self.now.wall);
-        let mut adds = Vec::new();
-        for package in packages {
-            let checked = check(backend, &package, wall).ok();
-            let Some(checked) = checked.filter(|checked| checked.suite == present.suite) else {
-                self.claim_again(ticket);
-                return false;
-            };
-            let device = checked.record.sender();
-            if !present.members.contains(&device) {
-                adds.push((device, package));
-            }
-        }
-        if adds.is_empty() {
-            // Who lost a race wanted what came true meanwhile, or proposed it.
-            let outcome = if losses == 0 { Outcome::Unchanged } else { Outcome::Epoch };
-            self.fulfil(ticket, outcome(present.epoch));
-            return false;
-        }
-        if losses >= COMMIT_LOSSES {
-            let wishes: Vec<_> = adds.iter().map(|(_, package)| Wish::Add(package)).collect();
-            self.propose(id, ticket, &wishes);
-            return false;
-        }
-        let packages = plan.adds.iter().chain(adds.iter().map(|(_, package)| package));
-        let bytes: usize = packages.map(Vec::len).sum();
-        let fits = plan.adds.len() + adds.len() <= ADDS_PER_COMMIT && bytes <= ADDS_BYTES;
-        if fits {
-            let new = adds.into_iter().filter(|(device, _)| devices.insert(*device));
-            plan.adds.extend(new.map(|(_, package)| package));
-        }
-        fits
     }
 
     fn plan_remove(
@@ -302,56 +227,24 @@ impl Client {
         true
     }
 
-    /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before: others
-    /// are needed.
-    pub(super) fn claim_again(&mut self, ticket: Ticket) {
-        if let Some(mut intent) = self.intents.remove(&ticket) {
-            match &mut intent.want {
-                Want::Add { packages, missing, .. } | Want::Return { packages, missing, .. } => {
-                    *packages = None;
-                    missing.clear();
-                }
-                Want::Admit { package, .. } => *package = None,
-                _ => {}
-            }
-            self.store_intent(ticket, intent);
-        }
-    }
-
-    /// Whether a commit was refused for key packages that others can take the place of; those it used are forgotten.
-    /// A few times only: a server that refuses them all is believed in the end.
-    fn may_claim_again(&mut self, ticket: Ticket) -> bool {
-        let Some(OutWhat::Commit { intents, .. }) = self.outbox.get(&ticket).map(|i| &i.what)
-        else {
+    /// One of several wishes keeps a commit from being made, or accepted, and nothing says which: in this epoch each has a
+    /// commit of its own, so that it fails alone.
+    fn commit_apart(&mut self, id: ChannelId, wishes: usize) -> bool {
+        if wishes < 2 {
             return false;
-        };
-        let adds = |ticket: &Ticket| {
-            self.intents.get(ticket).is_some_and(|intent| {
-                let adds = matches!(intent.want, Want::Add { .. } | Want::Return { .. });
-                adds && intent.losses < COMMIT_LOSSES
-            })
-        };
-        let adds: Vec<_> = intents.iter().copied().map(Ticket).filter(adds).collect();
-        for ticket in &adds {
-            self.claim_again(*ticket);
         }
-        !adds.is_empty()
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.apart = Some(channel.row.epoch);
+        }
+        true
     }
 
-    /// What is queued to be added may keep a commit from being made, or (`refused`) from being accepted: whether one without
-    /// is worth a try. One member's wish must not stop the group.
-    fn leave_adds_out(&mut self, id: ChannelId, refused: bool) -> bool {
-        let queued = self.with_group(id, |group, _| group.has_queued_adds());
-        let Some(channel) = self.channels.get_mut(&id) else { return false };
-        let worth = match channel.queued_adds() {
-            QueuedAdds::Include => queued != Some(false),
-            QueuedAdds::Insisted => refused,
-            QueuedAdds::LeaveOut => false,
-        };
-        if worth {
-            channel.adds = (channel.row.epoch, QueuedAdds::LeaveOut);
+    /// How many wishes a commit is for.
+    fn wishes_behind(&self, ticket: Ticket) -> usize {
+        match self.outbox.get(&ticket).map(|item| &item.what) {
+            Some(OutWhat::Commit { intents, .. }) => intents.len(),
+            _ => 0,
         }
-        worth
     }
 
     fn commit(&mut self, id: ChannelId, mut plan: Plan, intents: Vec<Ticket>) {
@@ -368,6 +261,7 @@ impl Client {
             Some(Err(_)) if self.leave_adds_out(id, false) => {
                 return self.commit(id, plan, intents);
             }
+            Some(Err(_)) if self.commit_apart(id, intents.len()) => return self.commit_ready(id),
             Some(Err(error)) => {
                 let why = format!("the commit cannot be made: {error}");
                 for ticket in intents {
@@ -517,6 +411,12 @@ impl Client {
                 self.hold(id, failure.retry_after_ms);
             }
             ErrorCode::BlobUnknown | ErrorCode::BlobMismatch => self.upload_again(ticket, failure),
+            ErrorCode::RecordInvalid | ErrorCode::KeyPackageInvalid | ErrorCode::CommitInvalid
+                if self.commit_apart(id, self.wishes_behind(ticket)) =>
+            {
+                self.drop_item(ticket);
+                self.drop_orphan(id);
+            }
             _ => self.fail_commit(ticket, failure),
         }
     }

@@ -7,6 +7,7 @@
 //! | `d/tokens` | the session | a login | only who has the password logs in |
 //! | `d/rotation` | device keys of before, or one not yet in use | it comes back to its groups by its present key | that key is in its record |
 //! | `d/packages` | when key packages were made | new ones are made | old ones end as they would have |
+//! | `d/sweep` | when private halves of key packages end | they are looked through | it can only be early |
 //! | `d/a/` | a contact's name and how far it was trusted | compare safety numbers anew | told, since a name is taken at first use again |
 //! | `d/l/` | how old the keys of a leaf are | they are renewed | it can only be early |
 //! | `d/f/` | whether the device is out of a group | it takes itself for out, and comes back | keys that may be used up are not used |
@@ -50,6 +51,7 @@ pub(super) enum Lost {
     Tokens,
     Rotation,
     Plan,
+    Sweep,
     Contact,
     Leaf(ChannelId),
     Fall(ChannelId),
@@ -69,6 +71,7 @@ impl Lost {
             directory::TOKENS => return Some(Self::Tokens),
             directory::ROTATION => return Some(Self::Rotation),
             directory::PACKAGES => return Some(Self::Plan),
+            directory::SWEEP => return Some(Self::Sweep),
             _ => {}
         }
         let channel = |prefix| key.strip_prefix(prefix).and_then(ChannelId::from_slice);
@@ -108,6 +111,7 @@ impl Lost {
                 ("earlier keys of this device", "it comes back to its groups by its present key")
             }
             Self::Plan => ("when key packages were made", "new ones are made"),
+            Self::Sweep => ("when private keys of key packages end", "they are looked through"),
             Self::Contact => {
                 ("a contact", "compare safety numbers anew with whom you write to by name")
             }
@@ -158,7 +162,12 @@ impl Client {
             Lost::Intent(ticket) | Lost::Submission(ticket) => {
                 self.event(Event::Failed(ticket, Failed::Obsolete(LOST)));
             }
-            Lost::Plan | Lost::Contact | Lost::Leaf(_) | Lost::Ledger(_) | Lost::Claim => {}
+            Lost::Plan
+            | Lost::Sweep
+            | Lost::Contact
+            | Lost::Leaf(_)
+            | Lost::Ledger(_)
+            | Lost::Claim => {}
         }
     }
 

@@ -27,7 +27,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 9] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 10] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -39,6 +39,7 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
+        let sweep = self.sweep_due().map(|at| self.now.mono + at.since(self.now.wall));
         let held =
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
         let told = self.channels.values().filter(|channel| channel.ready);
@@ -56,6 +57,7 @@ impl Client {
             (call, WakeReason::Call),
             (keep_alive, WakeReason::KeepAlive),
             (packages, WakeReason::KeyPackages),
+            (sweep, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
             (self.next_turn().filter(|_| online), WakeReason::Commit),
             (retry, WakeReason::Retry),
@@ -69,6 +71,7 @@ impl Client {
         if self.net.conn.is_none() && self.net.connect_at.is_some_and(|at| at <= mono) {
             self.connect_now();
         }
+        self.sweep_packages();
         let Some(conn) = &self.net.conn else { return };
         if !settled(conn.phase) && conn.handshake_by <= mono {
             return self.drop_connection("the server did not answer in time".into());

@@ -29,6 +29,7 @@ const SET_BACK_MOST: Duration = Duration::from_secs(60 * 60);
 /// How often a device of another account is tried, that a reset left out: for about a month.
 const ADMISSIONS: u32 = 750;
 
+pub(super) const ANOTHERS: &str = "its key package is of another device";
 const UNSIGNED: &str = "a statement about a device that its account did not sign";
 
 /// When an intent is looked at again.
@@ -225,13 +226,14 @@ impl Client {
         self.want_once(channel, Want::Admit { device, package: None });
     }
 
-    /// A device that was in the group before a reset could not be added. It is when it has key packages again, for it waits
+    /// A device that was in the group before a reset could not be added, which was told. It is when it has key packages again, for it waits
     /// for that.
     pub(super) fn admit_later(&mut self, channel: ChannelId, device: Sender) {
         self.admit(channel, device);
         for ticket in self.intents_of(channel) {
             let want = self.intents.get(&ticket).map(|intent| &intent.want);
             if matches!(want, Some(Want::Admit { device: of, .. }) if *of == device) {
+                self.turns.entry(ticket).or_insert(Turn::first(None)).told = true;
                 self.set_back(ticket);
             }
         }
@@ -337,15 +339,27 @@ impl Client {
         let is_anothers = checked.as_ref().is_some_and(|checked| checked.record.sender() != of);
         let of_suite = checked.is_some_and(|checked| Some(checked.suite) == suite);
         *package = claimed.filter(|_| of_suite && !is_anothers);
-        let (found, channel) = (package.is_some(), intent.channel);
+        let found = package.is_some();
         self.store_intent(ticket, intent);
         if !found {
-            if is_anothers && self.tells_first(ticket) {
-                let why = "its key package is of another device".to_owned();
-                self.event(Event::NotAdded { ticket, channel, device: of, why });
-            }
-            self.set_back(ticket);
+            self.refuse_admission(ticket, is_anothers.then_some(ANOTHERS));
         }
+    }
+
+    /// A device cannot be admitted by the key package that it has. What is wrong with it is told once.
+    pub(super) fn refuse_admission(&mut self, ticket: Ticket, why: Option<&str>) {
+        let Some(Intent { channel, want: Want::Admit { device, .. }, .. }) =
+            self.intents.get(&ticket)
+        else {
+            return;
+        };
+        let (channel, device) = (*channel, *device);
+        if let Some(why) = why
+            && self.tells_first(ticket)
+        {
+            self.event(Event::NotAdded { ticket, channel, device, why: why.to_owned() });
+        }
+        self.set_back(ticket);
     }
 
     /// Whether the application is to be told for the first time why an intent cannot come true yet.

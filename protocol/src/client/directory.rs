@@ -7,6 +7,7 @@
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
 //! | `d/packages` | [`PackagePlan`] |
+//! | `d/sweep` | [`Sweep`] |
 //! | `d/devices` | [`Fleet`] |
 //! | `d/restored` | [`Restored`] |
 //! | `d/a/` account | [`Contact`] |
@@ -58,6 +59,7 @@ pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const ROTATION: &[u8] = b"d/rotation";
 pub(super) const FLEET: &[u8] = b"d/devices";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
+pub(super) const SWEEP: &[u8] = b"d/sweep";
 pub(super) const CONTACT: &[u8] = b"d/a/";
 pub(super) const CHANNEL: &[u8] = b"d/c/";
 pub(super) const LEAF: &[u8] = b"d/l/";
@@ -262,6 +264,12 @@ impl Issued {
     pub(super) fn due(&self) -> UnixMillis {
         self.at.plus(KEY_PACKAGE_TIME.saturating_sub(Duration::from_secs(4 * 60 * 60)))
     }
+}
+
+/// When private halves of key packages are to be deleted first; `None` if there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sweep {
+    pub at: Option<UnixMillis>,
 }
 
 /// What an account is called, as the directory confirmed it, and how far that is trusted.

@@ -163,9 +163,9 @@ pub enum Event {
         /// again after every restart until the change is accepted.
         trust: Trust,
     },
-    /// A device of an account could not be added; the others of the invitation, or of the reset, were. Before its `Done`.
-    /// A device that a reset left out is tried again for a month. Of a direct channel: no device could be added
-    /// yet, and they are tried again until one is.
+    /// A device of an account could not be added; the others of the invitation, or of the reset, were, if there are any.
+    /// Before its `Done` or `Failed`. A device that a reset left out is tried again for a month. Of a direct channel: no
+    /// device could be added yet, and they are tried again until one is.
     NotAdded {
         /// The invitation, the reset, or the opening.
         ticket: Ticket,

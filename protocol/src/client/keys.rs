@@ -5,7 +5,7 @@ use core::time::Duration;
 use bytes::Bytes;
 
 use super::Client;
-use super::directory::{self, Issued};
+use super::directory::{self, Issued, PackagePlan, Sweep};
 use super::event::{Event, Failed, Outcome};
 use super::load::Reading;
 use super::net::Call;
@@ -93,6 +93,7 @@ impl Client {
         let packages = KeyPackages::restore(self.config.backend, records);
         let packages = packages.unwrap_or_else(|_| self.lose_packages());
         self.packages = Packages::Warm(Box::new(packages));
+        self.sweep_packages();
         self.replenish();
         let inboxes: Vec<_> =
             self.channels.iter().filter(|(_, c)| c.inbox).map(|(id, _)| *id).collect();
@@ -218,11 +219,37 @@ impl Client {
         self.gate.stage(directory::put(directory::PACKAGES.to_vec(), &self.plan));
     }
 
-    /// Stages what changed in the private halves.
+    /// Stages what changed in the private halves, and when the first of them are to go.
     pub(super) fn stage_packages(&mut self) {
-        if let Some(packages) = self.packages.warm() {
-            let ops = packages.take_ops();
-            self.gate.stage_all(directory::under(directory::PACKAGE_KEYS, ops));
+        let Some(packages) = self.packages.warm() else { return };
+        let (ops, sweep) = (packages.take_ops(), Sweep { at: packages.sweep_at() });
+        self.gate.stage_all(directory::under(directory::PACKAGE_KEYS, ops));
+        if self.sweep != Some(sweep) {
+            self.sweep = Some(sweep);
+            self.gate.stage(directory::put(directory::SWEEP.to_vec(), &sweep));
+        }
+    }
+
+    /// When private halves are to be deleted, online or not; `None` while they are being read, and if there are none.
+    pub(super) fn sweep_due(&self) -> Option<UnixMillis> {
+        let reading = matches!(self.packages, Packages::Loading(..));
+        self.identity.as_ref().filter(|_| !reading)?;
+        // Not stored, or lost: they are looked through, if there are any.
+        let unknown = (self.plan != PackagePlan::default()).then(UnixMillis::default);
+        self.sweep.map_or(unknown, |sweep| sweep.at)
+    }
+
+    /// Deletes private halves whose time is over.
+    pub(super) fn sweep_packages(&mut self) {
+        if self.sweep_due().is_none_or(|at| at > self.now.wall) {
+            return;
+        }
+        match self.packages.warm() {
+            Some(packages) => {
+                packages.sweep(self.now.wall);
+                self.stage_packages();
+            }
+            None => self.warm_packages(),
         }
     }
 

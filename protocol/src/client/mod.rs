@@ -10,6 +10,7 @@
 //! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
 
 mod account;
+mod additions;
 mod ask;
 mod blobs;
 mod call;
@@ -79,7 +80,7 @@ use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
 use devices::Turn;
-use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
+use directory::{Contact, Fleet, Identity, PackagePlan, Restored, Sweep};
 use event::{Event, Outcome, Why};
 use intent::Intent;
 use job::ClientJobOutput;
@@ -204,6 +205,8 @@ pub struct Client {
     partial: BTreeMap<Digest, Vec<u8>>,
     packages: Packages,
     plan: PackagePlan,
+    /// When private halves of key packages are to be deleted; `None` if that is not known.
+    sweep: Option<Sweep>,
     /// New key packages are wanted; whether the last-resort one can stay.
     wanted_packages: BTreeMap<Suite, LastResort>,
     /// The server told of few since it was asked last.

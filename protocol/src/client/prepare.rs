@@ -1,6 +1,7 @@
 //! What an intent needs before it can be committed: the group founded on the server, the account of a name, key
 //! packages of its devices.
 
+use super::devices::ANOTHERS;
 use super::direct::is_direct;
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
@@ -154,7 +155,7 @@ impl Client {
                         let of = Sender { account, device };
                         if checked.record.sender() != of {
                             forged = true;
-                            Err("its key package is of another device".to_owned())
+                            Err(ANOTHERS.to_owned())
                         } else if Some(checked.suite) != suite {
                             Err("its key package is of another cipher suite".to_owned())
                         } else {

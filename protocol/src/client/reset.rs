@@ -417,11 +417,9 @@ impl Client {
             }
             Some(other) => Some(format!("{other:?}")),
         };
-        let all = |why: String| devices.iter().map(move |device| (*device, why.clone())).collect();
-        let named: Vec<_> = match why {
-            Some(why) if missing.is_empty() => all(why),
-            _ => missing.clone(),
-        };
+        let others = devices.iter().filter(|device| missing.iter().all(|(of, _)| of != *device));
+        let failed = why.iter().flat_map(|why| others.clone().map(|device| (*device, why.clone())));
+        let named: Vec<_> = missing.iter().cloned().chain(failed).collect();
         for (device, why) in named {
             let device = Sender { account, device };
             self.event(Event::NotAdded { ticket, channel, device, why });

@@ -6,7 +6,7 @@ use super::channel::Slot;
 use super::checkpoint::{Claim, Ledger};
 use super::damage::Lost;
 use super::directory::{
-    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored,
+    self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored, Sweep,
 };
 use super::event::Failed;
 use super::intent::{Intent, Want};
@@ -40,6 +40,7 @@ struct Directory {
     identity: Option<Identity>,
     tokens: Option<Tokens>,
     plan: PackagePlan,
+    sweep: Option<Sweep>,
     restored: Restored,
     rotation: Rotation,
     fleet: Fleet,
@@ -115,6 +116,8 @@ impl Directory {
             self.fleet = decode(key, value)?;
         } else if key == directory::PACKAGES {
             self.plan = decode(key, value)?;
+        } else if key == directory::SWEEP {
+            self.sweep = Some(decode(key, value)?);
         } else if let Some(id) = key.strip_prefix(directory::CONTACT) {
             let account = AccountId::from_slice(id).ok_or_else(damaged)?;
             self.contacts.insert(account, decode(key, value)?);
@@ -233,6 +236,7 @@ impl Client {
             partial: BTreeMap::new(),
             packages: Packages::Cold,
             plan: stored.plan,
+            sweep: stored.sweep,
             wanted_packages: BTreeMap::new(),
             packages_low: false,
             packages_taken: None,

@@ -5,6 +5,7 @@
 //! 0xF0A1, and compared with the calendar that the machine is given.
 
 use core::fmt;
+use core::time::Duration;
 
 use openmls::prelude::{
     Extension, Extensions, KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut,
@@ -17,6 +18,7 @@ use super::group::LocalDevice;
 use super::overlay::Overlay;
 use super::rules::{self, invalid};
 use super::suite::Suite;
+use super::taken::PackageKeys;
 use super::{Context, Crypto, MlsError, Provider, parse, signer};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
@@ -40,6 +42,8 @@ pub struct CheckedKeyPackage {
     pub hash: Digest,
     /// Whether it is marked last-resort.
     pub last_resort: bool,
+    /// Its public keys.
+    pub keys: PackageKeys,
 }
 
 /// Checks a key package at this time of the calendar.
@@ -55,7 +59,8 @@ pub fn check(
     let suite = Suite::from_number(u16::from(valid.ciphersuite())).ok_or(MlsError::Suite)?;
     let (record, expires) = check_present(backend, suite, &valid, wall)?;
     let (hash, last_resort) = (Digest::of(&[package]), valid.last_resort());
-    Ok(CheckedKeyPackage { record, suite, expires, hash, last_resort })
+    let keys = PackageKeys::of(&valid)?;
+    Ok(CheckedKeyPackage { record, suite, expires, hash, last_resort, keys })
 }
 
 /// What we demand beyond that: whose a valid key package is, and its end. Errors: as [`check`].
@@ -103,7 +108,7 @@ pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, Ml
     Ok(package)
 }
 
-fn life(last_resort: bool) -> core::time::Duration {
+fn life(last_resort: bool) -> Duration {
     if last_resort { limits::LAST_RESORT_TIME } else { limits::KEY_PACKAGE_TIME }
 }
 
@@ -124,6 +129,15 @@ struct Entry {
 }
 
 const ENTRY: &[u8] = b"P";
+
+impl Entry {
+    /// Until then its private keys may be needed: a welcome by it may be on its way for as long as a log entry lives, and
+    /// after another took its place for [`LAST_RESORT_GRACE`](limits::LAST_RESORT_GRACE).
+    fn end(&self) -> UnixMillis {
+        let end = self.expires.plus(limits::ENTRY_TIME);
+        self.superseded.map_or(end, |at| end.min(at.plus(limits::LAST_RESORT_GRACE)))
+    }
+}
 
 impl KeyPackages {
     /// Reads them from their records. Error: [`MlsError::Damaged`].
@@ -203,10 +217,7 @@ impl KeyPackages {
     pub fn sweep(&mut self, wall: UnixMillis) {
         let (mut ordinary, mut spares) = (Vec::new(), Vec::new());
         for (_, entry) in self.entries().unwrap_or_default() {
-            let expired = entry.expires.plus(limits::ENTRY_TIME) < wall;
-            let superseded =
-                entry.superseded.is_some_and(|at| at.plus(limits::LAST_RESORT_GRACE) < wall);
-            if expired || superseded {
+            if entry.end() < wall {
                 self.remove(&entry.reference);
             } else if !entry.last_resort {
                 ordinary.push((entry.expires, entry.reference));
@@ -217,6 +228,13 @@ impl KeyPackages {
         self.remove_above(limits::KEY_PACKAGES_KEPT, ordinary);
         self.remove_above(limits::LAST_RESORTS_KEPT, spares);
         self.overlay.settle();
+    }
+
+    /// When there is something for [`Self::sweep`] to delete; `None` if there is nothing at all.
+    pub fn sweep_at(&self) -> Option<UnixMillis> {
+        let entries = self.entries().unwrap_or_default().into_iter();
+        let end = entries.map(|(_, entry)| entry.end()).min()?;
+        Some(end.plus(Duration::from_millis(1)))
     }
 
     /// Removes all but the newest.

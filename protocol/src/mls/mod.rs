@@ -28,6 +28,7 @@ pub mod rejoin;
 mod rules;
 mod signer;
 pub mod suite;
+pub mod taken;
 #[cfg(test)]
 mod tests;
 mod verified;

@@ -17,6 +17,8 @@ use qpc_sim::world::{Rules, World};
 
 const MEMBERS: usize = 8;
 const SLOW: usize = MEMBERS - 1;
+/// Two who want the same guest.
+const RIVALS: [usize; 2] = [1, 3];
 const FAST_LINK: Duration = Duration::from_millis(5);
 const SLOW_LINK: Duration = Duration::from_millis(50);
 
@@ -34,6 +36,8 @@ struct Crowd {
     /// Each member's own guests, whom it invites and removes one after the other: so many that it stays within its
     /// budget of each one's key packages.
     guests: Vec<Vec<Guest>>,
+    /// Guests of two members, who want each in, and out again, at the same time.
+    shared: Vec<Guest>,
     /// Who is in, and how often each member has invited.
     inside: Vec<Option<Guest>>,
     invited: Vec<usize>,
@@ -56,6 +60,7 @@ impl Crowd {
         };
         let guests: Vec<Vec<_>> =
             (0..MEMBERS).map(|of| (0..most).map(|number| guest(number, of)).collect()).collect();
+        let shared = (0..most).map(|number| guest(number, MEMBERS)).collect();
         let made = world.done(0, |client, now| client.create_group(now, "crowd", Suite::Hybrid));
         let Outcome::Group(channel) = made else { panic!("{made:?}") };
         for number in 1..MEMBERS {
@@ -77,7 +82,7 @@ impl Crowd {
             vec![frame]
         }));
         let (inside, invited) = (vec![None; MEMBERS], vec![0; MEMBERS]);
-        Self { world, channel, guests, inside, invited, fetched }
+        Self { world, channel, guests, shared, inside, invited, fetched }
     }
 
     /// A member wants its guest in, or out again.
@@ -94,14 +99,30 @@ impl Crowd {
         }
     }
 
+    /// One of the two wants the guest of both in, in every other round, or out again.
+    fn wish_shared(&mut self, member: usize, round: usize) -> Ticket {
+        let (channel, times) = (self.channel, round / 2);
+        let guest = self.shared[times % self.shared.len()].clone();
+        if round % 2 == 1 {
+            return self
+                .world
+                .command(member, |client, now| client.remove(now, channel, guest.account));
+        }
+        self.invited[member] += 1;
+        self.world.command(member, |client, now| client.invite(now, channel, &guest.name))
+    }
+
     fn is_done(&self, member: usize, ticket: Ticket) -> bool {
-        let log = self.world.devices[member].log.iter().rev();
-        let mut of = log.filter_map(|event| match event {
-            Event::Done(done, _) if *done == ticket => Some(true),
+        self.outcome(member, ticket).is_some()
+    }
+
+    fn outcome(&self, member: usize, ticket: Ticket) -> Option<&Outcome> {
+        let mut log = self.world.devices[member].log.iter().rev();
+        log.find_map(|event| match event {
+            Event::Done(done, outcome) if *done == ticket => Some(outcome),
             Event::Failed(done, failed) if *done == ticket => panic!("{member}: {failed:?}"),
             _ => None,
-        });
-        of.next().unwrap_or(false)
+        })
     }
 }
 
@@ -113,12 +134,15 @@ fn rounds(seed: u64, rounds: usize) -> usize {
     let before = crowd.world.group(0, crowd.channel).epoch;
     let mut slow = (crowd.wish(SLOW), 0);
     let (mut longest, mut came_true) = (0, 0);
-    for _ in 0..rounds {
+    let mut unchanged = 0;
+    for number in 0..rounds {
         let round: Vec<_> = (0..SLOW)
             .map(|member| {
-                // Some want new keys, which nobody can propose; some want others in or out.
+                // Some want new keys, which nobody can propose; some want others in or out, two of them the same ones.
                 let ticket = if member % 2 == 0 {
                     crowd.wish(member)
+                } else if RIVALS.contains(&member) {
+                    crowd.wish_shared(member, number)
                 } else {
                     let channel = crowd.channel;
                     crowd.world.command(member, |client, now| client.update(now, channel))
@@ -134,6 +158,16 @@ fn rounds(seed: u64, rounds: usize) -> usize {
             let span = wake.saturating_sub(crowd.world.now.mono).max(Duration::from_micros(1));
             crowd.world.advance(span);
         }
+        let rivals = RIVALS.map(|member| crowd.outcome(member, round[member].1));
+        unchanged += match rivals {
+            [Some(Outcome::Epoch(_)), Some(Outcome::Epoch(_))] => 0,
+            [Some(Outcome::Epoch(at)), Some(Outcome::Unchanged(of))]
+            | [Some(Outcome::Unchanged(of)), Some(Outcome::Epoch(at))] => {
+                assert!(at <= of && number % 2 == 0);
+                1
+            }
+            other => panic!("{other:?}"),
+        };
         slow.1 += 1;
         longest = longest.max(slow.1);
         if crowd.is_done(SLOW, slow.0) {
@@ -144,6 +178,8 @@ fn rounds(seed: u64, rounds: usize) -> usize {
     crowd.world.settle();
     assert!(crowd.is_done(SLOW, slow.0));
     assert!(came_true >= rounds / 5, "{came_true}");
+    // Of two who want the same one changes something, and the other finds it true.
+    assert!(unchanged >= rounds / 4, "{unchanged}");
     let Crowd { world, channel, invited, fetched, inside, .. } = crowd;
     let devices: Vec<_> =
         (0..MEMBERS).chain(inside.iter().flatten().map(|guest| guest.device)).collect();

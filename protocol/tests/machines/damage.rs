@@ -14,12 +14,13 @@ use qpc_sim::world::World;
 /// Records that a device cannot be without.
 const NEEDED: [&[u8]; 3] = [b"d/identity", b"d/c/", b"d/devices"];
 /// All others that are read at start, and the start of a key of each.
-const OTHERS: [&[u8]; 14] = [
+const OTHERS: [&[u8]; 15] = [
     b"d/version",
     b"d/restored",
     b"d/tokens",
     b"d/rotation",
     b"d/packages",
+    b"d/sweep",
     b"d/a/",
     b"d/l/",
     b"d/f/",

@@ -189,6 +189,27 @@ fn a_wish_to_add_a_device_survives_a_crash_at_every_step() {
 }
 
 #[test]
+fn an_account_with_several_devices_is_removed_by_one_commit() {
+    let (mut world, channel) = three(36);
+    let tablets = [world.login("bob"), world.login("bob")];
+    for tablet in tablets {
+        admitted(&mut world, tablet, channel);
+    }
+    world.settle();
+    let before = world.group(ALICE, channel);
+    assert_eq!(before.members, 5);
+    let bob = account(&mut world, BOB);
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    world.settle();
+    let after = world.group(ALICE, channel);
+    assert_eq!((after.epoch, after.members), (before.epoch + 1, 2));
+    for device in [BOB, tablets[0], tablets[1]] {
+        assert!(!world.group(device, channel).member);
+    }
+    agree(&world, channel, &[ALICE, CAROL]);
+}
+
+#[test]
 fn a_device_that_the_server_invented_is_added_nowhere() {
     let mut world = World::new(Rules::new(6));
     let alice = world.register("alice");

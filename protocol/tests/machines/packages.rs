@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::devices::admitted;
+use crate::mallory::Mallory;
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::id::{AccountId, DeviceId};
 use qpc_protocol::limits::{
     CLAIMS_BETWEEN, CLASSICAL_SHARE, ENTRY_TIME, KEY_PACKAGE_TIME, KEY_PACKAGES_WANTED,
-    LAST_RESORT_GRACE,
+    LAST_RESORT_GRACE, LAST_RESORT_TIME,
 };
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
@@ -110,6 +111,49 @@ fn the_last_resort_of_each_suite_serves_a_device_long_away_which_then_renews_eve
         world.pass(24 * HOUR);
         assert_eq!(kept(&world), 1);
         undisturbed(&world, &[alice, bob]);
+    }
+}
+
+#[test]
+fn private_keys_go_in_time_from_a_device_that_is_offline() {
+    for restarts in [false, true] {
+        let mut world = World::new(Rules::new(28));
+        let alice = world.register("alice");
+        let bob = world.register("bob");
+        let first = private_keys(&world, bob);
+        world.crash(bob);
+        world.pass(2 * 24 * HOUR);
+        let channel = found(&mut world, alice, Suite::Hybrid);
+        world.done(alice, |client, now| client.invite(now, channel, "bob"));
+        world.start(bob);
+        world.until(|world| world.groups(bob).iter().any(|group| group.channel == channel));
+        world.settle();
+        let renewed = private_keys(&world, bob);
+        world.devices[bob].connect = false;
+        world.cut(bob);
+        let left = |world: &World| private_keys(world, bob);
+        let offline = world.now.mono;
+        let pass_until = |world: &mut World, at: Duration| {
+            if restarts {
+                restart(world, bob);
+            }
+            world.pass(at - world.now.mono);
+            // Nothing is due that is not done.
+            assert!(world.run().is_none_or(|wake| wake > world.now.mono));
+        };
+        // Superseded when bob came back: within its grace it is there, and the day after it is gone. So are ordinary ones
+        // that nobody can have been welcomed by any more; those of the first day went already.
+        pass_until(&mut world, offline + LAST_RESORT_GRACE - 3 * HOUR);
+        assert_eq!(left(&world).intersection(&first).count(), 2);
+        pass_until(&mut world, offline + LAST_RESORT_GRACE + 2 * HOUR);
+        assert_eq!(left(&world).intersection(&first).count(), 1);
+        pass_until(&mut world, offline + KEY_PACKAGE_TIME + ENTRY_TIME - 3 * HOUR);
+        assert!(left(&world).intersection(&renewed).count() > KEY_PACKAGES_WANTED / 2);
+        pass_until(&mut world, offline + KEY_PACKAGE_TIME + ENTRY_TIME + 2 * HOUR);
+        // The last-resort ones in use, one of each suite.
+        assert_eq!(left(&world).len(), 2);
+        pass_until(&mut world, offline + LAST_RESORT_TIME + ENTRY_TIME + 2 * HOUR);
+        assert_eq!(left(&world).len(), 0);
     }
 }
 
@@ -219,4 +263,72 @@ fn nobody_left_to_add_is_a_failure_and_a_stranger_s_package_too() {
     });
     let failed = fails(&mut world, alice, |client, now| client.invite(now, channel, "bob"));
     assert!(matches!(failed, Failed::Untrusted(_)), "{failed:?}");
+}
+
+/// What may be wrong with a device's key package.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Wrong {
+    Nothing,
+    Expired,
+    Suite,
+    Capabilities,
+    Binding,
+}
+
+#[test]
+fn each_key_package_that_cannot_be_used_is_named_whether_or_not_another_can() {
+    use Wrong::{Binding, Capabilities, Expired, Nothing, Suite as OtherSuite};
+    let cases: [&[Wrong]; 8] = [
+        &[Nothing, Expired],
+        &[OtherSuite, Nothing],
+        &[Nothing, Capabilities],
+        &[Binding, Nothing],
+        &[Expired, OtherSuite, Nothing, Capabilities, Binding],
+        &[Expired, OtherSuite, Capabilities],
+        &[Binding],
+        &[Expired, OtherSuite, Capabilities, Binding],
+    ];
+    for case in cases {
+        let mut world = World::new(Rules::new(29));
+        let alice = world.register("alice");
+        let channel = found(&mut world, alice, Suite::Hybrid);
+        let mallory = Mallory::new(&mut world, "mallory", case.len() as u8);
+        let other = Mallory::new(&mut world, "other", 1);
+        let wall = world.now.wall;
+        for (number, wrong) in case.iter().enumerate() {
+            let seed = number as u8;
+            let package = match wrong {
+                Nothing => mallory.package(number, Suite::Hybrid, seed, wall),
+                Expired => mallory.package(number, Suite::Hybrid, seed, wall.minus(48 * HOUR)),
+                OtherSuite => mallory.package(number, Suite::Classical, seed, wall),
+                Capabilities => mallory.incapable(number, Suite::Hybrid),
+                Binding => other.package(0, Suite::Hybrid, seed, wall),
+            };
+            mallory.put(&mut world, number, Suite::Hybrid, package);
+        }
+        let ticket = world.command(alice, |client, now| client.invite(now, channel, "mallory"));
+        world.settle();
+        let log = &world.devices[alice].log;
+        let ended = log.iter().position(|event| match event {
+            Event::Done(of, Outcome::Epoch(_)) if case.contains(&Nothing) => *of == ticket,
+            Event::Failed(of, Failed::Untrusted(_)) if case.contains(&Binding) => *of == ticket,
+            Event::Failed(of, Failed::NotAdded { .. }) => *of == ticket,
+            _ => false,
+        });
+        let ended = ended.unwrap_or_else(|| panic!("{case:?}: {log:?}"));
+        let named = log[..ended].iter().filter_map(|event| match event {
+            Event::NotAdded { ticket: of, device, why, .. } if *of == ticket => {
+                Some((*device, why))
+            }
+            _ => None,
+        });
+        let named: Vec<_> = named.collect();
+        let wrong = case.iter().enumerate().filter(|(_, wrong)| **wrong != Nothing);
+        let expected: Vec<_> = wrong.map(|(number, _)| mallory.device(number)).collect();
+        let devices: Vec<_> = named.iter().map(|(device, _)| *device).collect();
+        assert_eq!(devices, expected, "{case:?}");
+        // Each by a reason of its own.
+        let reasons: BTreeSet<_> = named.iter().map(|(_, why)| *why).collect();
+        assert_eq!(reasons.len(), expected.len(), "{named:?}");
+    }
 }

@@ -91,6 +91,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
         TOKENS => plain::<Tokens>(key, value),
         ROTATION => plain::<Rotation>(key, value),
         PACKAGES => plain::<PackagePlan>(key, value),
+        SWEEP => plain::<Sweep>(key, value),
         FLEET => of::<Fleet>(key, value, |fleet| vec![listing(&fleet.listing)]),
         RESTORED => plain::<Restored>(key, value),
         CONTACT => of::<Contact>(key, value, |contact| vec![trust(&contact.trust)]),
@@ -119,12 +120,13 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
 }
 
 /// The kinds of records that this file is about: single ones by their key, others by its beginning.
-const KINDS: [&[u8]; 20] = [
+const KINDS: [&[u8]; 21] = [
     VERSION_KEY,
     IDENTITY,
     TOKENS,
     ROTATION,
     PACKAGES,
+    SWEEP,
     FLEET,
     RESTORED,
     CONTACT,

@@ -27,7 +27,8 @@ pub enum Outcome {
     Group(ChannelId),
     /// `invite`, `remove`, `update`, `rejoin`, `set_metadata`, `set_role`: the epoch that made it true.
     Epoch(u64),
-    /// `invite`: every device that it could add is in the group already, as of this epoch. Nothing was changed.
+    /// `invite`: every device that it could add is in the group already, as of this epoch, by somebody else's doing
+    /// perhaps while this one was asked for. Nothing was changed by it.
     Unchanged(u64),
     /// `reset`: everybody who can be added is back.
     Reset {
@@ -191,7 +192,8 @@ pub enum Failed {
         /// For people.
         detail: String,
     },
-    /// No device of an account could be added. The text names the reason of one.
+    /// No device of an account could be added. The text names the reason of one; each has an
+    /// [`Event::NotAdded`](super::Event::NotAdded) of its own.
     NotAdded {
         /// The account.
         account: AccountId,

@@ -1,8 +1,6 @@
 //! What may wait for a commit. A commit has to include all that waits, so nothing is queued that no commit could include:
 //! else one member could stop the group.
 
-use std::collections::BTreeSet;
-
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::prelude::{
     KeyPackage, ProcessedMessageContent, Proposal, QueuedProposal, Sender as MlsSender,
@@ -12,9 +10,9 @@ use super::{PublicState, member_of};
 use crate::env::UnixMillis;
 use crate::id::Sender;
 use crate::limits;
-use crate::mls::public::outside::Reader;
 use crate::mls::rules::{self, invalid};
-use crate::mls::{MlsError, encode, key_package};
+use crate::mls::taken::{PackageKeys, Taken};
+use crate::mls::{MlsError, key_package};
 use crate::server::op::Member;
 use crate::wire::message::EntryKind;
 
@@ -104,28 +102,15 @@ impl PublicState {
         if self.records.len() + queued.len() >= limits::MEMBERS {
             return Err(invalid("too many members"));
         }
-        let (mut sealing, mut signing) = (BTreeSet::new(), BTreeSet::new());
-        for member in self.group.members() {
-            sealing.insert(member.encryption_key);
-            signing.insert(member.signature_key);
-        }
-        // RFC 9420 §7.3, §12.2; between init keys and encryption keys OpenMLS makes no difference.
-        let mut is_new = |package: &KeyPackage| {
-            let leaf = package.leaf_node();
-            let encoded = encode(leaf.encryption_key())?;
-            let key = Reader::new(&encoded).vector().unwrap_or_default().to_vec();
-            let keys =
-                [sealing.insert(key), sealing.insert(package.hpke_init_key().as_slice().to_vec())];
-            Ok(signing.insert(leaf.signature_key().as_slice().to_vec()) && keys == [true, true])
-        };
+        let mut taken = Taken::by(self.group.members());
         for other in queued {
-            is_new(other)?;
+            taken.take(&PackageKeys::of(other)?);
         }
-        if is_new(package)? {
-            Ok(member_of(&record))
-        } else {
-            Err(invalid("a key package with a key that is taken"))
+        let keys = PackageKeys::of(package)?;
+        if taken.has(&keys) {
+            return Err(invalid("a key package with a key that is taken"));
         }
+        Ok(member_of(&record))
     }
 }
 

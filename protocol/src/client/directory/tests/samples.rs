@@ -107,6 +107,7 @@ fn of_the_device() -> Vec<Sample> {
                 Issued { at: AT, last_resort: UnixMillis(AT.0 + 1) },
             )])),
         ),
+        sample(SWEEP, "", &[], &Sweep { at: Some(AT) }),
         sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT, unwelcomed: true }),
     ];
     for listed in [Listing::Never, Listing::Due, Listing::Done] {
