@@ -188,6 +188,11 @@ pub const LAST_RESORTS_KEPT: usize = 256;
 /// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
 /// one before some are forgotten.
 pub const CONTACTS: usize = 16_384;
+/// Names that one member claimed and that were contradicted, of which the application is told; one who claims names without
+/// end is to cost no more than this.
+pub const NAME_CONFLICTS_OF_MEMBER: usize = 4;
+/// Such names of all members, remembered so that each is told once.
+pub const NAME_CONFLICTS_KEPT: usize = 1_024;
 /// Groups kept in memory at once; the others are read from the store when used.
 pub const WARM_GROUPS: usize = 32;
 /// Received messages told to the application and not acknowledged, across all groups; the one that it reads now

@@ -120,7 +120,7 @@ impl Client {
                 self.on_claimed(ticket, claimed);
             }
             (Call::Confirm(claimed), Reply::Account { username, account }) => {
-                self.on_confirmed(claimed, username, account);
+                return self.on_confirmed(claimed, &username, account);
             }
             (Call::Submit(ticket) | Call::Commit(ticket), Reply::Accepted(accepted)) => {
                 self.on_accepted(ticket, accepted);
@@ -148,7 +148,8 @@ impl Client {
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
             // The devices are asked for again with the next session.
-            Call::KeepAlive | Call::Tell | Call::Void | Call::Confirm(_) | Call::OwnDevices => {}
+            Call::KeepAlive | Call::Tell | Call::Void | Call::OwnDevices => {}
+            Call::Confirm(claim) => self.on_not_confirmed(claim, failure),
             Call::Rotate => self.on_rotation_refused(failure),
             Call::Memberships => self.on_memberships_refused(),
             Call::PackageStatus(suite) | Call::PackageUpload(suite) => {

@@ -78,6 +78,7 @@ use crate::wire::message::{Frame, Tokens};
 use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
+use contacts::NameClaim;
 use devices::Turn;
 use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
 use event::{Event, Outcome, Why};
@@ -182,6 +183,8 @@ pub struct Client {
     /// Questions not yet asked on this connection.
     asks: VecDeque<(Ticket, Ask)>,
     contacts: BTreeMap<AccountId, Contact>,
+    /// What members said somebody is called and was contradicted, as far as it was told.
+    conflicts: VecDeque<NameClaim>,
     channels: BTreeMap<ChannelId, Channel>,
     /// Groups that the server does not know yet.
     founding: BTreeSet<ChannelId>,

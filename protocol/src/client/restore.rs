@@ -218,6 +218,7 @@ impl Client {
             greeting: None,
             asks: VecDeque::new(),
             contacts: stored.contacts,
+            conflicts: VecDeque::new(),
             channels,
             intents: stored.intents,
             fleet: stored.fleet,

@@ -22,6 +22,7 @@ mod left;
 mod lies;
 mod life;
 mod lifecycle;
+mod names;
 mod noise;
 mod packages;
 mod parted;
