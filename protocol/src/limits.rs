@@ -226,6 +226,11 @@ pub const OLD_DEVICE_KEY_TIME: Duration =
     Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
 /// Device keys of before that are kept at once.
 pub const OLD_DEVICE_KEYS: usize = 8;
+/// Age at which a device replaces its envelope keys: who takes them opens what was sealed to them in that time, and in the
+/// grace before it.
+pub const ENVELOPE_KEY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long envelope keys of before are kept: as long as a note waits in an inbox.
+pub const ENVELOPE_KEY_GRACE: Duration = ENTRY_TIME;
 /// A device comes back into a group by itself at most once in this time: whoever could make it fall out again and
 /// again must not make the whole group work for it.
 pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);

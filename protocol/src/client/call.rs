@@ -94,6 +94,7 @@ impl Client {
                 return answered;
             }
             (Call::Rotate, Reply::Done) => self.on_rotated(),
+            (Call::Envelope, Reply::Done) => self.on_envelope_taken(),
             (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
             (Call::Memberships, Reply::Channels { channels, more }) => {
                 self.on_memberships(&channels, more);
@@ -151,6 +152,7 @@ impl Client {
             Call::KeepAlive | Call::Tell | Call::Void | Call::OwnDevices => {}
             Call::Confirm(claim) => self.on_not_confirmed(claim, failure),
             Call::Rotate => self.on_rotation_refused(failure),
+            Call::Envelope => self.on_envelope_refused(failure),
             Call::Memberships => self.on_memberships_refused(),
             Call::PackageStatus(suite) | Call::PackageUpload(suite) => {
                 self.on_packages_refused(suite, failure);

@@ -6,6 +6,7 @@
 //! | `d/restored` | whether it is one | the same | the same |
 //! | `d/tokens` | the session | a login | only who has the password logs in |
 //! | `d/rotation` | device keys of before, or one not yet in use | it comes back to its groups by its present key | that key is in its record |
+//! | `d/envelopes` | envelope keys of before, or not yet in use | new ones are made; notes to the others do not open | nobody else has them |
 //! | `d/packages` | when key packages were made | new ones are made | old ones end as they would have |
 //! | `d/a/` | a contact's name and how far it was trusted | compare safety numbers anew | told, since a name is taken at first use again |
 //! | `d/l/` | how old the keys of a leaf are | they are renewed | it can only be early |
@@ -49,6 +50,7 @@ pub(super) enum Lost {
     Restored,
     Tokens,
     Rotation,
+    Envelopes,
     Plan,
     Contact,
     Leaf(ChannelId),
@@ -68,6 +70,7 @@ impl Lost {
             directory::RESTORED => return Some(Self::Restored),
             directory::TOKENS => return Some(Self::Tokens),
             directory::ROTATION => return Some(Self::Rotation),
+            directory::ENVELOPES => return Some(Self::Envelopes),
             directory::PACKAGES => return Some(Self::Plan),
             _ => {}
         }
@@ -107,6 +110,10 @@ impl Lost {
             Self::Rotation => {
                 ("earlier keys of this device", "it comes back to its groups by its present key")
             }
+            Self::Envelopes => (
+                "earlier envelope keys of this device",
+                "notes that were sealed to them do not open",
+            ),
             Self::Plan => ("when key packages were made", "new ones are made"),
             Self::Contact => {
                 ("a contact", "compare safety numbers anew with whom you write to by name")
@@ -146,6 +153,7 @@ impl Client {
                     self.fall_out(id, Why::Damaged, false);
                 }
             }
+            Lost::Envelopes => self.lose_envelopes(),
             Lost::Fall(id) => {
                 // A commit to come back by may have been made: it goes with what told of it.
                 if let Some(channel) = self.channels.get_mut(&id) {

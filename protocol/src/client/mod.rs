@@ -28,6 +28,7 @@ mod direct;
 mod directory;
 mod early;
 mod echo;
+mod envelope;
 pub mod event;
 mod fall;
 mod fork;
@@ -81,6 +82,7 @@ use checkpoint::Claim;
 use contacts::NameClaim;
 use devices::Turn;
 use directory::{Contact, Fleet, Identity, PackagePlan, Restored};
+use envelope::Envelopes;
 use event::{Event, Outcome, Why};
 use intent::Intent;
 use job::ClientJobOutput;
@@ -200,6 +202,9 @@ pub struct Client {
     rotation: Rotation,
     /// When to offer the next key again after the server could not take it.
     rotation_retry: Option<Duration>,
+    envelopes: Envelopes,
+    /// The same for envelope keys.
+    envelope_retry: Option<Duration>,
     /// Commits that name blobs, and how far those are uploaded.
     uploads: BTreeMap<Ticket, Upload>,
     /// What had come of blobs when their connection was lost.

@@ -22,6 +22,8 @@ pub(super) enum Call {
     DeviceRegister,
     /// `DeviceRegister` with a new key, within a session.
     Rotate,
+    /// `DeviceRegister` with new envelope keys, within a session.
+    Envelope,
     Resume,
     Refresh,
     KeepAlive,

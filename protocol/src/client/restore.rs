@@ -8,6 +8,7 @@ use super::damage::Lost;
 use super::directory::{
     self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored,
 };
+use super::envelope::Envelopes;
 use super::event::Failed;
 use super::intent::{Intent, Want};
 use super::keys::Packages;
@@ -42,6 +43,7 @@ struct Directory {
     plan: PackagePlan,
     restored: Restored,
     rotation: Rotation,
+    envelopes: Envelopes,
     fleet: Fleet,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
@@ -109,6 +111,8 @@ impl Directory {
             self.tokens = Some(decode(key, value)?);
         } else if key == directory::ROTATION {
             self.rotation = decode(key, value)?;
+        } else if key == directory::ENVELOPES {
+            self.envelopes = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = decode(key, value)?;
         } else if key == directory::FLEET {
@@ -228,6 +232,8 @@ impl Client {
             refused: BTreeSet::new(),
             rotation: stored.rotation,
             rotation_retry: None,
+            envelopes: stored.envelopes,
+            envelope_retry: None,
             uploads: BTreeMap::new(),
             partial: BTreeMap::new(),
             packages: Packages::Cold,

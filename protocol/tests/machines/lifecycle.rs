@@ -112,7 +112,7 @@ fn every_leaf_gets_fresh_keys_by_what_was_written() {
 #[test]
 fn by_default_a_leaf_gets_fresh_keys_after_a_thousand_entries() {
     let (mut world, channel) = three_with(Rules { backend: insecure::quick(), ..Rules::new(30) });
-    let mut write = |world: &mut World, messages: u64| {
+    let write = |world: &mut World, messages: u64| {
         for _ in 0..messages {
             world.command(ALICE, |client, now| client.send(now, channel, b"x"));
         }
@@ -387,7 +387,7 @@ fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
 }
 
 /// Loses the server's answers to new device records of a device; counts them.
-fn lose_rotation(world: &mut World, of: usize, lost: bool) -> Rc<Cell<u32>> {
+pub(crate) fn lose_rotation(world: &mut World, of: usize, lost: bool) -> Rc<Cell<u32>> {
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
     let mut call = None;

@@ -12,6 +12,7 @@ mod damage;
 mod devices;
 mod direct;
 mod early;
+mod envelopes;
 mod equivocation;
 mod forged;
 mod founders;

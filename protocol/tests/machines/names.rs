@@ -81,7 +81,7 @@ fn a_member_who_claims_another_accounts_name_is_told_once() {
         speaks(&mut world, ROB, channel, text);
     }
     let lie = (rob, "bob".to_owned(), rob, NameConflict::LeadsTo(bob));
-    assert_eq!(told(&world, ALICE), [lie.clone()]);
+    assert_eq!(told(&world, ALICE), core::slice::from_ref(&lie));
     // It is read, under no name, and the name is still free for whose it is.
     assert!(world.messages(ALICE).iter().all(|message| message.username.is_none()));
     assert!(world.client(ALICE).trust_list().is_empty());
