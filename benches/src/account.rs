@@ -270,7 +270,7 @@ impl Account {
     /// # Errors
     /// None with a sound library.
     pub fn key_packages(&mut self, count: usize) -> Result<Vec<Vec<u8>>, Error> {
-        let mut packages = KeyPackages::restore(BACKEND(), Records::default())?;
+        let mut packages = KeyPackages::restore(Records::default())?;
         let mut generate = || {
             let cx = Context { backend: BACKEND(), entropy: &mut self.entropy, wall: self.wall };
             Ok(packages.generate(cx, &self.local, Suite::Hybrid, false)?)

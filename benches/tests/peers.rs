@@ -228,7 +228,7 @@ impl Device {
         let mut entropy = Entropy::from_seed([seed; 32]);
         let key = DeviceKey::generate(backend, &mut entropy);
         let record = record(backend, &mut entropy, key.public());
-        let packages = KeyPackages::restore(backend, Vec::new()).unwrap();
+        let packages = KeyPackages::restore(Vec::new()).unwrap();
         Self { backend, entropy, local: LocalDevice::new(key, record), packages, group: None }
     }
 

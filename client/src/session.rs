@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use qpc_protocol::client::event::{self, Event, Message, Outcome, Why};
+use qpc_protocol::client::event::{self, Event, Message, NameConflict, Outcome, Why};
 use qpc_protocol::client::{Client, Config, Stretching, UpdatePolicy};
 use qpc_protocol::crypto;
 use qpc_protocol::env::Now;
 use qpc_protocol::error::{ErrorCode, Refused, RestoreError, StoreFault};
+use qpc_protocol::id::AccountId;
 use qpc_protocol::io::{Page, Target, Ticket};
 use qpc_protocol::store::batch::{Batch, Op, Records};
+use qpc_protocol::wire::message::Username;
 use qpc_smol::store::ClientStore;
 use qpc_smol::{Address, ClientHandle, ClientOptions, OpenError, Trust, open};
 use smol::{Timer, future};
@@ -421,6 +423,9 @@ fn warn(output: Output, event: &Event) {
         Event::AccountChanged { username, .. } => {
             output.note(&format!("{username} is the account again that it was"));
         }
+        Event::NameContradicted { account, claimed, by, conflict } => {
+            output.warn(&contradicted(*account, claimed, *by, conflict));
+        }
         Event::NotAdded { channel, device, why, .. } => output.warn(&format!(
             "group {channel}: device {} of that account is not added: {}",
             device.device,
@@ -461,6 +466,25 @@ fn warn(output: Output, event: &Event) {
         }
         _ => {}
     }
+}
+
+/// A name that a member claims, and what contradicts it.
+fn contradicted(
+    account: AccountId,
+    claimed: &Username,
+    by: AccountId,
+    conflict: &NameConflict,
+) -> String {
+    let of = if by == account { "it".to_owned() } else { format!("account {account}") };
+    let but = match conflict {
+        NameConflict::LeadsTo(other) => format!("the server says that this is account {other}"),
+        NameConflict::Unknown => "the server knows nobody of that name".to_owned(),
+        NameConflict::KnownAs(known) => format!("this device knows it as {known}"),
+    };
+    format!(
+        "A MEMBER CLAIMS ANOTHER NAME: account {by} says that {of} is called {claimed}, but {but}; that member or the \
+         server does not tell the truth, and the name is not shown"
+    )
 }
 
 /// Where two logs part: behind what is known to be the same in both, and not behind what is known to differ.

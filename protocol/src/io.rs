@@ -272,7 +272,7 @@ pub enum WakeReason {
     Retry,
     /// A staggered or retried commit is due.
     Commit,
-    /// The keys of an own leaf have to be replaced.
+    /// The keys of an own leaf, or envelope keys, have to be replaced.
     Update,
     /// A long poll has to be answered.
     LongPoll,

@@ -191,6 +191,11 @@ pub const LAST_RESORTS_KEPT: usize = 256;
 /// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
 /// one before some are forgotten.
 pub const CONTACTS: usize = 16_384;
+/// Names that one member claimed and that were contradicted, of which the application is told; one who claims names without
+/// end is to cost no more than this.
+pub const NAME_CONFLICTS_OF_MEMBER: usize = 4;
+/// Such names of all members, remembered so that each is told once.
+pub const NAME_CONFLICTS_KEPT: usize = 1_024;
 /// Groups kept in memory at once; the others are read from the store when used.
 pub const WARM_GROUPS: usize = 32;
 /// Received messages told to the application and not acknowledged, across all groups; the one that it reads now
@@ -224,6 +229,11 @@ pub const OLD_DEVICE_KEY_TIME: Duration =
     Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
 /// Device keys of before that are kept at once.
 pub const OLD_DEVICE_KEYS: usize = 8;
+/// Age at which a device replaces its envelope keys: who takes them opens what was sealed to them in that time, and in the
+/// grace before it.
+pub const ENVELOPE_KEY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long envelope keys of before are kept: as long as a note waits in an inbox.
+pub const ENVELOPE_KEY_GRACE: Duration = ENTRY_TIME;
 /// A device comes back into a group by itself at most once in this time: whoever could make it fall out again and
 /// again must not make the whole group work for it.
 pub const REJOIN_TIME: Duration = Duration::from_secs(60 * 60);

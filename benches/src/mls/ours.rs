@@ -110,7 +110,7 @@ impl Member for Ours {
         let local = LocalDevice::new(key, record);
         // A device verifies its own record once, when it first uses it: not in what is measured.
         let cx = Context { backend, entropy: &mut entropy, wall: WALL };
-        KeyPackages::restore(backend, Records::new())?.generate(cx, &local, suite, false)?;
+        KeyPackages::restore(Records::new())?.generate(cx, &local, suite, false)?;
         let device = Device { backend, suite, number, local };
         Self::load(Saved { device, disks: Disks::default() })
     }
@@ -186,7 +186,7 @@ impl Member for Ours {
     fn load(saved: Saved) -> Result<Self, Error> {
         let Saved { device, disks } = saved;
         let seed = device.backend.sha256(&[b"operations", &device.number.to_be_bytes()]);
-        let packages = KeyPackages::restore(device.backend, records(&disks.packages))?;
+        let packages = KeyPackages::restore(records(&disks.packages))?;
         let group = match disks.group.is_empty() {
             true => None,
             false => Some(Group::restore(device.backend, records(&disks.group))?),

@@ -94,6 +94,7 @@ impl Client {
                 return answered;
             }
             (Call::Rotate, Reply::Done) => self.on_rotated(),
+            (Call::Envelope, Reply::Done) => self.on_envelope_taken(),
             (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
             (Call::Memberships, Reply::Channels { channels, more }) => {
                 self.on_memberships(&channels, more);
@@ -120,7 +121,7 @@ impl Client {
                 self.on_claimed(ticket, claimed);
             }
             (Call::Confirm(claimed), Reply::Account { username, account }) => {
-                self.on_confirmed(claimed, username, account);
+                return self.on_confirmed(claimed, &username, account);
             }
             (Call::Submit(ticket) | Call::Commit(ticket), Reply::Accepted(accepted)) => {
                 self.on_accepted(ticket, accepted);
@@ -148,8 +149,10 @@ impl Client {
     fn on_failure(&mut self, what: Call, failure: &Failure) {
         match what {
             // The devices are asked for again with the next session.
-            Call::KeepAlive | Call::Tell | Call::Void | Call::Confirm(_) | Call::OwnDevices => {}
+            Call::KeepAlive | Call::Tell | Call::Void | Call::OwnDevices => {}
+            Call::Confirm(claim) => self.on_not_confirmed(claim, failure),
             Call::Rotate => self.on_rotation_refused(failure),
+            Call::Envelope => self.on_envelope_refused(failure),
             Call::Memberships => self.on_memberships_refused(),
             Call::PackageStatus(suite) | Call::PackageUpload(suite) => {
                 self.on_packages_refused(suite, failure);

@@ -87,8 +87,8 @@ impl Client {
     /// A commit that the server refused for good while its group was not in memory is still pending there.
     pub(super) fn drop_orphan(&mut self, id: ChannelId) {
         let ours = self.has_commit(id);
-        let discarded = self.with_group(id, |group, cx| match group.has_pending() && !ours {
-            true => group.discard_pending(cx),
+        let discarded = self.with_group(id, |group, _| match group.has_pending() && !ours {
+            true => group.discard_pending(),
             false => Ok(()),
         });
         self.stage_channel(id);
@@ -428,7 +428,7 @@ impl Client {
         if matches!(item.what, OutWhat::Rejoin { .. }) {
             return self.lose_rejoin(id);
         }
-        let discarded = self.with_group(id, Group::discard_pending);
+        let discarded = self.with_group(id, |group, _| group.discard_pending());
         let Some(item) = self.drop_item(ticket) else { return };
         self.stage_channel(id);
         let OutWhat::Commit { intents, .. } = item.what else { return };

@@ -6,6 +6,7 @@
 //! | `d/restored` | whether it is one | the same | the same |
 //! | `d/tokens` | the session | a login | only who has the password logs in |
 //! | `d/rotation` | device keys of before, or one not yet in use | it comes back to its groups by its present key | that key is in its record |
+//! | `d/envelopes` | envelope keys of before, or not yet in use | new ones are made; notes to the others do not open | nobody else has them |
 //! | `d/packages` | when key packages were made | new ones are made | old ones end as they would have |
 //! | `d/sweep` | when private halves of key packages end | they are looked through | it can only be early |
 //! | `d/a/` | a contact's name and how far it was trusted | compare safety numbers anew | told, since a name is taken at first use again |
@@ -50,6 +51,7 @@ pub(super) enum Lost {
     Restored,
     Tokens,
     Rotation,
+    Envelopes,
     Plan,
     Sweep,
     Contact,
@@ -70,6 +72,7 @@ impl Lost {
             directory::RESTORED => return Some(Self::Restored),
             directory::TOKENS => return Some(Self::Tokens),
             directory::ROTATION => return Some(Self::Rotation),
+            directory::ENVELOPES => return Some(Self::Envelopes),
             directory::PACKAGES => return Some(Self::Plan),
             directory::SWEEP => return Some(Self::Sweep),
             _ => {}
@@ -110,6 +113,10 @@ impl Lost {
             Self::Rotation => {
                 ("earlier keys of this device", "it comes back to its groups by its present key")
             }
+            Self::Envelopes => (
+                "earlier envelope keys of this device",
+                "notes that were sealed to them do not open",
+            ),
             Self::Plan => ("when key packages were made", "new ones are made"),
             Self::Sweep => ("when private keys of key packages end", "they are looked through"),
             Self::Contact => {
@@ -150,6 +157,7 @@ impl Client {
                     self.fall_out(id, Why::Damaged, false);
                 }
             }
+            Lost::Envelopes => self.lose_envelopes(),
             Lost::Fall(id) => {
                 // A commit to come back by may have been made: it goes with what told of it.
                 if let Some(channel) = self.channels.get_mut(&id) {

@@ -49,8 +49,10 @@ impl Client {
         let early = self.channels.values().filter(|channel| channel.retry_at.is_none());
         let early = early.filter_map(|channel| channel.early.until);
         let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
-        let others = self.packages_retry.into_iter().chain(self.rotation_retry);
+        let others = [self.packages_retry, self.rotation_retry, self.envelope_retry];
+        let others = others.into_iter().flatten();
         let retry = retries.chain(early).chain(rejoins).chain(others).min().filter(|_| online);
+        let update = self.update_deadline().into_iter().chain(self.envelope_deadline()).min();
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
             (handshake, WakeReason::Handshake),
@@ -61,7 +63,7 @@ impl Client {
             (held, WakeReason::Commit),
             (self.next_turn().filter(|_| online), WakeReason::Commit),
             (retry, WakeReason::Retry),
-            (self.update_deadline().filter(|_| online), WakeReason::Update),
+            (update.filter(|_| online), WakeReason::Update),
         ]
     }
 
@@ -85,6 +87,7 @@ impl Client {
         }
         if conn_online(self) {
             self.check_packages();
+            self.check_envelopes();
         }
         if self.rotation_retry.is_some_and(|at| at <= mono) {
             self.rotation_retry = None;

@@ -6,6 +6,7 @@
 //! | `d/identity` | [`Identity`] |
 //! | `d/tokens` | [`Tokens`](crate::wire::message::Tokens) |
 //! | `d/rotation` | [`Rotation`](super::rotation::Rotation) |
+//! | `d/envelopes` | [`Envelopes`](super::envelope::Envelopes) |
 //! | `d/packages` | [`PackagePlan`] |
 //! | `d/sweep` | [`Sweep`] |
 //! | `d/devices` | [`Fleet`] |
@@ -57,6 +58,7 @@ pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const RESTORED: &[u8] = b"d/restored";
 pub(super) const ROTATION: &[u8] = b"d/rotation";
+pub(super) const ENVELOPES: &[u8] = b"d/envelopes";
 pub(super) const FLEET: &[u8] = b"d/devices";
 pub(super) const PACKAGES: &[u8] = b"d/packages";
 pub(super) const SWEEP: &[u8] = b"d/sweep";

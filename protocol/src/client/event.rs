@@ -14,7 +14,7 @@ use crate::wire::message::{ChannelKind, Username};
 mod outcome;
 
 pub(super) use outcome::Contradiction;
-pub use outcome::{Comparison, Failed, Outcome, Sent, Trust, TrustEntry};
+pub use outcome::{Comparison, Failed, NameConflict, Outcome, Sent, Trust, TrustEntry};
 
 /// Something for the application.
 #[derive(Clone, Debug, PartialEq)]
@@ -162,6 +162,19 @@ pub enum Event {
         /// How far it is trusted: [`Trust::Changed`], or as before if the name leads back to where it did. Told
         /// again after every restart until the change is accepted.
         trust: Trust,
+    },
+    /// A member says that an account has a name which the directory, or what is known here, does not give it: that member
+    /// or the server does not tell the truth. The name is not shown. Told once for each such claim since this machine
+    /// started, and at most [`NAME_CONFLICTS_OF_MEMBER`](crate::limits::NAME_CONFLICTS_OF_MEMBER) times for each member.
+    NameContradicted {
+        /// The account that is said to be called so.
+        account: AccountId,
+        /// The name.
+        claimed: Username,
+        /// The member who says it: the account itself, or another, as whoever adds somebody says who is there.
+        by: AccountId,
+        /// What contradicts it.
+        conflict: NameConflict,
     },
     /// A device of an account could not be added; the others of the invitation, or of the reset, were, if there are any.
     /// Before its `Done` or `Failed`. A device that a reset left out is tried again for a month. Of a direct channel: no

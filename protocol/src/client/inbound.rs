@@ -4,6 +4,7 @@
 use super::Client;
 use super::blobs::Download;
 use super::channel::{Channel, Subscription, WAITING_BYTES};
+use super::contacts::NameClaim;
 use super::content::{Content, ContentBody};
 use super::early::Fate;
 use super::event::{Event, GroupChange, Why};
@@ -453,7 +454,8 @@ impl Client {
         };
         self.compare_views(id, entry, sender.sender(), (content.seq, content.chain));
         if let Some(username) = content.username {
-            self.hear_name(sender.account, username);
+            let by = sender.account;
+            self.hear_name(NameClaim { by, account: by, username });
         }
         match content.body {
             ContentBody::Body(body) => {
@@ -475,7 +477,7 @@ impl Client {
                 // Names of others are none of its business, and there is no end of them.
                 for (account, username) in names.into_iter().filter(|(of, _)| members.contains(of))
                 {
-                    self.hear_name(account, username);
+                    self.hear_name(NameClaim { by: sender.account, account, username });
                 }
             }
             ContentBody::Checkpoints(checkpoints) => self.on_checkpoints(sender, checkpoints),

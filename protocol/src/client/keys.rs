@@ -90,7 +90,7 @@ impl Client {
         if !matches!(self.packages, Packages::Loading(awaited) if awaited == read) {
             return;
         }
-        let packages = KeyPackages::restore(self.config.backend, records);
+        let packages = KeyPackages::restore(records);
         let packages = packages.unwrap_or_else(|_| self.lose_packages());
         self.packages = Packages::Warm(Box::new(packages));
         self.sweep_packages();

@@ -213,6 +213,7 @@ impl Client {
                 identity
             }
             None => {
+                self.begin_envelopes();
                 let wall = self.now.wall;
                 let record =
                     DeviceRecord::sign(backend, &account_key, device, key.public(), 1, wall);

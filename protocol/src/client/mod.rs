@@ -29,6 +29,7 @@ mod direct;
 mod directory;
 mod early;
 mod echo;
+mod envelope;
 pub mod event;
 mod fall;
 mod fork;
@@ -79,8 +80,10 @@ use crate::wire::message::{Frame, Tokens};
 use blobs::Upload;
 use channel::{Channel, Slot};
 use checkpoint::Claim;
+use contacts::NameClaim;
 use devices::Turn;
 use directory::{Contact, Fleet, Identity, PackagePlan, Restored, Sweep};
+use envelope::Envelopes;
 use event::{Event, Outcome, Why};
 use intent::Intent;
 use job::ClientJobOutput;
@@ -183,6 +186,8 @@ pub struct Client {
     /// Questions not yet asked on this connection.
     asks: VecDeque<(Ticket, Ask)>,
     contacts: BTreeMap<AccountId, Contact>,
+    /// What members said somebody is called and was contradicted, as far as it was told.
+    conflicts: VecDeque<NameClaim>,
     channels: BTreeMap<ChannelId, Channel>,
     /// Groups that the server does not know yet.
     founding: BTreeSet<ChannelId>,
@@ -199,6 +204,9 @@ pub struct Client {
     rotation: Rotation,
     /// When to offer the next key again after the server could not take it.
     rotation_retry: Option<Duration>,
+    envelopes: Envelopes,
+    /// The same for envelope keys.
+    envelope_retry: Option<Duration>,
     /// Commits that name blobs, and how far those are uploaded.
     uploads: BTreeMap<Ticket, Upload>,
     /// What had come of blobs when their connection was lost.

@@ -3,9 +3,10 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
+use super::contacts::NameClaim;
 use super::session::Phase;
 use crate::delivery::backoff::Backoff;
-use crate::id::{AccountId, ChannelId, Digest};
+use crate::id::{ChannelId, Digest};
 use crate::io::{ConnId, LinkId, LinkRole, Ticket, Transport};
 use crate::mls::suite::Suite;
 use crate::wire::frame::Decoder;
@@ -21,6 +22,8 @@ pub(super) enum Call {
     DeviceRegister,
     /// `DeviceRegister` with a new key, within a session.
     Rotate,
+    /// `DeviceRegister` with new envelope keys, within a session.
+    Envelope,
     Resume,
     Refresh,
     KeepAlive,
@@ -40,8 +43,8 @@ pub(super) enum Call {
     Resolve(Ticket),
     /// `KeyPackageFetch` of an intent.
     Claim(Ticket),
-    /// `AccountLookup` to check what a member says it is called.
-    Confirm(AccountId),
+    /// `AccountLookup` to check what a member says an account is called.
+    Confirm(NameClaim),
     Submit(Ticket),
     Commit(Ticket),
     /// Behind which seq.

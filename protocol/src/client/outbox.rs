@@ -173,10 +173,11 @@ impl Client {
         let row = &channel.row;
         let body = match says {
             Says::Metadata => {
-                // Whom else this device knows is nobody's business.
+                // Whom else this device knows is nobody's business, and what it doubts is no word to give.
                 let members = channel.group_members();
-                let names = self.contacts.iter().filter(|(account, _)| members.contains(account));
-                let names = names.map(|(account, contact)| (*account, contact.username.clone()));
+                let contacts = self.contacts.keys().filter(|account| members.contains(account));
+                let names = contacts
+                    .filter_map(|account| Some((*account, self.accepted_name(*account)?.clone())));
                 let metadata = channel.present_profile()?.clone();
                 ContentBody::Metadata { metadata, names: names.collect() }
             }

@@ -8,6 +8,7 @@ use super::damage::Lost;
 use super::directory::{
     self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored, Sweep,
 };
+use super::envelope::Envelopes;
 use super::event::Failed;
 use super::intent::{Intent, Want};
 use super::keys::Packages;
@@ -43,6 +44,7 @@ struct Directory {
     sweep: Option<Sweep>,
     restored: Restored,
     rotation: Rotation,
+    envelopes: Envelopes,
     fleet: Fleet,
     contacts: BTreeMap<AccountId, Contact>,
     channels: BTreeMap<ChannelId, ChannelRow>,
@@ -110,6 +112,8 @@ impl Directory {
             self.tokens = Some(decode(key, value)?);
         } else if key == directory::ROTATION {
             self.rotation = decode(key, value)?;
+        } else if key == directory::ENVELOPES {
+            self.envelopes = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = decode(key, value)?;
         } else if key == directory::FLEET {
@@ -223,6 +227,7 @@ impl Client {
             greeting: None,
             asks: VecDeque::new(),
             contacts: stored.contacts,
+            conflicts: VecDeque::new(),
             channels,
             intents: stored.intents,
             fleet: stored.fleet,
@@ -232,6 +237,8 @@ impl Client {
             refused,
             rotation: stored.rotation,
             rotation_retry: None,
+            envelopes: stored.envelopes,
+            envelope_retry: None,
             uploads: BTreeMap::new(),
             partial: BTreeMap::new(),
             packages: Packages::Cold,

@@ -51,6 +51,13 @@ impl Keys {
     }
 }
 
+impl Rotation {
+    /// Whether there is a key to come.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.next.is_some()
+    }
+}
+
 impl Client {
     /// Gives this device a new key: in its record, its key packages, its envelope keys, and every group. Done when the
     /// server has the record; the groups follow by themselves. → [`Outcome::Done`]
@@ -91,15 +98,16 @@ impl Client {
                 conn.calls.values().any(|pending| pending.what == Call::Rotate)
             });
         let next = self.rotation.next.as_ref().and_then(|(keys, _)| keys.local());
-        let (Some(next), Some(identity), true) = (next, &self.identity, online && !asked) else {
+        let sequence = self.identity.as_ref().map(|identity| identity.envelope_sequence);
+        let (Some(next), Some(sequence), true) = (next, sequence, online && !asked) else {
             return;
         };
         self.rotation_retry = None;
-        let envelope_keys = identity.envelope.publish(
+        let envelope_keys = self.next_envelope().publish(
             self.config.backend,
             &next.key,
             next.record.sender(),
-            identity.envelope_sequence.saturating_add(1),
+            sequence.saturating_add(1),
             self.now.wall,
         );
         let record = next.record.clone();
@@ -122,7 +130,7 @@ impl Client {
         let Some(mut identity) = self.identity.take() else { return false };
         let key = core::mem::replace(&mut identity.device_key, next.key);
         let record = core::mem::replace(&mut identity.record, next.record);
-        identity.envelope_sequence = identity.envelope_sequence.saturating_add(1);
+        self.take_next_envelope(&mut identity);
         identity.registered = registered;
         self.store_identity(identity);
         self.rotation.old.push((Keys { key, record }, self.now.wall));

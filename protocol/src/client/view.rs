@@ -62,7 +62,7 @@ impl Client {
     }
 
     /// The same, if it is not a changed one that nobody has accepted.
-    fn accepted_name(&self, account: AccountId) -> Option<&Username> {
+    pub(super) fn accepted_name(&self, account: AccountId) -> Option<&Username> {
         let changed = matches!(self.trust(account), Some(Trust::Changed { .. }));
         self.username(account).filter(|_| !changed)
     }

@@ -167,7 +167,7 @@ impl Group {
     }
 
     /// Another commit won: drops the pending one. Nothing happens if there is none.
-    pub fn discard_pending(&mut self, _cx: Context<'_>) -> Result<(), MlsError> {
+    pub fn discard_pending(&mut self) -> Result<(), MlsError> {
         self.judged = None;
         self.step(|group| group.mls.clear_pending_commit(&group.overlay).map_err(internal))
     }

@@ -48,7 +48,7 @@ pub struct CheckedKeyPackage {
 
 /// Checks a key package at this time of the calendar.
 ///
-/// Errors: [`MlsError::Suite`]; [`MlsError::Record`]; [`MlsError::Expired`] for one that is past its end, has none, or
+/// Errors: [`MlsError::Suite`]; [`MlsError::Record`]; [`MlsError::Capabilities`]; [`MlsError::Expired`] for one that is past its end, has none, or
 /// whose end is further away than it may be; else [`MlsError::Invalid`].
 pub fn check(
     backend: Backend,
@@ -141,7 +141,7 @@ impl Entry {
 
 impl KeyPackages {
     /// Reads them from their records. Error: [`MlsError::Damaged`].
-    pub fn restore(_backend: Backend, records: Records) -> Result<Self, MlsError> {
+    pub fn restore(records: Records) -> Result<Self, MlsError> {
         let packages = Self { overlay: Overlay::new(records) };
         packages.entries()?;
         Ok(packages)

@@ -33,7 +33,7 @@ fn invented(account: AccountId, suite: Suite) -> (DeviceId, Bytes) {
     let mut record = DeviceRecord::sign(backend, &forger, device, key.public(), 1, wall);
     // A package of the forger's own, as a client would make it, then moved to the other account.
     let local = LocalDevice::new(key, record.clone());
-    let mut packages = KeyPackages::restore(backend, Vec::new()).unwrap();
+    let mut packages = KeyPackages::restore(Vec::new()).unwrap();
     let cx = Context { backend, entropy: &mut entropy, wall };
     let mut package = packages.generate(cx, &local, suite, false).unwrap();
     record.account = account;

@@ -9,8 +9,10 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::client::{Role, UpdatePolicy};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::ChannelId;
+use qpc_protocol::limits::UPDATE_ENTRIES;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Part, Reply, Request};
+use qpc_sim::insecure;
 use qpc_sim::world::{Rules, World};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -103,6 +105,28 @@ fn every_leaf_gets_fresh_keys_by_what_was_written() {
     world.pass(Duration::from_secs(60));
     for device in [BOB, CAROL] {
         assert_eq!(commits_of(&world, device, ALICE), 1, "device {device}");
+    }
+    agree(&world, channel, &[ALICE, BOB, CAROL]);
+}
+
+#[test]
+fn by_default_a_leaf_gets_fresh_keys_after_a_thousand_entries() {
+    let (mut world, channel) = three_with(Rules { backend: insecure::quick(), ..Rules::new(30) });
+    let write = |world: &mut World, messages: u64| {
+        for _ in 0..messages {
+            world.command(ALICE, |client, now| client.send(now, channel, b"x"));
+        }
+        world.settle();
+        world.pass(Duration::from_secs(60));
+    };
+    write(&mut world, UPDATE_ENTRIES - 20);
+    for device in [ALICE, BOB, CAROL] {
+        let seen = commits_of(&world, device, CAROL);
+        assert_eq!(seen, 0, "device {device} after {:?}", world.group(CAROL, channel).cursor);
+    }
+    write(&mut world, 20);
+    for device in [ALICE, BOB, CAROL] {
+        assert_eq!(commits_of(&world, device, CAROL), 1, "device {device}");
     }
     agree(&world, channel, &[ALICE, BOB, CAROL]);
 }
@@ -363,7 +387,7 @@ fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
 }
 
 /// Loses the server's answers to new device records of a device; counts them.
-fn lose_rotation(world: &mut World, of: usize, lost: bool) -> Rc<Cell<u32>> {
+pub(crate) fn lose_rotation(world: &mut World, of: usize, lost: bool) -> Rc<Cell<u32>> {
     let count = Rc::new(Cell::new(0));
     let seen = count.clone();
     let mut call = None;

@@ -197,6 +197,7 @@ pub(crate) fn trouble(event: &Event) -> bool {
             | Event::NotAdded { .. }
             | Event::ForkDetected { .. }
             | Event::ForkSuspected { .. }
+            | Event::NameContradicted { .. }
             | Event::ServerFault { .. }
             | Event::Gap { .. }
             | Event::FellOut { .. }

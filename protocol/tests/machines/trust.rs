@@ -172,39 +172,6 @@ fn an_account_gets_no_second_name_and_no_name_of_ours() {
 }
 
 #[test]
-fn a_member_who_takes_a_contacts_name_is_told_when_the_server_helps() {
-    let (mut world, [_, bob, mallory]) = place(7);
-    look(&mut world, "bob");
-    world.settle();
-    // Mallory's messages say "bob", and the server confirms it.
-    let channel = group_of(&mut world, ALICE, &["mallory"]);
-    world.done(ALICE, |client, now| client.forget(now, mallory));
-    let asked = std::rc::Rc::new(std::cell::Cell::new(0));
-    let count = asked.clone();
-    world.liar = Some(Box::new(move |device, up, mut frame| {
-        use qpc_protocol::wire::message::{Body, Request, Username};
-        let name = |text| Username::prepare(text).unwrap();
-        if device == ALICE {
-            match &mut frame.body {
-                Body::Request(Request::AccountLookup { username }) if up => {
-                    count.set(count.get() + 1);
-                    *username = name("mallory");
-                }
-                Body::Reply(Reply::Account { username, .. }) if !up => *username = name("bob"),
-                _ => {}
-            }
-        }
-        vec![frame]
-    }));
-    said(&mut world, 2, channel, "it is me");
-    world.settle();
-    assert_eq!(asked.get(), 1);
-    let changed = Trust::Changed { before: bob, verified: false };
-    assert_eq!(listed(&mut world), [("bob".to_owned(), mallory, changed)]);
-    assert_eq!(told(&world), 1);
-}
-
-#[test]
 fn both_scan_the_same_code_unless_somebody_stands_between() {
     let (mut world, [alice, bob, mallory]) = place(8);
     look(&mut world, "bob");

@@ -109,7 +109,7 @@ ways! {
     later_state_is_claimed: "lie", OF_SERVERS, "claims to have seen later state" => [];
     key_packages_are_changed: "lie", OF_SERVERS, "changes key packages" => ["Failed"];
     key_packages_are_hidden: "lie", OF_SERVERS, "hides key packages" => [];
-    a_name_leads_elsewhere: "lie", OF_SERVERS, "gives a name to another account" => ["AccountChanged"];
+    a_name_leads_elsewhere: "lie", OF_SERVERS, "gives a name to another account" => ["AccountChanged", "NameContradicted"];
     a_device_is_invented: "lie", OF_SERVERS, "invents a device" => ["Failed"];
     a_group_info_is_changed: "lie", OF_SERVERS, "changes a GroupInfo" => ["Unreadable"];
     a_tree_is_changed: "lie", OF_SERVERS, "changes a tree" => ["ForkSuspected"];

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -59,18 +61,34 @@ fn three_hundred_worlds_keep_every_promise_twice() {
 /// What the world found once, made small: `tests/failures/*.txt`.
 #[test]
 fn what_was_found_stays_mended() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failures");
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
-    files.sort();
-    assert!(!files.is_empty());
-    let broken: Vec<(String, Report)> = files
-        .iter()
-        .map(|file| {
-            let scenario = std::fs::read_to_string(file).unwrap().parse().unwrap();
-            (file.display().to_string(), run(&scenario))
-        })
+    let kept = kept("failures");
+    assert!(!kept.is_empty());
+    let broken: Vec<(String, Report)> = kept
+        .into_iter()
+        .map(|(file, scenario)| (file, run(&scenario)))
         .filter(|(_, report)| !report.failures.is_empty())
         .collect();
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// What it found and nobody has mended yet, `tests/open/*.txt`, can be replayed.
+#[test]
+fn what_is_open_can_be_replayed() {
+    for (file, scenario) in kept("open") {
+        assert!(!scenario.steps.is_empty(), "{file}");
+    }
+}
+
+/// The scenarios of a folder; none if there is no such folder.
+fn kept(folder: &str) -> Vec<(String, Scenario)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(folder);
+    let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let read = |file: &PathBuf| {
+        let name = file.display().to_string();
+        let parsed = fs::read_to_string(file).unwrap().parse();
+        (name.clone(), parsed.unwrap_or_else(|error| panic!("{name}: {error:?}")))
+    };
+    files.iter().map(read).collect()
 }

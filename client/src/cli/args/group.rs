@@ -43,7 +43,7 @@ JSON: {\"type\":\"removed\",\"group\",\"account\",\"epoch\"}")]
         username: String,
     },
     /// Fresh keys for this device in a group. It gets them by itself, too: every 7 days, or after 1,000 entries of the
-    /// group's log.
+    /// group's log (--update-entries), or twice as many as it has devices if that is more.
     #[command(after_help = "Example: qpc group update team\n
 JSON: {\"type\":\"updated\",\"group\",\"epoch\"}")]
     Update {

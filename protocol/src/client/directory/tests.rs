@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::super::checkpoint::{Claim, Ledger};
+use super::super::envelope::Envelopes;
 use super::super::intent::{Intent, Want};
 use super::super::left::Left;
 use super::super::rotation::Rotation;
@@ -90,6 +91,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
         IDENTITY => plain::<Identity>(key, value),
         TOKENS => plain::<Tokens>(key, value),
         ROTATION => plain::<Rotation>(key, value),
+        ENVELOPES => plain::<Envelopes>(key, value),
         PACKAGES => plain::<PackagePlan>(key, value),
         SWEEP => plain::<Sweep>(key, value),
         FLEET => of::<Fleet>(key, value, |fleet| vec![listing(&fleet.listing)]),
@@ -120,11 +122,12 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
 }
 
 /// The kinds of records that this file is about: single ones by their key, others by its beginning.
-const KINDS: [&[u8]; 21] = [
+const KINDS: [&[u8]; 22] = [
     VERSION_KEY,
     IDENTITY,
     TOKENS,
     ROTATION,
+    ENVELOPES,
     PACKAGES,
     SWEEP,
     FLEET,

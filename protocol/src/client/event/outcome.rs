@@ -181,6 +181,17 @@ impl From<Contradiction> for Failed {
     }
 }
 
+/// What contradicts a name that a member claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NameConflict {
+    /// The directory: the name is that account's.
+    LeadsTo(AccountId),
+    /// The directory: there is no such name. It may have gone with its account.
+    Unknown,
+    /// The account is a contact of this device by this name, and has one for good.
+    KnownAs(Username),
+}
+
 /// Why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

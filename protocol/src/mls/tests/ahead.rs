@@ -85,7 +85,7 @@ fn key_packages_of_a_commit_that_adds_many_are_found() {
     let packages: Vec<_> = (2..80).map(|n| device(n).package(Suite::Classical, false)).collect();
     let few = here[0].commit(&adding(&packages[..MANY / 2 - 1])).unwrap();
     assert_eq!(Verified::of_commit(portable(), &few.commit).len(), 0);
-    here[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    here[0].run(|group, _, _| group.discard_pending()).unwrap();
     let bundle = here[0].commit(&adding(&packages)).unwrap();
     let found = Verified::of_commit(portable(), &bundle.commit);
     assert_eq!(found.len(), 2 * packages.len());

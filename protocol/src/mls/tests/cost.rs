@@ -65,8 +65,7 @@ fn of_a_thousand_members() {
         }
         let disk = joiner.package_disk.clone();
         shared_and_alone(&format!("{suite:?}: join"), 7, || {
-            joiner.packages =
-                key_package::KeyPackages::restore(joiner.backend, disk.records()).unwrap();
+            joiner.packages = key_package::KeyPackages::restore(disk.records()).unwrap();
             let (cx, local) = (
                 Context {
                     backend: joiner.backend,

@@ -58,7 +58,7 @@ pub(super) fn refused(
             assert_eq!(discriminant(&by_member), discriminant(&by_server), "{by_member}");
         }
     }
-    devices[by].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    devices[by].run(|group, _, _| group.discard_pending()).unwrap();
     world.agree(&devices.iter().collect::<Vec<_>>());
     by_server
 }
@@ -203,7 +203,7 @@ fn a_direct_channel_is_of_its_two_accounts_for_every_member() {
         let refusal = judged(&mut bob, &bundle.commit);
         assert!(matches!(refusal, Err(MlsError::NotAllowed(_))), "{refusal:?}");
         // Nor would its own machine make it.
-        alice.run(|group, cx, _| group.discard_pending(cx)).unwrap();
+        alice.run(|group, _, _| group.discard_pending()).unwrap();
         let own = alice.run(|group, cx, local| {
             group.confine(channel);
             group.commit(cx, local, &plan)

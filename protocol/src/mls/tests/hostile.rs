@@ -38,8 +38,7 @@ impl Sample {
         // What Alice proposes in another life, so that it is of Bob's present epoch too.
         let mut other = Group::restore(alice.backend, alice.disk.records()).unwrap();
         let mut entropy = Entropy::from_seed([77; 32]);
-        let cx = Context { backend: portable(), entropy: &mut entropy, wall };
-        other.discard_pending(cx).unwrap();
+        other.discard_pending().unwrap();
         let cx = Context { backend: portable(), entropy: &mut entropy, wall };
         let proposal = other.propose(cx, &alice.local, Wish::Add(&package)).unwrap();
         let tree = world.accept(&mut alice, &bundle).unwrap();
@@ -200,7 +199,7 @@ proptest! {
         prop_assert!(check(portable(), &framed, START).is_err());
         let records = vec![(b"M".to_vec(), noise.clone()), (b"P2".to_vec(), noise.clone())];
         prop_assert!(Group::restore(portable(), records.clone()).is_err());
-        prop_assert!(KeyPackages::restore(portable(), records).is_err());
+        prop_assert!(KeyPackages::restore(records).is_err());
     }
 }
 

@@ -253,7 +253,7 @@ fn a_device_whose_record_does_not_hold_makes_none() {
     assert_eq!(made, Err(MlsError::Record));
     assert_eq!(alice.packages.take_ops(), []);
     let bad = vec![(b"P1".to_vec(), vec![9, 9, 9])];
-    assert!(matches!(KeyPackages::restore(alice.backend, bad), Err(MlsError::Damaged(_))));
+    assert!(matches!(KeyPackages::restore(bad), Err(MlsError::Damaged(_))));
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn who_loses_a_race_discards_and_tries_again() {
         assert_eq!(late, MlsError::PastEpoch);
         // One finds out from the log, the other is told to drop its own first.
         devices[1].follow(&bundles[0].commit).unwrap();
-        devices[2].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+        devices[2].run(|group, _, _| group.discard_pending()).unwrap();
         assert!(!devices[2].group().has_pending());
         devices[2].follow(&bundles[0].commit).unwrap();
         assert!(!devices[1].group().has_pending());
@@ -311,7 +311,7 @@ fn a_wish_that_comes_after_a_commit_was_made_goes_into_the_next_try() {
     // The members by themselves, too.
     assert_eq!(devices[1].receive(&early.commit).unwrap_err(), MlsError::LeftOut);
     assert!(devices[0].group().has_pending() && devices[0].group().has_proposals());
-    devices[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    devices[0].run(|group, _, _| group.discard_pending()).unwrap();
     // It says what is queued already, too.
     let again = removing(&[target, devices[2].sender()]);
     let again = devices[0].commit(&again).unwrap();

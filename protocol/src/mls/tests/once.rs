@@ -67,7 +67,7 @@ fn a_judgement_goes_with_its_commit() {
         lose(alice);
         assert!(!is_judged(alice) && !alice.group().has_pending());
     };
-    losing(alice, &|alice| run(alice, |group, cx, _| group.discard_pending(cx)));
+    losing(alice, &|alice| run(alice, |group, _, _| group.discard_pending()));
     losing(alice, &|alice| run(alice, |group, _, _| group.rollback()));
     losing(alice, &|alice| drop(run(alice, |group, cx, _| group.receive(cx, &won))));
 }

@@ -79,7 +79,7 @@ fn holds(name: &str, records: Records) -> Value {
             "queuedProposals": group.has_proposals(),
         })
     } else if name.starts_with("client k/") {
-        let packages = readable(FILE, name, KeyPackages::restore(portable(), records));
+        let packages = readable(FILE, name, KeyPackages::restore(records));
         json!({ "keyPackages": format!("{packages:?}") })
     } else {
         let group = readable(FILE, name, PublicState::restore(portable(), records));
@@ -125,7 +125,7 @@ fn who_is_restored_from_what_is_pinned_goes_on() {
     devices[1].disk = Disk(set("client g/").into_iter().collect());
     devices[1].group = Some(Group::restore(portable(), set("client g/")).unwrap());
     let mut server = PublicState::restore(portable(), set("server")).unwrap();
-    devices[1].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    devices[1].run(|group, _, _| group.discard_pending()).unwrap();
     let carol = &devices[2];
     let revocation = Revocation::sign(portable(), &carol.account, carol.sender().device, START);
     let plan = Plan { revoked: vec![revocation], ..Plan::default() };

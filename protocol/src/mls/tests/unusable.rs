@@ -206,7 +206,7 @@ fn no_key_of_a_commit_may_be_unusable() {
     // The external key stands in the GroupInfo, which only the server sees; it is what others rejoin by.
     let bundle = forged(&mut devices, 3);
     assert!(matches!(world.accept_error(&devices[0], &bundle), MlsError::Invalid(_)));
-    devices[0].run(|group, cx, _| group.discard_pending(cx)).unwrap();
+    devices[0].run(|group, _, _| group.discard_pending()).unwrap();
     let bundle = forged(&mut devices, 4);
     world.accept(&mut devices[0], &bundle).unwrap();
     for device in &mut devices[1..] {

@@ -81,7 +81,7 @@ impl Device {
             wall: START,
             account,
             local: LocalDevice::new(key, record),
-            packages: KeyPackages::restore(backend, Vec::new()).unwrap(),
+            packages: KeyPackages::restore(Vec::new()).unwrap(),
             package_disk: Disk::default(),
             group: None,
             disk: Disk::default(),
@@ -104,7 +104,7 @@ impl Device {
     pub(super) fn restart(&mut self) {
         let taken = self.packages.take_ops();
         self.package_disk.apply(taken);
-        self.packages = KeyPackages::restore(self.backend, self.package_disk.records()).unwrap();
+        self.packages = KeyPackages::restore(self.package_disk.records()).unwrap();
         if let Some(mut group) = self.group.take() {
             self.disk.apply(group.take_ops());
             let (epoch, authenticator) = (group.epoch(), group.authenticator());

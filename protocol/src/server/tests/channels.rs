@@ -95,7 +95,7 @@ fn of_two_committers_one_wins_and_the_other_hears_the_epoch() {
     let lost = world.answer(bob.link, second).unwrap().unwrap_err();
     assert_eq!((lost.code, lost.epoch), (ErrorCode::EpochConflict, 2));
     alice.merge(&world);
-    bob.discard(&world);
+    bob.discard();
     let entry = bob.read(&mut world, CHANNEL, won.seq - 1).remove(0);
     assert!(matches!(bob.receive(&world, &entry.payload), Received::Commit(_)));
     let again = bob.commit_request(&world, CHANNEL, &Plan::default());
@@ -338,7 +338,7 @@ fn a_direct_channel_takes_its_two_accounts_only() {
     let adds = alice.claim(&mut world, carol.id()).iter().map(|p| p.to_vec()).collect();
     let wrong = alice.commit_request(&world, channel, &Plan { adds, ..Plan::default() });
     assert_eq!(world.fails(alice.link, wrong), ErrorCode::NotAllowed);
-    alice.discard(&world);
+    alice.discard();
     alice.invite(&mut world, channel, bob.id());
     bob.join(&mut world);
     bob.say(&mut world, channel, "between us");
@@ -346,11 +346,11 @@ fn a_direct_channel_takes_its_two_accounts_only() {
     let removes = vec![alice.sender()];
     let out = bob.commit_request(&world, channel, &Plan { removes, ..Plan::default() });
     assert_eq!(world.fails(bob.link, out), ErrorCode::NotAllowed);
-    bob.discard(&world);
+    bob.discard();
     let adds = bob.claim(&mut world, carol.id()).iter().map(|p| p.to_vec()).collect();
     let third = bob.commit_request(&world, channel, &Plan { adds, ..Plan::default() });
     assert_eq!(world.fails(bob.link, third), ErrorCode::NotAllowed);
-    bob.discard(&world);
+    bob.discard();
     let leave = bob.leave_request(&world, channel);
     accepted(world.call(bob.link, leave));
 }
@@ -365,7 +365,7 @@ fn who_leaves_by_proposal_goes_with_the_next_commit() {
     // A commit that leaves it out is refused.
     let ignorant = alice.commit_request(&world, CHANNEL, &Plan::default());
     assert_eq!(world.fails(alice.link, ignorant), ErrorCode::ProposalLeftOut);
-    alice.discard(&world);
+    alice.discard();
     let entry = alice.read(&mut world, CHANNEL, seq - 1).remove(0);
     alice.receive(&world, &entry.payload);
     let commit = alice.commit_request(&world, CHANNEL, &Plan::default());

@@ -102,7 +102,7 @@ impl Device {
             local: LocalDevice::new(key, record),
             entropy,
             tokens: None,
-            packages: KeyPackages::restore(backend(), Vec::new()).unwrap(),
+            packages: KeyPackages::restore(Vec::new()).unwrap(),
             group: None,
             link,
         }
@@ -387,10 +387,9 @@ impl Device {
         group.merge_pending(Context { backend: backend(), entropy, wall }).unwrap();
     }
 
-    pub(super) fn discard(&mut self, world: &World) {
-        let wall = world.now.wall;
-        let (group, entropy, _) = self.group();
-        group.discard_pending(Context { backend: backend(), entropy, wall }).unwrap();
+    pub(super) fn discard(&mut self) {
+        let (group, ..) = self.group();
+        group.discard_pending().unwrap();
     }
 
     pub(super) fn receive(&mut self, world: &World, payload: &Part) -> crate::mls::group::Received {

@@ -29,7 +29,7 @@ fn commit(world: &mut World, by: &mut Device, leave_adds_out: bool) -> Result<()
             Ok(())
         }
         Err(failure) => {
-            by.discard(world);
+            by.discard();
             Err(failure.code)
         }
     }
@@ -126,7 +126,7 @@ fn a_queued_add_that_ends_is_waived() {
     let request = bob.commit_request(&world, CHANNEL, &Plan::default());
     world.now.wall = end;
     assert_eq!(world.fails(bob.link, request), ErrorCode::KeyPackageInvalid);
-    bob.discard(&world);
+    bob.discard();
     // Even if the server's clock were set back then.
     world.now.wall = end.minus(limits::KEY_PACKAGE_TIME);
     commit(&mut world, &mut bob, true).unwrap();

@@ -232,7 +232,7 @@ fn a_commit_after_one_elsewhere_is_checked_against_the_new_state() {
     let late = bob.commit_request(&world, CHANNEL, &Plan::default());
     let failure = world.call(bob.link, late).unwrap_err();
     assert_eq!((failure.code, failure.epoch), (ErrorCode::EpochConflict, 2));
-    bob.discard(&world);
+    bob.discard();
     let entry = bob.read(&mut world, CHANNEL, 1).remove(0);
     bob.receive(&world, &entry.payload);
     let next = bob.commit_request(&world, CHANNEL, &Plan::default());

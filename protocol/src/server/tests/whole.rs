@@ -172,7 +172,7 @@ fn a_failing_store_is_told_call_by_call_and_survived() {
         other => panic!("{other:?}"),
     }
     world.disk = Disk::Works;
-    alice.discard(&world);
+    alice.discard();
     // A commit that failed at its very last step: the state is read anew, and the resend goes through.
     let commit = alice.commit_request(&world, CHANNEL, &Plan::default());
     world.disk = Disk::Waits;

@@ -42,6 +42,7 @@ fn nothing_suspect(world: &World, mistaken: bool) -> Result<(), String> {
             | Event::ServerFault { .. }
             | Event::Restored { .. }
             | Event::Gap { .. }
+            | Event::NameContradicted { .. }
             | Event::Unreadable { .. } => true,
             _ => false,
         });

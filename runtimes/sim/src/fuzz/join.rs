@@ -55,7 +55,7 @@ impl Invitation {
         let id = GroupId::of(ChannelId([2; 16]), 1);
         let new = NewGroup { id, suite, data };
         let (mut group, _) = Group::create(context(entropy), &founder, &new).expect("sound");
-        let mut own = KeyPackages::restore(insecure::open(), Vec::new()).expect("empty");
+        let mut own = KeyPackages::restore(Vec::new()).expect("empty");
         let package = own.generate(context(entropy), &invited, suite, false).expect("sound");
         let mut packages = Disk::new();
         own.take_ops().into_iter().for_each(|op| op.apply(&mut packages));
@@ -92,7 +92,7 @@ pub(super) fn join(data: &[u8]) {
             .map(|(group, _)| group)
     } else {
         let records = pairs(&invitation.packages);
-        let mut packages = KeyPackages::restore(insecure::open(), records).expect("sound");
+        let mut packages = KeyPackages::restore(records).expect("sound");
         let cx = context(&mut entropy);
         let joined = Group::join(cx, &invitation.invited, &mut packages, &text, &tree);
         assert!(joined.is_ok() || packages.take_ops().is_empty(), "refused, and a key is gone");

@@ -37,7 +37,7 @@ pub(super) fn mls(data: &[u8]) {
         match script.pick(8) {
             6 => outside(&message),
             7 => {
-                let _ = group.discard_pending(context(&mut entropy));
+                let _ = group.discard_pending();
             }
             _ => receive(&mut group, &mut records, &mut entropy, &message),
         }

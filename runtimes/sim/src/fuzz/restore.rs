@@ -113,7 +113,7 @@ fn small(past: &Past, script: &mut Script) {
     let packages = disk.iter().filter(|(key, _)| key.starts_with(b"k/"));
     let mut packages = packages.map(|(key, value)| (key[2..].to_vec(), value.clone())).collect();
     spoil(script, &mut packages);
-    if let Ok(mut packages) = KeyPackages::restore(insecure::open(), pairs(&packages)) {
+    if let Ok(mut packages) = KeyPackages::restore(pairs(&packages)) {
         packages.sweep(UnixMillis(START + 4_000_000_000));
     }
     let secrets = script.edited(&past.secrets);

@@ -194,7 +194,8 @@ pub(super) fn is_alarm(event: &Event) -> bool {
         | Event::ForkSuspected { .. }
         | Event::ServerFault { .. }
         | Event::Unreadable { .. }
-        | Event::AccountChanged { .. } => true,
+        | Event::AccountChanged { .. }
+        | Event::NameContradicted { .. } => true,
         Event::Done(_, Outcome::Compared(comparison)) => {
             use qpc_protocol::client::event::Comparison;
             matches!(comparison, Comparison::Differs { .. } | Comparison::Forged)

@@ -2,8 +2,8 @@
 
 use qpc_protocol::client::Profile;
 use qpc_protocol::client::event::{
-    Comparison, Event, Failed, GroupChange, GroupMember, GroupMetadata, Message, Outcome, Sent,
-    Trust, Why,
+    Comparison, Event, Failed, GroupChange, GroupMember, GroupMetadata, Message, NameConflict,
+    Outcome, Sent, Trust, Why,
 };
 use qpc_protocol::error::PeerFault;
 use serde_json::Value;
@@ -45,6 +45,9 @@ impl Json for Event {
             }
             Self::AccountChanged { username, before, now, trust } => {
                 named("accountChanged", fields!(username, before, now, trust))
+            }
+            Self::NameContradicted { account, claimed, by, conflict } => {
+                named("nameContradicted", fields!(account, claimed, by, conflict))
             }
             Self::NotAdded { ticket, channel, device, why } => {
                 named("notAdded", fields!(ticket, channel, device, why))
@@ -159,6 +162,16 @@ impl Json for Trust {
         match self {
             Self::Changed { before, verified } => named("changed", fields!(before, verified)),
             Self::Seen | Self::Verified => variant(self).into(),
+        }
+    }
+}
+
+impl Json for NameConflict {
+    fn json(&self) -> Value {
+        match self {
+            Self::LeadsTo(account) => named("leadsTo", account.json()),
+            Self::Unknown => variant(self).into(),
+            Self::KnownAs(username) => named("knownAs", username.json()),
         }
     }
 }

@@ -98,6 +98,7 @@ fn of_the_device() -> Vec<Sample> {
             },
         ),
         sample(ROTATION, "", &[], &rotation()),
+        sample(ENVELOPES, "", &[], &envelopes()),
         sample(
             PACKAGES,
             "",
@@ -153,6 +154,12 @@ fn rotation() -> Rotation {
     };
     let stored = record::encode(&(Some((keys(0x23, 3), 5_u64)), vec![(keys(0x24, 2), AT)]));
     record::decode(ROTATION, &stored).unwrap()
+}
+
+fn envelopes() -> Envelopes {
+    let secrets = |seed| EnvelopeSecrets::generate(&mut Entropy::from_seed([seed; 32]));
+    let stored = record::encode(&(AT, Some(secrets(2)), vec![(secrets(3), AT)]));
+    record::decode(ENVELOPES, &stored).unwrap()
 }
 
 fn of_channels() -> Vec<Sample> {
