@@ -175,9 +175,9 @@ impl Client {
             return self.fail_intent(ticket, Failed::Untrusted(why));
         }
         if sound.is_empty() {
-            let missing = core::mem::take(missing);
             let last = missing.last().map(|(device, why)| format!("device {device}: {why}"));
             let why = last.unwrap_or_else(|| "it has no device".into());
+            let missing = missing.clone();
             self.intents.insert(ticket, intent);
             if self.owes_the_other(ticket) {
                 return self.owe_the_other(ticket, missing);
