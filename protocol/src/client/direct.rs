@@ -17,6 +17,7 @@ use super::command::prepare;
 use super::directory::ChannelRow;
 use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Want};
+use super::restore::TICKETS_OF_A_START;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
 use crate::id::{AccountId, ChannelId, DeviceId, Sender};
@@ -314,7 +315,7 @@ impl Client {
 
     /// The other account, or another device of the own one, founded the channel first: what was founded here is dropped,
     /// and its welcome awaited.
-    pub(super) fn lose_founding(&mut self, id: ChannelId) {
+    fn lose_founding(&mut self, id: ChannelId) {
         self.founding.remove(&id);
         let own = self.me().map(|me| me.account);
         for ticket in self.intents_of(id) {
@@ -327,6 +328,15 @@ impl Client {
             }
         }
         self.erase(id);
+    }
+
+    /// The place of a direct channel is taken, maybe by this device itself: a backup may not know that its founding came
+    /// true. Who asks for it since this machine started would know.
+    pub(super) fn place_is_taken(&mut self, id: ChannelId, ticket: Ticket) {
+        self.lose_founding(id);
+        if ticket.0 >> TICKETS_OF_A_START != self.last_ticket >> TICKETS_OF_A_START {
+            self.miss_welcomes();
+        }
     }
 
     /// Takes note of the other account of a direct channel, from when it is a member: the channel is open.

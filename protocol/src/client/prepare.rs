@@ -195,7 +195,7 @@ impl Client {
         let channel = intent.channel;
         match failure.code {
             ErrorCode::ChannelExists if founding && is_direct(channel) => {
-                self.lose_founding(channel)
+                self.place_is_taken(channel, ticket);
             }
             // The answer to a first try was lost: nobody else can have drawn this id.
             ErrorCode::ChannelExists if founding => self.on_founded(ticket),

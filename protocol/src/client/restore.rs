@@ -29,7 +29,7 @@ use crate::store::record::decode;
 use crate::wire::message::Tokens;
 
 /// Each start draws its tickets from a range of its own, so many bits wide, so that they stay unique.
-const TICKETS_OF_A_START: u32 = 20;
+pub(super) const TICKETS_OF_A_START: u32 = 20;
 /// More batches than any device can have stored: whoever says so is damaged.
 const STATE_VERSIONS: u64 = 1 << 40;
 
