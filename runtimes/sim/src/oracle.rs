@@ -10,7 +10,7 @@ mod wire;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpc_protocol::client::event::{Event, GroupChange, Message, Outcome};
+use qpc_protocol::client::event::{Event, GroupChange, Message, NameConflict, Outcome};
 use qpc_protocol::id::{AccountId, ChannelId, Sender};
 use qpc_protocol::io::{Output, Ticket};
 use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
@@ -268,6 +268,10 @@ impl Oracle {
                 let reader = &self.readers[device];
                 let gone = reader.sender.is_some_and(|sender| !self.logs.is_active(sender));
                 gone || reader.is_disturbed(*channel)
+            }
+            // Its name went with it.
+            Event::NameContradicted { account, conflict: NameConflict::Unknown, .. } => {
+                self.logs.deleted.contains(account)
             }
             _ => false,
         };

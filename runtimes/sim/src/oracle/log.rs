@@ -170,7 +170,7 @@ pub(super) struct Logs {
     gone: BTreeSet<DeviceId>,
     /// Key packages that were handed out, but for those of last resort.
     claimed: BTreeSet<Digest>,
-    deleted: BTreeSet<AccountId>,
+    pub(super) deleted: BTreeSet<AccountId>,
 }
 
 impl Logs {
