@@ -132,6 +132,10 @@ impl Client {
             // There is nothing to keep of it, and no end of what a server can make up.
             self.erase(id);
         }
+        if by.is_none() {
+            // The server's word alone, which may be wrong: whether it stands by it, its list of memberships says.
+            self.doubt_memberships();
+        }
         self.event(Event::Evicted { channel: id, by });
     }
 

@@ -186,7 +186,8 @@ pub(super) struct Restored {
     pub lead: u64,
     /// When it was last found out.
     pub at: UnixMillis,
-    /// The inbox has lost entries, and the list of memberships was not read since.
+    /// The inbox has lost entries, or this device was out of a group by the server's word, and the list of memberships was
+    /// not read since.
     pub unwelcomed: bool,
 }
 

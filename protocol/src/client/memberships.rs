@@ -1,6 +1,6 @@
 //! Groups that this device was added to without having read the welcome: after the copy of its state was made that it was
 //! restored from, or so long ago that the inbox has lost it. It is a member of them and knows nothing of them, or waits
-//! for a welcome to their next generation; only the server can name them.
+//! for a welcome to their next generation; only the server can name them. So it can one that it said this device was out of.
 //!
 //! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by is the
 //! group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record. So a server
@@ -65,9 +65,14 @@ impl Client {
         matches!(self.listed(), Some(Listed::Read(_)))
     }
 
-    /// The inbox has lost entries, and maybe welcomes with them.
+    /// The inbox has lost entries, and maybe welcomes with them: they are asked for anew.
     pub(super) fn miss_welcomes(&mut self) {
         self.listed = None;
+        self.doubt_memberships();
+    }
+
+    /// This device may be in a group that it does not know for its own: they are asked for, once on each connection.
+    pub(super) fn doubt_memberships(&mut self) {
         self.restored.unwelcomed = true;
         self.store_restored();
     }

@@ -138,6 +138,32 @@ fn a_device_that_cannot_tell_whose_group_it_was_learns_that_it_was_removed() {
     all_talk(&mut world, channel, "after");
 }
 
+/// Its own group is damaged, so that the server's word is all it has; the server does not stand by it.
+#[test]
+fn a_device_that_is_told_wrongly_that_it_was_removed_comes_back() {
+    let (mut world, channel) = three(18);
+    world.crash(BOB);
+    damage(&mut world, BOB);
+    let mut asked = None;
+    lie_both_ways(&mut world, BOB, move |up, frame| {
+        let Frame { call, body } = frame;
+        let asks = up && matches!(body, Body::Request(Request::GroupInfoFetch { .. }));
+        if asks && asked.is_none() {
+            asked = Some(call);
+        }
+        let denied = !up && asked == Some(call);
+        let body = if denied { Body::Failure(ErrorCode::NotMember.into()) } else { body };
+        vec![Frame { call, body }]
+    });
+    world.start(BOB);
+    said(&mut world, ALICE, channel, "while damaged");
+    world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { by: None, .. })));
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Added]);
+    all_talk(&mut world, channel, "after");
+    undisturbed(&world, &[ALICE, CAROL]);
+}
+
 #[test]
 fn a_device_removed_while_it_could_not_read_learns_it_and_tries_no_more() {
     let (mut world, channel) = three(13);

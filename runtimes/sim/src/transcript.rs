@@ -10,7 +10,7 @@ mod command;
 mod conversations;
 mod event;
 mod io;
-mod json;
+pub(crate) mod json;
 mod replay;
 mod stage;
 mod store;

@@ -235,6 +235,16 @@ fn a_torn_file_is_told_or_healed() {
             say(&mut world, ALICE, channel, "the others");
             world.pass(Duration::from_secs(60));
             assert!(world.bodies(CAROL).contains(&"the others".to_owned()), "{how:?} {key}");
+            // He reads on, or was told that and why he does not.
+            let told = world.devices[BOB].log.iter().any(|event| {
+                use Event::{FellOut, RecordLost, Restored, Unreadable};
+                matches!(
+                    event,
+                    RecordLost { .. } | Unreadable { .. } | FellOut { .. } | Restored { .. }
+                )
+            });
+            let reads = world.bodies(BOB).contains(&"the others".to_owned());
+            assert!(reads || told, "{how:?} {key}");
         }
     }
 }

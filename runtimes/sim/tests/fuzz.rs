@@ -59,7 +59,7 @@ fn every_target_has_a_program_and_a_corpus() {
     }
 }
 
-/// All but whole worlds: drawn ones are run by `seeds.rs`.
+/// All but whole worlds, which take longer.
 fn small() -> Vec<&'static Target> {
     TARGETS.iter().filter(|target| target.name != "world").collect()
 }
@@ -86,5 +86,20 @@ proptest! {
     #[test]
     fn drawn_bytes_find_nothing(which in 0..small().len(), bytes in vec(any::<u8>(), 0..400)) {
         run(small()[which].name, &bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        rng_seed: proptest::test_runner::RngSeed::Fixed(2),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// The same decoder that a fuzzer's bytes go through.
+    #[test]
+    fn worlds_of_drawn_bytes_keep_every_promise(bytes in vec(any::<u8>(), 0..1500)) {
+        run("world", &bytes);
     }
 }

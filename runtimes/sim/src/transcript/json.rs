@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 const IN_FULL: usize = 1024;
 
 /// Something that a transcript can state.
-pub(super) trait Json {
+pub(crate) trait Json {
     fn json(&self) -> Value;
 }
 

@@ -12,6 +12,7 @@ use qpc_protocol::store::batch::{Batch, Op};
 use super::World;
 use crate::recorder::{Forgery, Recorder};
 use crate::takeover;
+use crate::transcript::json::Json;
 
 /// What a [`Watcher`] sees. Machines go by their number, the server's is `usize::MAX`.
 pub enum Seen<'a> {
@@ -84,6 +85,10 @@ impl World {
                     hash(value);
                 }
             }
+        } else if let Output::Event(event) = output {
+            // Whole, where its text for people leaves out what people said.
+            let whole = event.json().to_string();
+            hash(whole.as_bytes());
         } else {
             hash(format!("{output:?}").as_bytes());
         }
