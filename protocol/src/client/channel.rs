@@ -133,8 +133,10 @@ pub(super) struct Channel {
     pub retry_at: Option<Duration>,
     /// Entries that the server left out since the last progress.
     pub gaps: u32,
-    /// Entries were left out since the subscription was asked for.
+    /// Entries were left out since the subscription was asked for, before it was confirmed.
     pub left_out: bool,
+    /// They were since, too, and nothing else has come: how long it is waited for.
+    pub left_out_until: Option<Duration>,
     /// How often the blob that is waited for was another one than the server named.
     pub wrong_blobs: u32,
     /// The inbox's entry with a welcome to this channel for which the log was asked for anew.
@@ -205,6 +207,7 @@ impl Channel {
             retry_at: None,
             gaps: 0,
             left_out: false,
+            left_out_until: None,
             wrong_blobs: 0,
             checked_for: 0,
             told: BTreeSet::new(),
@@ -301,9 +304,7 @@ impl Channel {
 
     /// A new connection: everything about the old one is void. Transfers are interrupted before.
     pub(super) fn disconnected(&mut self) {
-        self.subscription = Subscription::None;
-        self.head = None;
-        self.ready = false;
+        self.unsubscribe();
         self.forget_waiting();
         self.acked = 0;
         self.hold_until = None;
@@ -330,6 +331,7 @@ impl Channel {
         self.ready = false;
         self.head = None;
         self.left_out = false;
+        self.left_out_until = None;
     }
 
     /// Whether nothing of the log is of use.
@@ -373,6 +375,7 @@ impl Channel {
 
     /// Puts an entry behind those that wait.
     pub(super) fn wait(&mut self, entry: Entry) {
+        self.left_out_until = None;
         self.waiting_bytes += cost(&entry);
         self.waiting.push_back(entry);
     }

@@ -48,10 +48,17 @@ impl Client {
         let retries = self.channels.values().filter_map(|channel| channel.retry_at);
         let early = self.channels.values().filter(|channel| channel.retry_at.is_none());
         let early = early.filter_map(|channel| channel.early.until);
+        let left_out = self.channels.values().filter_map(|channel| channel.left_out_until);
         let rejoins = self.channels.values().filter_map(|channel| channel.rejoin_at);
         let others = [self.packages_retry, self.rotation_retry, self.envelope_retry];
         let others = others.into_iter().flatten();
-        let retry = retries.chain(early).chain(rejoins).chain(others).min().filter(|_| online);
+        let retry = retries
+            .chain(early)
+            .chain(left_out)
+            .chain(rejoins)
+            .chain(others)
+            .min()
+            .filter(|_| online);
         let update = self.update_deadline().into_iter().chain(self.envelope_deadline()).min();
         [
             (self.net.connect_at.filter(|_| conn.is_none()), WakeReason::Reconnect),
@@ -105,6 +112,9 @@ impl Client {
                 self.dirty.insert(*id);
             }
             if channel.ready && channel.tell_at.is_some_and(|(at, _)| at <= mono) {
+                self.dirty.insert(*id);
+            }
+            if channel.left_out_until.is_some_and(|at| at <= mono) {
                 self.dirty.insert(*id);
             }
             if channel.early.until.is_some_and(|at| at <= mono) {

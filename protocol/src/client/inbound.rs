@@ -23,10 +23,8 @@ use core::time::Duration;
 /// How often a server may leave out entries without any progress in between.
 const GAPS: u32 = 8;
 
-/// How long the log is not asked for after the first of them, in ms: twice as long after each.
-const GAP_PAUSE_MS: u32 = 25;
-
-/// How long to wait before a log is asked for again of which the server said what may not be true.
+/// How long to wait before a log is asked for again of which the server said what may not be true, or left out what may
+/// be on its way still.
 pub(super) const GAP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait before asking again; a server does not get to say "next year".
@@ -79,8 +77,6 @@ impl Client {
         if left_out && last < head {
             let expected = last.saturating_add(1);
             self.on_gap(id, expected, expected, expected);
-            // At once: what is pushed behind this answer, on another link, is of use.
-            self.subscribe(id);
         }
     }
 
@@ -174,21 +170,17 @@ impl Client {
             channel.left_out = true;
             return;
         }
-        channel.unsubscribe();
-        self.call(Call::Tell, Request::Unsubscribe { channel: id });
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if first <= expected {
-            // On another link some of the subscriptions before may still arrive after it: from the second time on they
-            // are given time to pass, longer each time. But not again and again.
-            channel.gaps += 1;
-            if channel.gaps > GAPS {
-                self.event(Event::ForkSuspected { channel: id, seq: expected });
-                self.drop_connection("the server leaves out entries of a log".into());
-            } else if channel.gaps > 1 {
-                channel.retry_at = Some(self.now.mono + pause(GAP_PAUSE_MS << channel.gaps));
-            }
+        if first <= expected && channel.last_seq() == channel.asked_after {
+            // Nothing of this subscription yet: on another link those before it come first, and it behind them.
+            channel.left_out_until.get_or_insert(self.now.mono + GAP_PATIENCE);
             return;
         }
+        channel.unsubscribe();
+        self.call(Call::Tell, Request::Unsubscribe { channel: id });
+        if first <= expected {
+            return self.count_gap(id, expected);
+        }
+        let Some(channel) = self.channels.get_mut(&id) else { return };
         let inbox = channel.inbox;
         let first_time = !core::mem::replace(&mut channel.gap_told, true);
         if first_time {
@@ -208,6 +200,29 @@ impl Client {
         self.drop_rejoin(id);
         self.fall_out(id, Why::Gap, true);
         self.settle_blindness(id);
+    }
+
+    /// The entries that were left out have not come behind what came instead of them: the log is asked for again.
+    pub(super) fn check_left_out(&mut self, id: ChannelId) {
+        let mono = self.now.mono;
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.left_out_until.take_if(|at| *at <= mono).is_none() {
+            return;
+        }
+        let expected = channel.last_seq().saturating_add(1);
+        channel.unsubscribe();
+        self.call(Call::Tell, Request::Unsubscribe { channel: id });
+        self.count_gap(id, expected);
+    }
+
+    /// Entries were left out once more since the last progress; not again and again.
+    fn count_gap(&mut self, id: ChannelId, expected: u64) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.gaps += 1;
+        if channel.gaps > GAPS {
+            self.event(Event::ForkSuspected { channel: id, seq: expected });
+            self.drop_connection("the server leaves out entries of a log".into());
+        }
     }
 
     /// Notes that were missed are gone, and welcomes; the chain starts over from what the server says next.

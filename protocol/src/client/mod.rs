@@ -310,6 +310,7 @@ impl Client {
     /// Works on every channel that has something to do.
     fn pump(&mut self) {
         while let Some(id) = self.dirty.pop_first() {
+            self.check_left_out(id);
             self.subscribe(id);
             self.read_waiting(id);
             self.try_join(id);
