@@ -69,7 +69,12 @@ impl Server {
             propose_first: proposes_first(),
             update: terms.update,
         };
-        Ok(ClientOptions { trust, connect_time: CONNECT_TIME, ..ClientOptions::new(config) })
+        Ok(ClientOptions {
+            trust,
+            connect_time: CONNECT_TIME,
+            clock: qpc_server::clock(),
+            ..ClientOptions::new(config)
+        })
     }
 }
 

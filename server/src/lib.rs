@@ -3,6 +3,7 @@
 //! The binary is [`main`] and nothing else, so that other programs can run the same server.
 #![forbid(unsafe_code)]
 
+mod clock;
 mod crash;
 mod database_key;
 mod error;
@@ -16,6 +17,7 @@ pub mod store;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+pub use clock::clock;
 pub use crash::crash_point;
 pub use error::StartError;
 pub use run::{Running, start};

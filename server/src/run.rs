@@ -13,13 +13,14 @@ use qpc_protocol::server::memory::MemoryStore;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::server::{Config, Server};
 use qpc_smol::store::ServerStore;
-use qpc_smol::{Address, Clock, ResetSecret, ServeOptions, ServerHandle, serve};
+use qpc_smol::{Address, ResetSecret, ServeOptions, ServerHandle, serve};
 use serde_json::json;
 use smol::future;
 use smol::stream::StreamExt;
 use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
+use crate::clock::clock;
 use crate::crash::crash_point;
 use crate::error::StartError;
 use crate::files::DataDir;
@@ -77,7 +78,7 @@ pub fn start(
         }
     };
 
-    let clock = Clock::start();
+    let clock = clock();
     let entropy = qpc_smol::entropy().map_err(StartError::System)?;
     let config = Config {
         version: env!("CARGO_PKG_VERSION").to_owned(),

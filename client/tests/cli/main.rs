@@ -10,6 +10,8 @@
 )]
 
 mod authority;
+#[cfg(debug_assertions)]
+mod away;
 mod direct;
 mod disk;
 mod homes;

@@ -1,28 +1,8 @@
 //! A home that was copied and put back.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use crate::support::{Device, Place};
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let at = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy(&path, &at);
-        } else {
-            std::fs::copy(&path, &at).unwrap();
-        }
-    }
-}
-
-fn put_back(device: &Device, copied: &Path) {
-    std::fs::remove_dir_all(&device.home).unwrap();
-    copy(copied, &device.home);
-}
+use crate::support::{Device, Place, copy, put_back};
 
 fn epoch(device: &Device) -> (u64, Value) {
     let group = device.ok(&["group", "list"]).remove(0);

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 
 /// Longest time that one command may take; only a defect takes so long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Sets the wall clock of a process forward, see `qpc_server::clock`.
+const DAYS_AHEAD: &str = "QPC_DAYS_AHEAD";
 
 /// A place with a server and homes; all of it goes when this goes.
 pub(crate) struct Place {
@@ -26,6 +28,8 @@ pub(crate) struct Place {
     pub(crate) limit: Option<u32>,
     /// A variable of the server's environment.
     pub(crate) extra: Option<(&'static str, String)>,
+    /// How many days ahead the clocks are: the server's once it is started again, a device's from when it is asked for.
+    pub(crate) days: u32,
 }
 
 impl Place {
@@ -65,6 +69,7 @@ impl Place {
             arguments: Vec::new(),
             limit: None,
             extra: None,
+            days: 0,
         }
     }
 
@@ -100,6 +105,7 @@ impl Place {
             .args(["--logins-per-source", "1000", "--data-dir"])
             .arg(self.dir.path().join("server"))
             .args(&self.arguments)
+            .env(DAYS_AHEAD, self.days.to_string())
             .envs(self.extra.clone());
         if let Some(blocks) = self.limit {
             command = limited(&command, blocks);
@@ -136,6 +142,7 @@ impl Place {
             home: self.path(name),
             password,
             key_file: Some(self.path(&format!("{name}.key"))),
+            days: self.days,
         }
     }
 
@@ -175,6 +182,8 @@ pub(crate) struct Device {
     pub(crate) home: PathBuf,
     pub(crate) password: PathBuf,
     pub(crate) key_file: Option<PathBuf>,
+    /// How many days ahead its clock is.
+    pub(crate) days: u32,
 }
 
 pub(crate) fn bare() -> Command {
@@ -219,6 +228,7 @@ impl Device {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = bare();
         command.arg("--home").arg(&self.home).env("QPC_PASSWORD_FILE", &self.password);
+        command.env(DAYS_AHEAD, self.days.to_string());
         if let Some(file) = &self.key_file {
             command.arg("--key-file").arg(file);
         }
@@ -325,6 +335,28 @@ pub(crate) fn with_input(mut child: Child, input: &str) -> Done {
 pub(crate) fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
+}
+
+/// Copies what is in a folder into another, which is made unless it is there.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let mode = std::fs::metadata(from).unwrap().permissions();
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::set_permissions(to, mode).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let at = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy(&path, &at);
+        } else {
+            std::fs::copy(&path, &at).unwrap();
+        }
+    }
+}
+
+/// A home is again as it was when it was copied.
+pub(crate) fn put_back(device: &Device, copied: &Path) {
+    std::fs::remove_dir_all(&device.home).unwrap();
+    copy(copied, &device.home);
 }
 
 pub(crate) fn holds(dir: &Path, needle: &str) -> bool {

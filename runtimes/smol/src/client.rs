@@ -46,16 +46,19 @@ pub struct ClientOptions {
     /// A quiet connection is probed this often, so that a server that was started again is noticed; `None` leaves
     /// it to the machine's pings, which are rarer and kinder to a battery.
     pub probe_time: Option<Duration>,
+    /// Of the machine and its driver.
+    pub clock: Clock,
 }
 
 impl ClientOptions {
-    /// Trusts the pin in the address only; 10 s to connect, a probe every 5 s.
+    /// Trusts the pin in the address only; the system's clock; 10 s to connect, a probe every 5 s.
     pub fn new(config: Config) -> Self {
         Self {
             config,
             trust: Trust::PinOnly,
             connect_time: Duration::from_secs(10),
             probe_time: Some(Duration::from_secs(5)),
+            clock: Clock::start(),
         }
     }
 }
@@ -110,7 +113,7 @@ pub fn open(
     options: ClientOptions,
     mut store: Box<dyn ClientStore>,
 ) -> Result<(ClientHandle, Receiver<Event>), OpenError> {
-    let clock = Clock::start();
+    let clock = options.clock;
     let directory = directory(&mut *store)?;
     let machine = Client::restore(options.config, directory, entropy()?, clock.now())?;
     let (orders, inbox) = async_channel::bounded(COMMANDS);

@@ -1,6 +1,6 @@
 //! The only place where a driver asks the system for time and randomness.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use qpc_protocol::env::{Entropy, Now, UnixMillis};
 
@@ -8,17 +8,25 @@ use qpc_protocol::env::{Entropy, Now, UnixMillis};
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     start: Instant,
+    ahead: Duration,
 }
 
 impl Clock {
     /// A clock whose monotonic time starts now.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), ahead: Duration::ZERO }
+    }
+
+    /// The same with a wall clock that is ahead of the system's: for tests of what takes days.
+    #[must_use]
+    pub fn ahead(self, by: Duration) -> Self {
+        Self { ahead: by, ..self }
     }
 
     /// What time it is.
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = wall.saturating_add(self.ahead);
         Now {
             mono: self.start.elapsed(),
             wall: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
@@ -26,7 +34,7 @@ impl Clock {
     }
 
     /// The moment at which the monotonic time is `mono`; `None` if it lies beyond all clocks.
-    pub(crate) fn instant(&self, mono: std::time::Duration) -> Option<Instant> {
+    pub(crate) fn instant(&self, mono: Duration) -> Option<Instant> {
         self.start.checked_add(mono)
     }
 }

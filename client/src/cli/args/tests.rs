@@ -40,3 +40,18 @@ fn older_names_still_work() {
         assert_eq!(Cli::try_parse_from(words).unwrap().verb.name(), name, "{line}");
     }
 }
+
+#[test]
+fn keys_may_get_from_a_day_to_a_year_old() {
+    let age = |days: &[&str]| {
+        let words = [&["qpc", "recv"], days].concat();
+        Cli::try_parse_from(words).map(|cli| cli.global.update().age.as_secs())
+    };
+    let day = 24 * 60 * 60;
+    assert_eq!(age(&[]).unwrap(), 7 * day);
+    assert_eq!(age(&["--update-days", "1"]).unwrap(), day);
+    assert_eq!(age(&["--update-days", "365"]).unwrap(), 365 * day);
+    for days in ["0", "366", "-1", "1.5", "1d", "", "18446744073709551616"] {
+        assert!(age(&["--update-days", days]).is_err(), "{days}");
+    }
+}

@@ -16,6 +16,8 @@ use world::{Kept, Struck, UNREAD, World};
 const WORLDS: usize = 6;
 /// No verb has so many steps.
 const STEPS: u64 = 200;
+/// Days after which the server keeps no entry.
+const RETENTION: u32 = 7;
 /// Names the verbs to strike, as in `group invite`; all without it.
 const ONLY: &str = "QPC_STEPS_ONLY";
 
@@ -25,7 +27,7 @@ type Strike = fn(&mut World, &Verb, u64) -> Struck;
 fn all(verbs: Vec<Verb>, of_the_client: bool, strike: Strike) {
     let begin = Instant::now();
     let only = std::env::var(ONLY).unwrap_or_default();
-    let wanted = |verb: &Verb| verb.words.join(" ").starts_with(&only);
+    let wanted = |verb: &Verb| name(verb).contains(&only);
     let verbs = Mutex::new(verbs.into_iter().filter(wanted).collect::<Vec<_>>());
     let first = World::first();
     thread::scope(|scope| {
@@ -50,11 +52,10 @@ fn at_every_step(
     of_the_client: bool,
     strike: Strike,
 ) {
-    world.begin(&prepared(first, verb), verb.proposes);
-    let how = if verb.proposes { " (proposed)" } else { "" };
-    let words = format!("{} {}{how}", verb.by, verb.words.join(" "));
+    world.begin(&prepared(first, verb), verb.days, verb.proposes);
+    let words = name(verb);
     let mut again = 0;
-    for step in 0..STEPS {
+    for step in (0..STEPS).step_by(verb.stride) {
         let name = format!("{words}, step {step}");
         let struck = strike(world, verb, step);
         let asked_again = struck.done.code != 0 && recover(world, verb, &struck, &name);
@@ -77,9 +78,27 @@ fn at_every_step(
     panic!("{words} does not end by itself");
 }
 
+fn name(verb: &Verb) -> String {
+    let mut name = format!("{} {}", verb.by, verb.words.join(" "));
+    if verb.proposes {
+        name += " (proposed)";
+    }
+    if let Some((by, words)) = verb.before.last() {
+        name += &format!(" (after {by} {})", words.join(" "));
+    }
+    if verb.restored {
+        name += " (restored)";
+    }
+    if verb.days > 0 {
+        name += &format!(" ({} days later)", verb.days);
+    }
+    name
+}
+
 /// What a verb begins with.
 fn prepared(first: &Arc<Kept>, verb: &Verb) -> Arc<Kept> {
     if verb.before.is_empty() {
+        assert!(!verb.restored);
         return Arc::clone(first);
     }
     let mut world = World::empty(first);
@@ -87,6 +106,9 @@ fn prepared(first: &Arc<Kept>, verb: &Verb) -> Arc<Kept> {
     for (by, words) in verb.before {
         let done = world.run(by, words);
         assert_eq!(done.code, 0, "{}", done.err);
+    }
+    if verb.restored {
+        world.restore(verb.by);
     }
     world.keep()
 }
@@ -121,12 +143,23 @@ fn talk(world: &World, verb: &Verb, step: u64, name: &str) {
     }
     if step % 4 == 1 {
         let heard = world.hear(speaker);
-        assert_eq!(heard.iter().filter(|text| *text == UNREAD).count(), 1, "{name}: {heard:?}");
+        let times = usize::from(verb.days < RETENTION);
+        assert_eq!(heard.iter().filter(|text| *text == UNREAD).count(), times, "{name}: {heard:?}");
     }
 }
 
 fn verbs() -> Vec<Verb> {
-    [verbs::of_the_team(), verbs::of_devices(), verbs::of_people()].into_iter().flatten().collect()
+    [
+        verbs::of_the_team(),
+        verbs::of_followers(),
+        verbs::of_devices(),
+        verbs::of_people(),
+        // The last ones are struck first: these take longest.
+        verbs::of_the_lost(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// The client dies: before and after each of its batches.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::world::World;
+use super::world::{UNREAD, World};
 
 /// A command line; `<server>` stands for the server's address, `<second>` for the id of that device.
 pub(super) type Words = &'static [&'static str];
@@ -15,6 +15,12 @@ pub(super) struct Verb {
     pub(super) proposes: bool,
     /// What others do first, undisturbed.
     pub(super) before: &'static [(&'static str, Words)],
+    /// Whether the home of who runs it is put back then, from a copy made before that.
+    pub(super) restored: bool,
+    /// How many days later it is run.
+    pub(super) days: u32,
+    /// Of so many steps one is struck: 1, unless each strike takes too long for more.
+    pub(super) stride: usize,
     /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
     /// them. Whoever sees that it has not runs the verb again.
     pub(super) is_true: fn(&World) -> bool,
@@ -42,6 +48,9 @@ const COMMIT: Verb = Verb {
     words: &[],
     proposes: false,
     before: &[],
+    restored: false,
+    days: 0,
+    stride: 1,
     is_true: |world| world.team("alice")["epoch"] != world.start().epoch,
     stored_from: Some(1),
     again: &[],
@@ -82,6 +91,12 @@ fn trust(world: &World, username: &str) -> Value {
 fn devices(world: &World) -> usize {
     let listed = world.device("alice").ok(&["devices", "list"]);
     listed.iter().filter(|device| device["revoked"] == false).count()
+}
+
+/// The classical group, as `by` has it now.
+fn old(world: &World, by: &str) -> Value {
+    let listed = world.listed(by);
+    listed.into_iter().find(|group| group["name"] == "old").unwrap()
 }
 
 /// Alice's third device is added by the others when they hear of it, sooner or later: no command waits for that.
@@ -154,6 +169,27 @@ pub(super) fn of_the_team() -> Vec<Verb> {
             check: |world| assert_eq!(world.team("bob")["generation"], 2),
             ..COMMIT
         },
+        Verb {
+            words: &["group", "reset", "old", "--suite", "hybrid"],
+            before: &[
+                ("alice", &["group", "create", "old", "--classical"]),
+                ("alice", &["group", "invite", "old", "bob"]),
+                ("bob", &["send", "old", "before"]),
+            ],
+            is_true: |world| old(world, "alice")["generation"] == 2,
+            stored_from: Some(3),
+            check: |world| {
+                world.device("alice").send("old", "after");
+                bob_heard_carol_once(world);
+                assert_eq!(world.hear("bob").last().unwrap(), "after");
+                assert!(world.hear("alice").contains(&"before".to_owned()));
+                for name in ["alice", "bob"] {
+                    let old = old(world, name);
+                    assert_eq!((&old["generation"], &old["suite"]), (&2.into(), &"hybrid".into()));
+                }
+            },
+            ..ASIDE
+        },
         Verb { words: &["group", "rejoin", "team"], ..COMMIT },
         // Whoever leaves proposes it, and somebody else commits it.
         Verb {
@@ -171,6 +207,121 @@ pub(super) fn of_the_team() -> Vec<Verb> {
             talkers: &["alice", "carol"],
             check: |world| assert_eq!(members(world, "carol", "team").len(), 3),
             ..COMMIT
+        },
+        // Her keys are older than she allows. The others allow them seven days.
+        Verb {
+            words: &["recv", "--update-days", "2"],
+            days: 3,
+            stored_from: None,
+            check: |world| assert_eq!(world.team("bob")["epoch"], world.start().epoch + 1),
+            ..COMMIT
+        },
+    ]
+}
+
+/// Bob hears what became of the team.
+const FOLLOW: Verb =
+    Verb { by: "bob", words: &["recv"], is_true: |_| true, stored_from: None, ..COMMIT };
+
+fn bob_heard_carol_once(world: &World) {
+    let heard = world.hear("bob");
+    assert_eq!(heard.iter().filter(|text| *text == UNREAD).count(), 1, "{heard:?}");
+}
+
+/// Those who hear what others changed.
+pub(super) fn of_followers() -> Vec<Verb> {
+    vec![
+        Verb {
+            before: &[("alice", &["group", "reset", "team"])],
+            epochs: None,
+            check: |world| {
+                bob_heard_carol_once(world);
+                assert_eq!(world.team("bob")["generation"], 2);
+                assert_eq!(
+                    world.team("bob")["authenticator"],
+                    world.team("alice")["authenticator"]
+                );
+            },
+            ..FOLLOW
+        },
+        Verb {
+            before: &[("alice", &["group", "remove", "team", "carol"])],
+            talkers: &["alice", "bob", "second"],
+            check: |world| {
+                bob_heard_carol_once(world);
+                assert_eq!(members(world, "bob", "team").len(), 3);
+            },
+            ..FOLLOW
+        },
+        Verb {
+            before: &[("alice", &["group", "remove", "team", "bob"])],
+            talkers: &["alice", "second", "carol"],
+            check: |world| {
+                bob_heard_carol_once(world);
+                assert_eq!(world.team("bob")["member"], false);
+                assert_eq!(
+                    world.device("bob").fails(&["send", "team", "still here"]).1,
+                    "E132 NotMember"
+                );
+            },
+            ..FOLLOW
+        },
+        Verb {
+            before: &[("alice", &["devices", "revoke", "<second>"])],
+            talkers: &["alice", "bob", "carol"],
+            check: |world| {
+                bob_heard_carol_once(world);
+                assert_eq!(members(world, "bob", "team").len(), 3);
+            },
+            ..FOLLOW
+        },
+    ]
+}
+
+/// Bob comes back into the team by himself, and reads what is said after.
+const COME_BACK: Verb = Verb {
+    is_true: |world| {
+        (0..20).any(|_| world.team("bob")["epoch"].as_u64() > Some(world.start().epoch))
+    },
+    check: |world| {
+        world.device("bob").send("team", "here again");
+        assert!(world.hear("carol").contains(&"here again".to_owned()));
+        world.device("carol").send("team", "good");
+        assert!(world.hear("bob").contains(&"good".to_owned()));
+        assert_eq!(world.team("bob")["authenticator"], world.team("carol")["authenticator"]);
+    },
+    ..FOLLOW
+};
+
+/// Those who have to come back.
+pub(super) fn of_the_lost() -> Vec<Verb> {
+    vec![
+        // Away for longer than entries are kept. The others have read everything.
+        Verb {
+            before: &[
+                ("alice", &["send", "team", "gone by then"]),
+                ("alice", &["recv"]),
+                ("second", &["recv"]),
+                ("carol", &["recv"]),
+            ],
+            days: 8,
+            // What the server says to be gone is asked for again, five seconds later.
+            stride: 5,
+            // After so many days everybody has fresh keys.
+            epochs: None,
+            ..COME_BACK
+        },
+        // From a backup.
+        Verb {
+            before: &[
+                ("bob", &["recv"]),
+                ("bob", &["send", "team", "since the copy"]),
+                ("carol", &["recv"]),
+                ("bob", &["group", "update", "team"]),
+                ("carol", &["recv"]),
+            ],
+            restored: true,
+            ..COME_BACK
         },
     ]
 }
@@ -314,7 +465,7 @@ pub(super) fn of_people() -> Vec<Verb> {
             check: |world| {
                 let mut heard = world.hear("alice");
                 heard.sort();
-                assert_eq!(heard, ["aside", "more", super::world::UNREAD]);
+                assert_eq!(heard, ["aside", "more", UNREAD]);
             },
             ..ASIDE
         },

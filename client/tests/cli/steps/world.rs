@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Device, Done, Place, finish};
+use crate::support::{Device, Done, Place, copy, finish, put_back};
 
 /// Names the moment at which a process dies, see `qpc_server::crash_point`.
 const DIES_AT: &str = "QPC_KILL_AT";
@@ -105,10 +105,17 @@ impl World {
         Self { place, kept, proposes: false, heard: Mutex::default() }
     }
 
-    /// What it is put back to from here on, and whether commands propose instead of committing.
-    pub(super) fn begin(&mut self, kept: &Arc<Kept>, proposes: bool) {
+    /// What it is put back to from here on, how many days later, and whether commands propose instead of committing.
+    pub(super) fn begin(&mut self, kept: &Arc<Kept>, days: u32, proposes: bool) {
         self.kept = Arc::clone(kept);
+        self.place.days = days;
         self.proposes = proposes;
+    }
+
+    /// The home of a device is as it was when the disks were last put back.
+    pub(super) fn restore(&self, name: &str) {
+        put_back(&self.device(name), &self.kept.dir.path().join(name));
+        self.readdress();
     }
 
     /// How things are now.
@@ -133,6 +140,7 @@ impl World {
         self.place.kill_server();
         let dir = tempfile::tempdir().unwrap();
         copy(self.place.dir.path(), dir.path());
+        drop(fs::remove_file(dir.path().join(LOG)));
         Arc::new(Kept { dir, address: self.place.address.clone(), start })
     }
 
@@ -145,7 +153,11 @@ impl World {
         self.place.extra = server_dies_at.map(|at| (DIES_AT, at.to_string()));
         self.place.restart_server();
         self.place.extra = None;
-        // Homes remember where their server is.
+        self.readdress();
+    }
+
+    /// Homes remember where their server was when they were kept.
+    fn readdress(&self) {
         for entry in fs::read_dir(self.place.dir.path()).unwrap() {
             let file = entry.unwrap().path().join("config.toml");
             if let Ok(text) = fs::read_to_string(&file) {
@@ -291,21 +303,6 @@ fn clear(dir: &Path) {
             true => fs::remove_dir_all(&path).unwrap(),
             false if path.ends_with(LOG) => {}
             false => fs::remove_file(&path).unwrap(),
-        }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for entry in fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let at = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            let mode = fs::metadata(&path).unwrap().permissions();
-            fs::create_dir(&at).unwrap();
-            fs::set_permissions(&at, mode).unwrap();
-            copy(&path, &at);
-        } else if !path.ends_with(LOG) {
-            fs::copy(&path, &at).unwrap();
         }
     }
 }
