@@ -31,10 +31,11 @@ impl Server {
                 self.fault(conn, PeerFault::Unexpected("a call on the link for pushes"));
             }
             (Some(_), Body::Request(request)) => {
-                let held = weight(&request);
-                if link.calls.insert(frame.call, held).is_some() {
+                if link.calls.contains_key(&frame.call) {
                     return self.fault(conn, PeerFault::Unexpected("a call id in use"));
                 }
+                let held = weight(&request);
+                link.calls.insert(frame.call, held);
                 link.held += held;
                 if let Some(connection) = self.conns.get_mut(&conn) {
                     connection.in_flight += 1;

@@ -138,8 +138,9 @@ fn a_call_id_in_use_closes_the_connection() {
     let alice = Device::new(&mut world, "alice");
     world.disk = Disk::Waits;
     let frame = Frame { call: 77, body: Body::Request(Request::KeyPackageStatus { suite: None }) };
+    let heavier = Request::BlobGet { hash: Digest([1; 32]), offset: 0 };
     world.send(alice.link, &frame);
-    world.send(alice.link, &frame);
+    world.send(alice.link, &Frame { call: 77, body: Body::Request(heavier) });
     world.settle();
     assert_eq!(world.close_code(alice.link), Some(CloseCode::UNEXPECTED));
 }
