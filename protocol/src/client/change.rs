@@ -64,7 +64,7 @@ impl Client {
     }
 
     /// Names the devices that an invitation could not add.
-    fn name_missing(&mut self, ticket: Ticket, intent: Intent) {
+    pub(super) fn name_missing(&mut self, ticket: Ticket, intent: Intent) {
         let Want::Add { account: Some(account), missing, .. } = intent.want else { return };
         for (device, why) in missing {
             let (channel, device) = (intent.channel, Sender { account, device });
@@ -79,7 +79,7 @@ impl Client {
         match self.intents.get(&ticket).map(|intent| &intent.want) {
             Some(Want::Admit { .. } | Want::Expel { .. }) => self.set_back(ticket),
             Some(Want::Add { .. }) if packages && self.owes_the_other(ticket) => {
-                self.owe_the_other(ticket, Vec::new());
+                self.owe_the_other(ticket);
             }
             _ => self.fail_intent(ticket, failed),
         }

@@ -15,12 +15,11 @@ use super::Client;
 use super::channel::Channel;
 use super::command::prepare;
 use super::directory::ChannelRow;
-use super::event::{Event, Failed, Outcome};
+use super::event::{Failed, Outcome};
 use super::intent::{Intent, Want};
-use super::restore::TICKETS_OF_A_START;
 use crate::env::Now;
 use crate::error::{ErrorCode, Refused};
-use crate::id::{AccountId, ChannelId, DeviceId, Sender};
+use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::MlsError;
 use crate::mls::group::{Founding, Group, Plan};
@@ -275,17 +274,13 @@ impl Client {
     }
 
     /// The other account cannot be added yet: tried again later, and told once which devices have no key package.
-    pub(super) fn owe_the_other(&mut self, ticket: Ticket, missing: Vec<(DeviceId, String)>) {
-        self.claim_again(ticket);
-        let told = !self.tells_first(ticket);
-        let of = self.intents.get(&ticket).map(|intent| (intent.channel, &intent.want));
-        if let (Some((channel, Want::Add { account: Some(account), .. })), false) = (of, told) {
-            let account = *account;
-            for (device, why) in missing {
-                let device = Sender { account, device };
-                self.event(Event::NotAdded { ticket, channel, device, why });
-            }
+    pub(super) fn owe_the_other(&mut self, ticket: Ticket) {
+        if self.tells_first(ticket)
+            && let Some(intent) = self.intents.get(&ticket).cloned()
+        {
+            self.name_missing(ticket, intent);
         }
+        self.claim_again(ticket);
         self.set_back(ticket);
     }
 
@@ -334,7 +329,7 @@ impl Client {
     /// true. Who asks for it since this machine started would know.
     pub(super) fn place_is_taken(&mut self, id: ChannelId, ticket: Ticket) {
         self.lose_founding(id);
-        if ticket.0 >> TICKETS_OF_A_START != self.last_ticket >> TICKETS_OF_A_START {
+        if !self.is_of_this_start(ticket) {
             self.miss_welcomes();
         }
     }

@@ -177,10 +177,9 @@ impl Client {
         if sound.is_empty() {
             let last = missing.last().map(|(device, why)| format!("device {device}: {why}"));
             let why = last.unwrap_or_else(|| "it has no device".into());
-            let missing = missing.clone();
             self.intents.insert(ticket, intent);
             if self.owes_the_other(ticket) {
-                return self.owe_the_other(ticket, missing);
+                return self.owe_the_other(ticket);
             }
             return self.fail_intent(ticket, Failed::NotAdded { account, why });
         }
@@ -208,7 +207,7 @@ impl Client {
             }
             _ if matches!(intent.want, Want::Admit { .. }) => self.set_back(ticket),
             ErrorCode::NoKeyPackage if self.owes_the_other(ticket) => {
-                self.owe_the_other(ticket, Vec::new());
+                self.owe_the_other(ticket);
             }
             _ => {
                 // Without the group nothing else that was wanted there can come true.

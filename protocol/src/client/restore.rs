@@ -29,7 +29,7 @@ use crate::store::record::decode;
 use crate::wire::message::Tokens;
 
 /// Each start draws its tickets from a range of its own, so many bits wide, so that they stay unique.
-pub(super) const TICKETS_OF_A_START: u32 = 20;
+const TICKETS_OF_A_START: u32 = 20;
 /// More batches than any device can have stored: whoever says so is damaged.
 const STATE_VERSIONS: u64 = 1 << 40;
 
@@ -266,6 +266,11 @@ impl Client {
         client.remind();
         client.go_without(stored.lost);
         Ok(client)
+    }
+
+    /// Whether a ticket was drawn since this machine started.
+    pub(super) fn is_of_this_start(&self, ticket: Ticket) -> bool {
+        ticket.0 >> TICKETS_OF_A_START == self.last_ticket >> TICKETS_OF_A_START
     }
 
     /// This device's inbox, from the first login on.
