@@ -49,6 +49,7 @@ const LOST: &str = "what was stored of it is damaged; see how things stand, and 
 pub(super) enum Lost {
     Version,
     Restored,
+    Unwelcomed,
     Tokens,
     Rotation,
     Envelopes,
@@ -70,6 +71,7 @@ impl Lost {
         match key {
             VERSION_KEY => return Some(Self::Version),
             directory::RESTORED => return Some(Self::Restored),
+            directory::UNWELCOMED => return Some(Self::Unwelcomed),
             directory::TOKENS => return Some(Self::Tokens),
             directory::ROTATION => return Some(Self::Rotation),
             directory::ENVELOPES => return Some(Self::Envelopes),
@@ -108,6 +110,9 @@ impl Lost {
         match self {
             Self::Version | Self::Restored => {
                 ("how recent this state is", "this device comes back to its groups by new keys")
+            }
+            Self::Unwelcomed => {
+                ("whether welcomes were lost", "the server is asked for this device's groups")
             }
             Self::Tokens => ("the session", "log in again"),
             Self::Rotation => {
@@ -151,6 +156,7 @@ impl Client {
     fn make_up_for(&mut self, lost: Lost) {
         match lost {
             Lost::Version | Lost::Restored => self.note_restored(0),
+            Lost::Unwelcomed => self.miss_welcomes(),
             Lost::Tokens => self.end_session(ErrorCode::TokenInvalid),
             Lost::Rotation => {
                 for id in self.channels.keys().copied().collect::<Vec<_>>() {

@@ -57,6 +57,7 @@ pub const DIRECTORY: &[u8] = b"d/";
 pub(super) const IDENTITY: &[u8] = b"d/identity";
 pub(super) const TOKENS: &[u8] = b"d/tokens";
 pub(super) const RESTORED: &[u8] = b"d/restored";
+pub(super) const UNWELCOMED: &[u8] = b"d/unwelcomed";
 pub(super) const ROTATION: &[u8] = b"d/rotation";
 pub(super) const ENVELOPES: &[u8] = b"d/envelopes";
 pub(super) const FLEET: &[u8] = b"d/devices";
@@ -186,10 +187,12 @@ pub(super) struct Restored {
     pub lead: u64,
     /// When it was last found out.
     pub at: UnixMillis,
-    /// The inbox has lost entries, or this device was out of a group by the server's word, and the list of memberships was
-    /// not read since.
-    pub unwelcomed: bool,
 }
+
+/// The inbox has lost entries, or this device was out of a group by the server's word, and the list of memberships was not
+/// read to its end since. Absent, there is nothing to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Unwelcomed;
 
 /// Whether this device is out of a group that it is a member of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,11 +9,13 @@
 //! under that name, to the members that this device sees. Nothing that it did know is given up: of a group that it has read,
 //! the highest epoch seen bounds what is taken.
 
+use super::directory::{self, Unwelcomed};
 use super::net::Call;
 use super::session::Phase;
 use super::{Channel, Client};
 use crate::id::ChannelId;
 use crate::io::ConnId;
+use crate::store::batch::Op;
 use crate::wire::message::{ChannelInfo, ChannelKind, Request};
 
 /// How far the list of memberships was read on a connection.
@@ -43,7 +45,7 @@ impl Client {
     /// Whether groups may still be named that this device has to come into; asks for them, once the welcomes that are left
     /// have been read.
     pub(super) fn asks_for_memberships(&mut self) -> bool {
-        let wanted = self.restored.open || self.restored.unwelcomed;
+        let wanted = self.restored.open || self.unwelcomed;
         if !wanted || self.phase() != Some(Phase::Online) {
             return false;
         }
@@ -73,8 +75,9 @@ impl Client {
 
     /// This device may be in a group that it does not know for its own: they are asked for, once on each connection.
     pub(super) fn doubt_memberships(&mut self) {
-        self.restored.unwelcomed = true;
-        self.store_restored();
+        if !core::mem::replace(&mut self.unwelcomed, true) {
+            self.gate.stage(directory::put(directory::UNWELCOMED.to_vec(), &Unwelcomed));
+        }
     }
 
     fn ask_memberships(&mut self, after: Option<ChannelId>) {
@@ -84,7 +87,7 @@ impl Client {
     }
 
     /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more groups
-    /// are tried at once than welcomes that do not open.
+    /// are tried at once than welcomes that do not open; the others are asked for with the next session.
     pub(super) fn on_memberships(&mut self, channels: &[ChannelInfo], more: bool) {
         let Some(Listed::Asked(_, after)) = self.listed() else { return };
         let mut last = after;
@@ -93,13 +96,14 @@ impl Client {
             if !leads_on
                 || (self.is_unwelcomed(info) && !self.enter_unopened(info.channel, info.generation))
             {
-                return self.end_memberships();
+                return self.on_memberships_refused();
             }
             last = Some(info.channel);
         }
-        match more && last > after {
-            true => self.ask_memberships(last),
+        match more {
             false => self.end_memberships(),
+            true if last > after => self.ask_memberships(last),
+            true => self.on_memberships_refused(),
         }
     }
 
@@ -112,11 +116,12 @@ impl Client {
     fn end_memberships(&mut self) {
         let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
         self.listed = Some(Listed::Read(conn));
-        if core::mem::take(&mut self.restored.unwelcomed) {
-            self.store_restored();
+        if core::mem::take(&mut self.unwelcomed) {
+            self.gate.stage(Op::Delete(directory::UNWELCOMED.to_vec()));
         }
     }
 
+    /// It is not read to its end: the server did not say it, did not go on, or named too many groups to try at once.
     pub(super) fn on_memberships_refused(&mut self) {
         if let Some(Listed::Asked(conn, _)) = self.listed() {
             self.listed = Some(Listed::Refused(conn));

@@ -240,6 +240,8 @@ pub struct Client {
     synced: bool,
     /// What is known of this state being an older one than the device once had.
     restored: Restored,
+    /// Groups may have been missed: see [`directory::Unwelcomed`].
+    unwelcomed: bool,
     /// How far the server's list of memberships was read.
     listed: Option<Listed>,
 }

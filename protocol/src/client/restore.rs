@@ -7,6 +7,7 @@ use super::checkpoint::{Claim, Ledger};
 use super::damage::Lost;
 use super::directory::{
     self, ChannelRow, Contact, Ended, Fall, Fleet, Identity, Leaf, PackagePlan, Restored, Sweep,
+    Unwelcomed,
 };
 use super::envelope::Envelopes;
 use super::event::Failed;
@@ -43,6 +44,7 @@ struct Directory {
     plan: PackagePlan,
     sweep: Option<Sweep>,
     restored: Restored,
+    unwelcomed: bool,
     rotation: Rotation,
     envelopes: Envelopes,
     fleet: Fleet,
@@ -116,6 +118,9 @@ impl Directory {
             self.envelopes = decode(key, value)?;
         } else if key == directory::RESTORED {
             self.restored = decode(key, value)?;
+        } else if key == directory::UNWELCOMED {
+            let Unwelcomed = decode(key, value)?;
+            self.unwelcomed = true;
         } else if key == directory::FLEET {
             self.fleet = decode(key, value)?;
         } else if key == directory::PACKAGES {
@@ -261,6 +266,7 @@ impl Client {
             uses: 0,
             synced: false,
             restored: stored.restored,
+            unwelcomed: stored.unwelcomed,
             listed: None,
         };
         client.remind();

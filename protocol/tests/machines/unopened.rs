@@ -1,15 +1,17 @@
 //! Welcomes that cannot be opened, as many as a server can make up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::talk::*;
 use qpc_protocol::client::event::Event;
 use qpc_protocol::id::{ChannelId, MessageId};
-use qpc_protocol::limits::UNOPENED_WELCOMES;
+use qpc_protocol::limits::{ENTRY_TIME, UNOPENED_WELCOMES};
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, Entry, EntryKind, Frame, Origin, Push, Request};
+use qpc_protocol::wire::message::{
+    Body, ChannelInfo, Entry, EntryKind, Frame, Origin, Push, Reply, Request,
+};
 use qpc_sim::world::{Rules, World};
 
 /// Channels that a device has something stored of, its inbox included.
@@ -114,4 +116,52 @@ fn welcomes_to_groups_that_do_not_exist_leave_nothing_behind() {
     }
     let out = |event: &&Event| matches!(event, Event::Evicted { .. });
     assert_eq!(world.devices[BOB].log.iter().filter(out).count(), 40);
+}
+
+/// Welcomes that the inbox has lost, to a group that the server names behind more than are tried at once: it is not
+/// forgotten, but asked for with the next session, across a restart too.
+#[test]
+fn a_group_named_behind_too_many_is_come_into_with_a_later_session() {
+    let mut world = World::new(Rules::new(3));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    world.crash(BOB);
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    let lists = Rc::new(Cell::new(0));
+    let count = lists.clone();
+    lie_reply(&mut world, BOB, move |reply| {
+        let Reply::Channels { channels, .. } = reply else { return };
+        count.set(count.get() + 1);
+        let real = channels.iter().find(|info| info.channel == channel).unwrap().clone();
+        let made_up = |number| {
+            let mut id = [0; 16];
+            id[15] = number;
+            ChannelInfo { channel: ChannelId::group(id), ..real.clone() }
+        };
+        channels.splice(0..0, (0..UNOPENED_WELCOMES as u8).map(made_up));
+    });
+    world.start(BOB);
+    world.settle();
+    world.pass(Duration::from_secs(300));
+    assert_eq!(lists.get(), 1);
+    let bob = world.groups(BOB);
+    assert!(!bob.iter().any(|group| group.channel == channel));
+    world.crash(BOB);
+    world.liar = None;
+    world.start(BOB);
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+    all_say(&mut world, channel, &[ALICE, BOB], "in");
+    // The list was read to its end: nothing is asked any more.
+    let asked = Rc::new(Cell::new(false));
+    let seen = asked.clone();
+    lie_reply(&mut world, BOB, move |reply| {
+        seen.set(seen.get() || matches!(reply, Reply::Channels { .. }));
+    });
+    world.cut(BOB);
+    world.settle();
+    assert!(!asked.get());
 }

@@ -95,6 +95,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
         PACKAGES => plain::<PackagePlan>(key, value),
         SWEEP => plain::<Sweep>(key, value),
         FLEET => of::<Fleet>(key, value, |fleet| vec![listing(&fleet.listing)]),
+        UNWELCOMED => plain::<Unwelcomed>(key, value),
         RESTORED => plain::<Restored>(key, value),
         CONTACT => of::<Contact>(key, value, |contact| vec![trust(&contact.trust)]),
         CHANNEL => plain::<ChannelRow>(key, value),
@@ -122,7 +123,7 @@ fn again(key: &[u8], value: &[u8]) -> (Vec<u8>, Value, Vec<&'static str>) {
 }
 
 /// The kinds of records that this file is about: single ones by their key, others by its beginning.
-const KINDS: [&[u8]; 22] = [
+const KINDS: [&[u8]; 23] = [
     VERSION_KEY,
     IDENTITY,
     TOKENS,
@@ -131,6 +132,7 @@ const KINDS: [&[u8]; 22] = [
     PACKAGES,
     SWEEP,
     FLEET,
+    UNWELCOMED,
     RESTORED,
     CONTACT,
     CHANNEL,

@@ -109,7 +109,8 @@ fn of_the_device() -> Vec<Sample> {
             )])),
         ),
         sample(SWEEP, "", &[], &Sweep { at: Some(AT) }),
-        sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT, unwelcomed: true }),
+        sample(UNWELCOMED, "", &[], &Unwelcomed),
+        sample(RESTORED, "", &[], &Restored { open: true, lead: 3, at: AT }),
     ];
     for listed in [Listing::Never, Listing::Due, Listing::Done] {
         let devices = [(device(0x31), 1, false), (device(0x32), 2, true)].into_iter();
