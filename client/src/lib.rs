@@ -11,5 +11,6 @@ mod password;
 mod problem;
 mod session;
 mod store;
+mod warning;
 
 pub use cli::main;

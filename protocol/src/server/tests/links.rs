@@ -7,7 +7,7 @@ use super::harness::*;
 use crate::error::{CloseCode, ErrorCode, Fatal};
 use crate::id::{ChannelId, Digest};
 use crate::io::{
-    Binding, BindingKind, Gone, Input, LinkId, LinkRole, Links, OpId, Transport, WakeReason,
+    Binding, BindingKind, Gone, Input, LinkId, LinkRole, Links, OpId, Output, Transport, WakeReason,
 };
 use crate::limits;
 use crate::server::audit::AuditKind;
@@ -137,10 +137,35 @@ fn a_call_id_in_use_closes_the_connection() {
     let mut world = World::new();
     let alice = Device::new(&mut world, "alice");
     world.disk = Disk::Waits;
-    let frame = Frame { call: 77, body: Body::Request(Request::KeyPackageStatus { suite: None }) };
+    let request = Request::KeyPackageStatus { suite: None };
+    for _ in 0..2 {
+        world.send(alice.link, &Frame { call: 77, body: Body::Request(request.clone()) });
+    }
+    world.settle();
+    assert_eq!(world.close_code(alice.link), Some(CloseCode::UNEXPECTED));
+}
+
+/// The second call is not counted: the first one's answer, come before the connection is closed, takes off what was put on.
+#[test]
+fn a_heavier_call_under_an_id_in_use_is_not_counted() {
+    let mut world = World::new();
+    let mut alice = Device::new(&mut world, "alice");
+    let packages = vec![alice.key_package(&world, false)];
+    let upload = Request::KeyPackageUpload { packages, last_resort: None };
     let heavier = Request::BlobGet { hash: Digest([1; 32]), offset: 0 };
-    world.send(alice.link, &frame);
-    world.send(alice.link, &Frame { call: 77, body: Body::Request(heavier) });
+    let mut both = Vec::new();
+    for request in [upload, heavier] {
+        encode(&Frame { call: 77, body: Body::Request(request) }, &mut both);
+    }
+    world.input(Input::Bytes(alice.link, &both));
+    let (job, what) = loop {
+        match world.server.poll(&mut Vec::new()) {
+            Output::Compute(job, what) => break (job, what),
+            Output::Idle { .. } => panic!("no job"),
+            _ => {}
+        }
+    };
+    world.input(Input::Computed(job, what.run()));
     world.settle();
     assert_eq!(world.close_code(alice.link), Some(CloseCode::UNEXPECTED));
 }
@@ -426,7 +451,7 @@ fn a_runtime_that_breaks_the_contract_is_told() {
     misuse(world.server.handle(now, Input::Persisted(crate::io::BatchId(1), Ok(()))));
     assert!(world.server.handle(now, Input::Bytes(link, &[])).is_ok());
     let mut buffer = Vec::new();
-    while !matches!(world.server.poll(&mut buffer), crate::io::Output::Read(_)) {}
+    while !matches!(world.server.poll(&mut buffer), Output::Read(_)) {}
     assert!(world.server.handle(now, Input::Bytes(link, &[1])).is_ok());
     misuse(world.server.handle(now, Input::Bytes(link, &[1])));
     // What comes late for something gone is no misuse.
