@@ -24,6 +24,18 @@ fn device(seed: u8) -> (AccountKey, DeviceKey, DeviceRecord) {
     (account, key, record)
 }
 
+/// An account of many, in the order of their numbers.
+pub(in crate::client) fn account(number: usize) -> AccountId {
+    let mut id = [7; 32];
+    id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    AccountId(id)
+}
+
+/// What it is called.
+pub(in crate::client) fn name(number: usize) -> Username {
+    Username::prepare(&format!("number{number}")).unwrap()
+}
+
 /// The client of device 1, alone in a group.
 pub(in crate::client) fn alone() -> (Client, ChannelId) {
     let (account_key, device_key, record) = device(1);

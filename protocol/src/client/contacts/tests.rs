@@ -1,16 +1,6 @@
 use super::*;
 use crate::client::Client;
-use crate::client::checkpoint::tests::alone;
-
-fn account(number: usize) -> AccountId {
-    let mut id = [7; 32];
-    id[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    AccountId(id)
-}
-
-fn name(number: usize) -> Username {
-    Username::prepare(&format!("number{number}")).unwrap()
-}
+use crate::client::checkpoint::tests::{account, alone, name};
 
 /// A device that knows one contact.
 fn knowing(known: usize) -> Client {

@@ -1,15 +1,5 @@
 use super::*;
-use crate::client::checkpoint::tests::alone;
-
-fn account(number: usize) -> AccountId {
-    let mut id = [7; 32];
-    id[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    AccountId(id)
-}
-
-fn name(number: usize) -> Username {
-    Username::prepare(&format!("number{number}")).unwrap()
-}
+use crate::client::checkpoint::tests::{account, alone, name};
 
 /// However many names there are to be heard: so many are kept, none of them makes room, and those that are known are
 /// held to what they were.
