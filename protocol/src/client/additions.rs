@@ -1,13 +1,13 @@
 //! Whom a commit adds: key packages that hold and go together.
 //!
 //! Which keys are in a key package is for its maker to say. Two that share one, or one that has a key of a member, are
-//! refused together with all that is in the same commit. So whose keys are taken is left out and named; whose keys another
-//! wish has come to first waits for the next commit.
+//! refused together with all that is in the same commit. So whose keys are taken is left out and named. Two wishes that
+//! share one have a commit each (`commit_apart`), and the second is named then.
 
 use std::collections::BTreeSet;
 
 use super::Client;
-use super::channel::QueuedAdds;
+use super::channel::{Channel, QueuedAdds};
 use super::commit::Present;
 use super::direct::is_direct;
 use super::event::{Failed, Outcome};
@@ -35,18 +35,8 @@ pub(super) struct Draft {
     pub plan: Plan,
     /// Who comes in by it. Two intents may want the same device, with a key package each.
     devices: BTreeSet<Sender>,
-    /// Keys that are taken, once they are asked for.
-    keys: Option<Keys>,
-}
-
-#[derive(Default)]
-struct Keys {
-    /// By members.
-    members: Taken,
-    /// By those who come in with the commit.
-    joining: Taken,
-    /// Who comes in with it because others have proposed it.
-    queued: BTreeSet<Sender>,
+    /// Keys that members have, once they are asked for.
+    taken: Option<Taken>,
 }
 
 /// A key package that holds.
@@ -56,33 +46,19 @@ struct Candidate {
     package: Vec<u8>,
 }
 
-impl Keys {
-    /// Whether a key package goes together with those of others in the commit. Of who is proposed the proposal is used.
-    fn allow(&self, candidate: &Candidate) -> bool {
-        self.queued.contains(&candidate.device) || !self.joining.has(&candidate.keys)
-    }
-}
-
 impl Draft {
     /// Adds these, if there is room for all of them.
     fn add(&mut self, mut candidates: Vec<Candidate>) -> bool {
         candidates.retain(|candidate| !self.devices.contains(&candidate.device));
-        let keys = self.keys.get_or_insert_default();
         let adds = || candidates.iter().map(|candidate| &candidate.package);
         let bytes: usize = self.plan.adds.iter().chain(adds()).map(Vec::len).sum();
         let fits =
             self.plan.adds.len() + candidates.len() <= ADDS_PER_COMMIT && bytes <= ADDS_BYTES;
-        if !fits || !candidates.iter().all(|candidate| keys.allow(candidate)) {
-            return false;
+        if fits {
+            self.devices.extend(candidates.iter().map(|candidate| candidate.device));
+            self.plan.adds.extend(candidates.into_iter().map(|candidate| candidate.package));
         }
-        for Candidate { device, keys: own, package } in candidates {
-            self.devices.insert(device);
-            if !keys.queued.contains(&device) {
-                keys.joining.take(&own);
-            }
-            self.plan.adds.push(package);
-        }
-        true
+        fits
     }
 }
 
@@ -102,8 +78,8 @@ impl Client {
             self.claim_again(ticket);
             return false;
         };
-        let keys = draft.keys.get_or_insert_with(|| self.keys_in(id));
-        if keys.members.has(&candidate.keys) {
+        let taken = draft.taken.get_or_insert_with(|| self.keys_in(id));
+        if taken.has(&candidate.keys) {
             self.refuse_admission(ticket, Some(SHARED));
             return false;
         }
@@ -127,16 +103,15 @@ impl Client {
             return false;
         };
         adds.retain(|candidate| !present.members.contains(&candidate.device));
-        let keys = draft.keys.get_or_insert_with(|| self.keys_in(id));
+        let taken = draft.taken.get_or_insert_with(|| self.keys_in(id));
         let mut own = Taken::default();
         let (adds, shared): (Vec<_>, Vec<_>) = adds.into_iter().partition(|candidate| {
-            let free = !keys.members.has(&candidate.keys) && !own.has(&candidate.keys);
+            let free = !taken.has(&candidate.keys) && !own.has(&candidate.keys);
             if free {
                 own.take(&candidate.keys);
             }
             free
         });
-        let goes_together = adds.iter().all(|candidate| keys.allow(candidate));
         if !shared.is_empty() && !self.go_without_shared(ticket, &shared) {
             return false;
         }
@@ -147,7 +122,7 @@ impl Client {
             self.fulfil(ticket, outcome(present.epoch));
             return false;
         }
-        if losses >= COMMIT_LOSSES && goes_together {
+        if losses >= COMMIT_LOSSES {
             let wishes: Vec<_> = adds.iter().map(|add| Wish::Add(&add.package)).collect();
             self.propose(id, ticket, &wishes);
             return false;
@@ -163,21 +138,10 @@ impl Client {
         (checked.suite == suite).then_some(Candidate { device, keys, package })
     }
 
-    /// The keys that are taken in a group as it is.
-    fn keys_in(&mut self, id: ChannelId) -> Keys {
-        let mut keys = Keys::default();
-        let Some(channel) = self.channels.get_mut(&id) else { return keys };
-        let left_out = channel.queued_adds() == QueuedAdds::LeaveOut;
-        let Some(group) = channel.group() else { return keys };
-        keys.members = group.taken();
-        if left_out {
-            return keys;
-        }
-        for (device, package) in group.queued_adds().unwrap_or_default() {
-            keys.joining.take(&package);
-            keys.queued.insert(device);
-        }
-        keys
+    /// The keys that members of a group have.
+    fn keys_in(&mut self, id: ChannelId) -> Taken {
+        let group = self.channels.get_mut(&id).and_then(Channel::group);
+        group.map(|group| group.taken()).unwrap_or_default()
     }
 
     /// Leaves those out of an intent whose key packages share a key with others; whether anybody is left.

@@ -12,7 +12,7 @@ use openmls::prelude::{
 use super::data::GroupData;
 use super::group::{Bundle, Change, EVIDENCE, Group, LocalDevice, Plan};
 use super::rules::{self, Before, Verdict, invalid};
-use super::taken::{PackageKeys, Taken};
+use super::taken::Taken;
 use super::{Context, Crypto, MlsError, Provider, encode, key_package, parallel, signer};
 use crate::crypto::identity::Revocation;
 use crate::env::UnixMillis;
@@ -246,18 +246,6 @@ impl Group {
     /// The keys of the members.
     pub fn taken(&self) -> Taken {
         Taken::by(self.mls.members())
-    }
-
-    /// The devices that queued proposals would add, with the keys of their key packages. Error: [`MlsError::Internal`].
-    pub fn queued_adds(&self) -> Result<Vec<(Sender, PackageKeys)>, MlsError> {
-        let adds = self.mls.pending_proposals().filter_map(|queued| match queued.proposal() {
-            Proposal::Add(add) => Some(add.key_package()),
-            _ => None,
-        });
-        let of = |add: &KeyPackage| {
-            Ok((rules::record_in(add.leaf_node())?.sender(), PackageKeys::of(add)?))
-        };
-        adds.map(of).collect()
     }
 
     fn queued_references(&self) -> BTreeSet<ProposalRef> {
