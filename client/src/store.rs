@@ -149,7 +149,11 @@ fn prepare_file(path: &Path) -> Result<(), Problem> {
 
 fn set_key(db: &Connection, key: &[u8; 32]) -> rusqlite::Result<()> {
     let hex = Zeroizing::new(HEXLOWER.encode(key));
-    let pragma = Zeroizing::new(format!("PRAGMA key = \"x'{}'\"", &*hex));
+    // Room for all of it from the start: a string that grows leaves copies behind.
+    let mut pragma = Zeroizing::new(String::with_capacity(96));
+    for part in ["PRAGMA key = \"x'", &hex, "'\""] {
+        pragma.push_str(part);
+    }
     // SQLite's message for a statement that fails would quote it.
     db.execute_batch(&pragma).map_err(|_| {
         rusqlite::Error::SqliteFailure(
