@@ -309,4 +309,4 @@ fn options(words: usize) -> ReaderOptions {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::server::audit::AuditKind;
 use crate::server::op::StoreReply;
 use crate::wire::frame::encode;
+use crate::wire::frame::tests::one_of_each;
 use crate::wire::message::{Body, Frame, Push, Reply, Request};
 
 #[test]
@@ -114,6 +115,63 @@ fn regression_24_frames_at_the_wrong_time_close_the_connection() {
         let conn = world.dial(World::transport(links));
         let link = world.open(conn, role, CREDIT);
         assert_eq!(world.close_code(link), unexpected);
+    }
+}
+
+/// A valid message of a kind that was not expected stopped a server (openmls delivery service, PR 2165): each kind of frame
+/// at each state of a link. Who else is there is served, and so is the next frame, if the connection still stands.
+#[test]
+fn regression_24_every_kind_of_frame_at_every_state_is_lived_with() {
+    type Link = fn(&mut World, &mut Device) -> LinkId;
+    let states: [(&str, Link); 8] = [
+        ("no role", |world, _| {
+            let conn = world.dial(World::transport(Links::One));
+            world.raw_link(conn, CREDIT)
+        }),
+        ("a stranger's", |world, _| world.connect()),
+        ("a stranger's, for pushes", |world, _| {
+            let conn = world.dial(World::transport(Links::Many));
+            world.open(conn, LinkRole::Pushes, CREDIT)
+        }),
+        ("a stranger's, for bulk", |world, _| {
+            let conn = world.dial(World::transport(Links::Many));
+            world.open(conn, LinkRole::Bulk, CREDIT)
+        }),
+        ("a login begun", |world, _| {
+            let link = world.connect();
+            let kind =
+                |frame: &Frame| matches!(frame.body, Body::Request(Request::LoginStart { .. }));
+            let login = one_of_each().into_iter().find(|(_, frame)| kind(frame)).unwrap().1;
+            world.send(link, &Frame { call: 1, ..login });
+            world.settle();
+            link
+        }),
+        ("a session's", |_, device| device.link),
+        ("logged out", |world, device| {
+            world.call(device.link, Request::Logout).unwrap();
+            device.link
+        }),
+        ("drained", |world, device| {
+            world.server.drain(world.now);
+            world.settle();
+            device.link
+        }),
+    ];
+    for (name, frame) in one_of_each() {
+        for (state, link) in &states {
+            let mut world = World::new();
+            let mut alice = Device::new(&mut world, "alice");
+            let bob = Device::new(&mut world, "bob");
+            let link = link(&mut world, &mut alice);
+            world.send(link, &frame);
+            world.settle();
+            if world.close_code(link).is_none() && *state == "a session's" {
+                assert!(world.call(link, ping()).is_ok(), "{name}, {state}");
+            }
+            if *state != "drained" {
+                assert!(world.call(bob.link, ping()).is_ok(), "{name}, {state}");
+            }
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn ping(len: usize) -> Frame {
 }
 
 /// One frame of every kind, always the same.
-fn one_of_each() -> Vec<(String, Frame)> {
+pub(crate) fn one_of_each() -> Vec<(String, Frame)> {
     let mut runner = TestRunner::deterministic();
     let kinds = arbitrary::kinds().into_iter().map(|(name, kind)| {
         let body = kind.new_tree(&mut runner).unwrap().current();
