@@ -46,6 +46,7 @@ impl Client {
         let Some(intent) = self.drop_intent(ticket) else { return };
         self.name_absent(&intent, None);
         if let Some(outcome) = self.outcome_of(&intent, outcome) {
+            self.admit_missing(&intent);
             self.name_missing(ticket, intent);
             self.event(Event::Done(ticket, outcome));
         }

@@ -226,8 +226,8 @@ impl Client {
         self.want_once(channel, Want::Admit { device, package: None });
     }
 
-    /// A device that was in the group before a reset could not be added, which was told. It is when it has key packages again, for it waits
-    /// for that.
+    /// A device that was in the group before a reset, or belongs in a direct channel, could not be added, which was told.
+    /// It is when it has key packages again, for it waits for that.
     pub(super) fn admit_later(&mut self, channel: ChannelId, device: Sender) {
         self.admit(channel, device);
         for ticket in self.intents_of(channel) {

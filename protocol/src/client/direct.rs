@@ -284,6 +284,17 @@ impl Client {
         self.set_back(ticket);
     }
 
+    /// Devices of the other account that could not be added to a direct channel are added later. Those that are in it
+    /// would do so, but may never come online again; and who opens the channel from outside waits.
+    pub(super) fn admit_missing(&mut self, intent: &Intent) {
+        let Want::Add { account: Some(account), missing, .. } = &intent.want else { return };
+        if is_direct(intent.channel) && self.is_member(intent.channel) {
+            for (device, _) in missing {
+                self.admit_later(intent.channel, Sender { account: *account, device: *device });
+            }
+        }
+    }
+
     /// What the application is told of an intent that came true; `None` for one that it did not ask for.
     pub(super) fn outcome_of(&self, intent: &Intent, outcome: Outcome) -> Option<Outcome> {
         let own = self.me().map(|me| me.account);

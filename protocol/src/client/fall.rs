@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | the server has seen a later state version | the server's: it can only make this device come back | yes |
 //! | a commit of its own in the log that it does not remember | its own signature | no |
+//! | a reset of its own that it does not remember | the server's, as above | no |
 //! | a message of its own that it does not remember | the server's and a member's; one of them: this group only | yes |
 //! | the entries that come next are gone, said twice | the server's, as above | no |
 //! | the group's records do not load | its own disk's | no |

@@ -28,11 +28,17 @@ impl Client {
             _ => None,
         });
         let own = made.filter(|(_, same)| *same).map(|(ticket, _)| ticket);
-        if own.is_none() && Some(entry.sender) == self.me() && !self.restored.open {
-            // It says that this device made it, which made another, or none that the server had taken.
+        let present = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
+        let next = present.checked_add(1) == Some(entry.generation);
+        let named = own.is_none() && Some(entry.sender) == self.me();
+        if named && next && made.is_none() {
+            // It says that this device made it, which does not remember that.
+            self.note_restored(1);
+        } else if named && !self.restored.open {
+            // It made another, or is not here again.
             self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
         }
-        if let (Some((ticket, false)), true) = (made, Some(entry.sender) == self.me()) {
+        if let (Some((ticket, false)), true) = (made, named) {
             let Some(channel) = self.channels.get_mut(&id) else { return true };
             if !core::mem::replace(&mut channel.gap_told, true) {
                 self.ask_again(id, Some(GAP_PATIENCE));
@@ -40,13 +46,12 @@ impl Client {
             }
             self.fail_intent(ticket, Failed::Untrusted("the server shows another reset than ours"));
         }
-        let present = self.channels.get(&id).map_or(0, |channel| channel.row.generation);
         let by = entry.sender;
         let admin = self.with_group(id, |group, _| group.data().is_admin(by.account));
         self.advance(id, entry);
         if let Some(ticket) = own {
             self.begin_generation(id, ticket, None);
-        } else if present.checked_add(1) != Some(entry.generation) {
+        } else if !next {
             self.unreadable(id, entry.seq, "a reset to another generation than the next");
         } else if admin == Some(false) {
             self.unreadable(id, entry.seq, "a reset by one who is no admin");

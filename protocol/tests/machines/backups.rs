@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::rejoin::undisturbed;
+use crate::reset::{all_talk, reset};
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome, Why};
 use qpc_protocol::limits::{KEY_PACKAGE_TIME, UNOPENED_WELCOMES};
@@ -254,6 +255,25 @@ fn a_backup_older_than_an_invitation_comes_into_the_group_by_itself() {
     assert!(rejoins(&world, BOB).is_empty() && !saw(&world, BOB, trouble));
     let again = world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
     assert_eq!(again, Outcome::Unchanged(world.group(ALICE, channel).epoch));
+}
+
+/// The server has seen no later state: that this device once had one, the log's entry of its own reset says.
+#[test]
+fn a_backup_from_before_an_own_reset_comes_into_the_generation_that_it_began() {
+    let (mut world, channel) = three(33);
+    let copy = world.devices[ALICE].disk.clone();
+    // While somebody has not read it the log holds the entry.
+    world.crash(CAROL);
+    reset(&mut world, ALICE, channel, None);
+    world.settle();
+    world.devices[ALICE].log.clear();
+    put_back(&mut world, ALICE, copy);
+    world.settle();
+    assert!(saw(&world, ALICE, restored) && !saw(&world, ALICE, suspected));
+    assert_eq!(rejoins(&world, ALICE), [Why::Restored]);
+    world.start(CAROL);
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+    undisturbed(&world, &[BOB, CAROL]);
 }
 
 /// A server that names groups which nobody added the device to gets it into none of them, and no more than so many questions;

@@ -281,6 +281,26 @@ fn who_left_is_taken_in_again_by_the_other() {
     assert_eq!(world.bodies(ALICE), ["from bob", "back"]);
 }
 
+/// The only device of bob's that could be added never comes back; whoever opened the channel adds the other one.
+#[test]
+fn who_could_not_be_added_is_once_it_has_a_key_package() {
+    let mut world = two(Rules::new(13));
+    let tablet = world.login("bob");
+    let bob = me(&mut world, BOB);
+    world.crash(tablet);
+    hide_packages(&mut world, ALICE, Some(bob.device));
+    let channel = open(&mut world, ALICE, "bob");
+    let named = |event: &Event| matches!(event, Event::NotAdded { device, .. } if *device == bob);
+    assert_eq!(world.devices[ALICE].log.iter().filter(|event| named(event)).count(), 1);
+    world.liar = None;
+    assert_eq!(open(&mut world, BOB, "alice"), channel);
+    world.settle();
+    agree(&world, channel, &[ALICE, BOB]);
+    assert_eq!(world.group(ALICE, channel).members, 3);
+    assert_eq!(world.devices[ALICE].log.iter().filter(|event| named(event)).count(), 1);
+    assert_eq!(world.client(ALICE).pending(), 0);
+}
+
 // ---- a server that helps a stranger ------------------------------------------------------------
 
 /// A stranger founds a channel of any id, with the server's help, and adds a device to it; the admins are `both`
