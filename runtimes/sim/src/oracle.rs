@@ -52,6 +52,8 @@ pub(crate) struct Oracle {
     outputs: u64,
     /// What machines were alarmed by, and how often.
     pub(crate) alarms: BTreeMap<String, usize>,
+    /// How often a device said that it fell out of a group.
+    pub(crate) fallen: usize,
     /// Somebody was dishonest: alarms are as they should be.
     dishonest: bool,
     now: Duration,
@@ -79,6 +81,7 @@ impl Oracle {
             outputs: 0,
             checks: 0,
             alarms: BTreeMap::new(),
+            fallen: 0,
             dishonest: false,
             now: Duration::ZERO,
             logs: Logs::default(),
@@ -181,6 +184,11 @@ impl Oracle {
         self.channels.get(usize::from(number) % count).copied()
     }
 
+    /// How many there are.
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
     /// The account of a name.
     pub(crate) fn account(&self, name: &str) -> Option<AccountId> {
         let mut accounts = self.logs.accounts.iter();
@@ -225,6 +233,7 @@ impl Oracle {
             | Seen::Input(..)
             | Seen::Idle(..)
             | Seen::Opened(..) => {}
+            Seen::NotStored => self.server_has_room(),
             Seen::Persisted(device, batch) => {
                 if let Some(reader) = self.readers.get_mut(*device) {
                     reader.persisted(batch);
@@ -296,9 +305,11 @@ impl Oracle {
             Event::Changed(change) => self.changed(device, change),
             Event::Joined { channel, .. } => self.joined(device, *channel),
             Event::FellOut { channel, .. } => {
+                self.fallen += 1;
                 self.readers[device].out.insert(*channel);
             }
             Event::Rejoined { channel, epoch, .. } => {
+                self.came_in(device, *channel);
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
                 reader.out.remove(channel);
@@ -308,14 +319,18 @@ impl Oracle {
             }
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
+                self.inbox_lost(device, *channel);
             }
             // Nothing is left that says whose group it was.
             Event::Unreadable { channel, why, .. } if why.contains("a member has to remove") => {
                 let reader = &mut self.readers[device];
                 reader.lost.extend(reader.torn.contains(channel).then_some(*channel));
             }
-            Event::Reset { channel, .. } => {
+            Event::Reset { channel, by, .. } => {
                 self.readers[device].between.insert(*channel);
+                if self.readers[device].sender == Some(*by) {
+                    self.came_in(device, *channel);
+                }
             }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
@@ -343,10 +358,31 @@ impl Oracle {
         let of = reader.sender;
         let since = self.logs.channels.get(&channel).zip(of).and_then(|(log, of)| log.since(of));
         // What was before is not known to a backup that did not know of the group.
-        if let (true, Some(place)) = (reader.lost.remove(&channel), since) {
+        let lost = reader.lost.remove(&channel) | reader.unwelcomed.remove(&channel);
+        if let (true, Some(place)) = (lost, since) {
             reader.back.insert(channel, place);
         }
+        self.came_in(device, channel);
         self.check(since.is_some(), "who joins was added", || format!("{device} {channel}"));
+    }
+
+    /// A device knows of its membership.
+    fn came_in(&mut self, device: usize, channel: ChannelId) {
+        let reader = &mut self.readers[device];
+        let log = self.logs.channels.get(&channel);
+        let since = reader.sender.zip(log).and_then(|(of, log)| log.since(of));
+        reader.unwelcomed.remove(&channel);
+        reader.joined.extend(since.map(|since| (channel, since)));
+    }
+
+    /// Entries of an inbox are gone, which is told: nothing else says who was added where meanwhile.
+    fn inbox_lost(&mut self, device: usize, channel: ChannelId) {
+        let reader = &mut self.readers[device];
+        let Some(of) = reader.sender.filter(|of| ChannelId::inbox(*of) == channel) else { return };
+        let memberships =
+            self.logs.channels.iter().filter_map(|(id, log)| Some((id, log.since(of)?)));
+        let unknown = memberships.filter(|(id, since)| reader.joined.get(id) != Some(since));
+        reader.unwelcomed.extend(unknown.map(|(id, _)| *id));
     }
 
     fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Asked> {
@@ -451,6 +487,7 @@ impl Oracle {
             (_, Outcome::Group(channel)) => {
                 let made = self.logs.channels.contains_key(channel);
                 self.check(made, "a group that was made is there", || format!("{channel}"));
+                self.came_in(device, *channel);
             }
             (_, Outcome::KeyPackages { available, .. }) => {
                 let fits = *available as usize <= KEY_PACKAGES_PER_DEVICE;

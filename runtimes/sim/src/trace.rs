@@ -49,6 +49,7 @@ impl Trace {
             | Seen::Input(..)
             | Seen::Idle(..)
             | Seen::Opened(..) => return,
+            Seen::NotStored => "store    refuses a transaction".to_owned(),
             Seen::Output(who, Output::Send { link, len, fin }, bytes) => {
                 let end = if *fin { ", the last" } else { "" };
                 let frames = self.frames(*who, *link, bytes);

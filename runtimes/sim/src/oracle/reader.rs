@@ -80,6 +80,11 @@ pub(super) struct Reader {
     pub(super) torn: BTreeSet<ChannelId>,
     /// Groups that it is kept out of: added to after the backup that it was restored from.
     pub(super) lost: BTreeSet<ChannelId>,
+    /// Where it was told that it became a member, the last time.
+    pub(super) joined: BTreeMap<ChannelId, Place>,
+    /// Groups whose welcome may have gone from its inbox before it was read, which it was told: it comes in from outside,
+    /// if it still is a member.
+    pub(super) unwelcomed: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
@@ -174,6 +179,7 @@ impl Reader {
     pub(super) fn may_miss(&self, (channel, seq): At, place: Place) -> bool {
         self.lied
             || self.lost.contains(&channel)
+            || self.unwelcomed.contains(&channel)
             || self.out.contains(&channel)
             || self.back.get(&channel).is_some_and(|back| place < *back)
             || self.gaps.iter().any(|(of, from, to)| *of == channel && (*from..*to).contains(&seq))

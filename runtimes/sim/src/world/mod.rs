@@ -40,7 +40,7 @@ pub use disk::{Damage, Disk, Moment};
 use network::Connection;
 pub use network::{CONNECT_TIME, SILENCE, Side};
 pub use server::Storage;
-pub use tamper::{Garbler, Liar};
+pub use tamper::{Delayer, Garbler, Liar};
 pub use witness::{Seen, Watcher};
 
 /// Small: the password's stretching is not what these tests are about.
@@ -115,6 +115,8 @@ pub struct World {
     /// All devices, by the number that every method here knows them by.
     pub devices: Vec<Device>,
     conns: Vec<Connection>,
+    /// Nothing passes between the server and anybody: since when, and until when.
+    island: Option<(Duration, Duration)>,
     /// The server's calendar.
     pub server_clock: Clock,
     /// The server's disk, and what goes wrong with it.
@@ -134,6 +136,8 @@ pub struct World {
     pub server_disk_full: bool,
     /// Lies about frames.
     pub liar: Option<Liar>,
+    /// Holds frames back that the liar has told.
+    pub delayer: Option<Delayer>,
     /// Spoils bytes.
     pub garbler: Option<Garbler>,
     /// Everything that machines say of themselves, if it is kept.
@@ -158,6 +162,7 @@ impl World {
             store: MemoryStore::default(),
             devices: Vec::new(),
             conns: Vec::new(),
+            island: None,
             server_clock: Clock::default(),
             storage: Storage::default(),
             backend: recorder,
@@ -169,6 +174,7 @@ impl World {
             reasons: BTreeMap::new(),
             server_disk_full: false,
             liar: None,
+            delayer: None,
             garbler: None,
             said: None,
             watch: None,

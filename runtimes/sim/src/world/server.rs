@@ -84,7 +84,7 @@ impl World {
         for round in 0.. {
             let mut buffer = Vec::new();
             let now = self.server_clock.of(self.now);
-            self.stand_at(now);
+            self.stand_at(SERVER, now);
             let Some(server) = self.server.as_mut() else { return idle };
             let output = server.poll(&mut buffer);
             if let Output::Idle { wake_at, reason } = output {
@@ -157,6 +157,7 @@ impl World {
         let (ids, ops): (Vec<_>, Vec<_>) = transaction.into_iter().unzip();
         let full = self.server_disk_full.then_some(StoreFaultKind::Full);
         if let Some(kind) = self.storage.fail.take().or(full) {
+            self.watched(&Seen::NotStored);
             for id in ids {
                 let fault = StoreFault { kind, detail: "planned".into() };
                 self.to_server(Input::Stored(id, Err(fault)));
@@ -188,7 +189,7 @@ impl World {
             said.push_str(&format!("server {input:?}\n"));
         }
         let now = self.server_clock.of(self.now);
-        self.stand_at(now);
+        self.stand_at(SERVER, now);
         if self.server.is_some() {
             self.watched(&Seen::Input(SERVER, now, &input));
         }
