@@ -67,7 +67,7 @@ impl fmt::Display for Report {
             f,
             "seed {seed}: {operations} operations ({applied} of {taken} steps), {checks} checks, {time:.1?} virtual, {sent} bytes, {hash:?}"
         )?;
-        if self.lies > 0 {
+        if self.lies > 0 || !self.alarms.is_empty() {
             write!(f, ", {} lies, alarms: {:?}", self.lies, self.alarms)?;
         }
         for Failure { rule, what, at, step } in &self.failures {

@@ -68,7 +68,7 @@ impl Trace {
                 let (id, count) = (batch.id.0, batch.ops.len());
                 format!("{} has batch {id}, {count} changes {}", name(*who), hash(text.as_bytes()))
             }
-            Seen::Stored(ops, replies) => {
+            Seen::Stored(ops, replies) | Seen::StoredElsewhere(ops, replies) => {
                 let refused = replies.iter().filter_map(|reply| match reply {
                     StoreReply::Refused { code, .. } => Some(code.name()),
                     _ => None,

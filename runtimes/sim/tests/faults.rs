@@ -143,7 +143,7 @@ fn a_server_that_nobody_reaches_goes_on_by_itself() {
         assert!(!world.bodies(BOB).contains(&text), "nothing passes");
         let lost = |event: &Event| matches!(event, Event::Offline { .. });
         let told = ALL.iter().all(|device| saw(&world, *device, lost));
-        assert_eq!(told, number == 2, "who waits for longer than that is told");
+        assert_eq!(told, number > 0, "who waits for an answer for too long is told");
         world.pass(Duration::from_secs(60));
         assert!(world.bodies(BOB).contains(&text), "it has ended by itself");
         talk(&mut world, channel, &format!("after {text}"));

@@ -71,6 +71,18 @@ fn a_disk_is_stolen() {
     assert_eq!(alarms, ["Unreadable"], "{report}");
 }
 
+/// The server goes on from a copy of its store as well, and leads one to three devices there, until they meet the others
+/// again: then it is found out.
+#[test]
+fn members_are_led_into_two_histories() {
+    for devices in 1..=3 {
+        let talk = format!("pass ms=500\n{TALK}honest\npass ms=500\n{TALK}");
+        let report = after(&format!("fork device=1 devices={devices}"), &talk);
+        let alarms: Vec<&str> = report.alarms.keys().map(String::as_str).collect();
+        assert!(alarms.contains(&"ForkSuspected"), "{report}");
+    }
+}
+
 /// A member's commits carry path secrets that open for nobody, or are others: no server can see it. The others say so,
 /// and are in one epoch with it again once it stops.
 #[test]

@@ -72,6 +72,7 @@ impl Play<'_> {
                 let way = usize::from(way) % OF_SERVERS.len();
                 self.lie(self.device(device), false, way, times);
             }
+            Step::Fork { device, devices } => return self.fork(device, devices),
             Step::Misbehave { device, way, times } => {
                 let way = usize::from(way) % OF_MEMBERS.len();
                 self.lie(self.device(device), true, way, times);
@@ -89,7 +90,7 @@ impl Play<'_> {
             Step::Forge { device, how } => {
                 let device = self.device(device);
                 let forgery = if how == 0 { Forgery::Sealed } else { Forgery::Secret };
-                self.oracle.borrow_mut().lied(device);
+                self.oracle.borrow_mut().forges(device);
                 self.world.devices[device].forgery = Some(forgery);
             }
             Step::Honest {} => return self.be_honest(),
@@ -117,6 +118,20 @@ impl Play<'_> {
         self.liars.borrow().told
     }
 
+    /// Whether there is no other history yet.
+    fn fork(&mut self, first: u16, count: u16) -> bool {
+        if self.oracle.borrow().is_forked() {
+            return false;
+        }
+        let mut devices: Vec<_> =
+            (0..count).map(|more| self.device(first.saturating_add(more))).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        self.oracle.borrow_mut().forked(&devices);
+        self.world.fork(&devices);
+        true
+    }
+
     fn steal(&mut self, device: usize) -> bool {
         let nobody = self.oracle.borrow().sender(device).is_none();
         if nobody || self.thieves().contains(&device) || self.thieves().len() >= DEVICES {
@@ -138,10 +153,11 @@ impl Play<'_> {
         lies.iter().for_each(|lie| self.world.cut(lie.device));
         let forgers = self.world.devices.iter_mut().filter_map(|device| device.forgery.take());
         let forgers = forgers.count();
+        let forked = self.world.join_forks();
         let is_free = |thief: &usize| self.world.devices[*thief].client.is_some();
         let free: Vec<_> = self.thieves().filter(is_free).collect();
         free.iter().for_each(|thief| self.world.crash(*thief));
-        !(lies.is_empty() && free.is_empty()) || forgers > 0
+        !(lies.is_empty() && free.is_empty()) || forgers > 0 || forked
     }
 }
 

@@ -92,9 +92,12 @@ impl Oracle {
     }
 
     /// Whether a device that cannot read the log on, since it was restored or away for too long, does not know who moved
-    /// the group last: it says so, and waits until somebody does whom it knows.
+    /// the group last: it says so, and waits until somebody does whom it knows. Or what moved it was forged.
     fn waits_for_a_member(&self, reader: &Reader, group: &GroupSummary) -> bool {
         let log = self.logs.channels.get(&group.channel);
+        if reader.unopened.contains(&group.channel) {
+            return true;
+        }
         (reader.restored || reader.out.contains(&group.channel))
             && log.is_some_and(|log| log.is_moved_by_a_stranger((group.generation, group.epoch)))
     }

@@ -72,6 +72,12 @@ pub(super) struct Reader {
     pub(super) lied: bool,
     /// Somebody else goes on from a copy of its disk.
     pub(super) stolen: bool,
+    /// The path secrets of its commits were forged.
+    pub(super) forger: bool,
+    /// Groups of a forger of which it has said that it cannot read them on: it does not come back by what is from outside.
+    pub(super) unopened: BTreeSet<ChannelId>,
+    /// It was led into another history.
+    pub(super) forked: bool,
     /// It said that something is wrong with what it was told.
     pub(super) alarmed: bool,
     /// Its disk was put back to an older state.
@@ -180,6 +186,7 @@ impl Reader {
         self.lied
             || self.lost.contains(&channel)
             || self.unwelcomed.contains(&channel)
+            || self.unopened.contains(&channel)
             || self.out.contains(&channel)
             || self.back.get(&channel).is_some_and(|back| place < *back)
             || self.gaps.iter().any(|(of, from, to)| *of == channel && (*from..*to).contains(&seq))

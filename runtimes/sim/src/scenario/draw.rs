@@ -24,7 +24,7 @@ const AFTER: &[(&str, &[&str])] = &[
     ("clock-right", &["clock", "clock-stops"]),
     ("server-clock-right", &["server-clock"]),
     ("serve", &["kill", "kill-at"]),
-    ("honest", &["lie", "misbehave", "forge", "steal"]),
+    ("honest", &["lie", "misbehave", "forge", "fork", "steal"]),
     ("accept", &["lie", "delete"]),
     ("register", &["delete"]),
 ];

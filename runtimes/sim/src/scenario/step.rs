@@ -214,6 +214,8 @@ steps! {
 
     /// From now on the server lies to a device in this way, so many times.
     Lie = "lie", Hostile, 6, [device, way, times];
+    /// From now on the server has two histories, and leads so many devices from this one on into the other.
+    Fork = "fork", Hostile, 3, [device, devices];
     /// From now on a device sends the server what it should not, in this way, so many times.
     Misbehave = "misbehave", Hostile, 6, [device, way, times];
     /// A member floods a group with so many messages.
@@ -286,6 +288,7 @@ impl Step {
             "after" => byte * byte / 4,
             "way" => byte,
             "times" => 1 + byte % 4,
+            "devices" => 1 + byte % 3,
             "batch" => byte % 6,
             "messages" => 16 + byte % 48,
             "moment" | "part" => byte % 3,

@@ -40,6 +40,8 @@ pub struct Device {
     pub links: Links,
     /// The link that the n-th byte from now to it, or from it, goes along ends behind that byte.
     pub ends_in: [Option<usize>; 2],
+    /// The server leads it into another history: see [`World::fork`].
+    pub(super) forked: bool,
     /// Since when nothing passes: see [`World::part`].
     pub(super) parted: Option<Duration>,
     /// Its calendar.
@@ -83,6 +85,7 @@ impl World {
             credit: CREDIT,
             links: self.rules.links,
             ends_in: [None, None],
+            forked: false,
             parted: None,
             clock: Clock::default(),
             asleep: false,

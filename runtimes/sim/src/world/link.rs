@@ -110,7 +110,7 @@ impl World {
         if wire.is_open(side) && conn.is_open(side) {
             match side {
                 Side::Device => self.to_device(conn.device, input),
-                Side::Server => self.to_server(input),
+                Side::Server => self.in_history(conn.forked, |world| world.to_server(input)),
             }
         }
     }

@@ -14,6 +14,7 @@ mod app;
 mod clock;
 mod device;
 mod disk;
+mod fork;
 mod link;
 mod network;
 mod server;
@@ -37,6 +38,7 @@ use crate::recorder::Recorder;
 pub use clock::Clock;
 pub use device::Device;
 pub use disk::{Damage, Disk, Moment};
+use fork::Fork;
 use network::Connection;
 pub use network::{CONNECT_TIME, SILENCE, Side};
 pub use server::Storage;
@@ -109,6 +111,10 @@ pub struct World {
     pub now: Now,
     /// The server's machine, unless it is switched off.
     pub server: Option<Server>,
+    /// The other history, if the server has two.
+    fork: Option<Fork>,
+    /// That one is under way.
+    in_fork: bool,
     secrets: Vec<u8>,
     /// What the server has stored.
     pub store: MemoryStore,
@@ -158,6 +164,8 @@ impl World {
             rules,
             now: Now { mono: Duration::ZERO, wall: UnixMillis(START) },
             server: None,
+            fork: None,
+            in_fork: false,
             secrets,
             store: MemoryStore::default(),
             devices: Vec::new(),
@@ -254,6 +262,9 @@ impl World {
     /// Runs until nothing more happens now; returns the next deadline.
     pub fn run(&mut self) -> Option<Duration> {
         self.to_server(Input::Tick);
+        if self.is_forked() {
+            self.in_history(true, |world| world.to_server(Input::Tick));
+        }
         for device in 0..self.devices.len() {
             self.to_device(device, Input::Tick);
         }
@@ -264,6 +275,9 @@ impl World {
                 idle.and(self.run_device(device));
             }
             idle.and(self.run_server());
+            if self.is_forked() {
+                idle.and(self.in_history(true, Self::run_server));
+            }
             idle.and(self.run_network());
             if !idle.worked {
                 self.check_keys();

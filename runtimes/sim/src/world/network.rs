@@ -50,6 +50,8 @@ pub(super) struct Connection {
     attempt: Option<(Duration, Duration)>,
     /// How many links it has; known once it is open.
     links: Links,
+    /// Which history it leads to.
+    pub(super) forked: bool,
     /// Whether each end takes it for open.
     open: [bool; 2],
     notices: [Option<Notice>; 2],
@@ -139,7 +141,9 @@ impl World {
             Side::Device if told => {
                 self.to_device(conn.device, Input::Disconnected(conn.at_device, why));
             }
-            Side::Server if told => self.to_server(Input::Disconnected(conn.at_server, why)),
+            Side::Server if told => self.in_history(conn.forked, |world| {
+                world.to_server(Input::Disconnected(conn.at_server, why));
+            }),
             _ => {}
         }
     }
@@ -162,6 +166,7 @@ impl World {
             at_server,
             attempt: Some((now, answered)),
             links: self.devices[device].links,
+            forked: false,
             open: [true, false],
             notices: [None, None],
             broken: false,
@@ -307,7 +312,9 @@ impl World {
             return Idle { worked: false, wake_at: Some(due) };
         }
         conn.attempt = None;
-        let reached = self.server.is_some() && self.devices[device].connect;
+        conn.forked = self.devices[device].forked;
+        let is_up = self.in_history(conn.forked, |world| world.server.is_some());
+        let reached = is_up && self.devices[device].connect;
         if parted || answered > end || !reached {
             self.tell_gone(conn, Side::Device, Gone::Lost("nobody answers".into()));
             return Idle { worked: true, wake_at: None };
@@ -317,7 +324,10 @@ impl World {
         conn.links = self.devices[device].links;
         let transport = Transport { binding, peer, links: conn.links };
         conn.open[Side::Server as usize] = true;
-        self.to_server(Input::Connected(conn.at_server, transport.clone()));
+        let (at_server, connected) = (conn.at_server, transport.clone());
+        self.in_history(conn.forked, |world| {
+            world.to_server(Input::Connected(at_server, connected));
+        });
         self.to_device(device, Input::Connected(conn.at_device, transport));
         Idle { worked: true, wake_at: None }
     }

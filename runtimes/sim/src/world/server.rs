@@ -40,6 +40,10 @@ pub struct Storage {
 impl World {
     /// Switches the server on, from its store.
     pub fn start_server(&mut self) {
+        self.server = Some(self.make_server());
+    }
+
+    pub(super) fn make_server(&mut self) -> Server {
         let secrets = ServerSecrets::decode(&self.secrets).unwrap();
         let suites = self.rules.suites.to_vec();
         let config = ServerConfig { suites, ..ServerConfig::new(self.backend) };
@@ -48,7 +52,7 @@ impl World {
         if let Some(watch) = &mut self.watch {
             watch(self.now.mono, &Seen::Started(SERVER, now, seed, Some(&self.secrets)));
         }
-        self.server = Some(Server::new(config, secrets, Entropy::from_seed(seed), now));
+        Server::new(config, secrets, Entropy::from_seed(seed), now)
     }
 
     /// The server is gone, without a word; its store stays.
@@ -173,7 +177,10 @@ impl World {
         }
         self.storage.transactions += 1;
         let replies = self.store.apply(&ops);
-        self.watched(&Seen::Stored(&ops, &replies));
+        self.watched(&match self.in_fork {
+            true => Seen::StoredElsewhere(&ops, &replies),
+            false => Seen::Stored(&ops, &replies),
+        });
         if now && moment == Moment::During {
             return self.kill_server();
         }

@@ -32,6 +32,8 @@ pub enum Seen<'a> {
     NotStored,
     /// The server's store executed a transaction.
     Stored(&'a [StoreOp], &'a [StoreReply]),
+    /// The same of the other history, if the server has two.
+    StoredElsewhere(&'a [StoreOp], &'a [StoreReply]),
 }
 
 /// Sees what happens, at the moment in which it does, and changes nothing.
