@@ -145,8 +145,11 @@ pub const INLINE_BYTES: usize = BLOB_CHUNK;
 pub const COMMIT_BYTES: usize = 24 * 1024 * 1024;
 /// Longest application content in bytes.
 pub const CONTENT_BYTES: usize = 4 * 1024 * 1024;
-/// Life of a log entry, and of the memory of a submission for answering its resend.
+/// Life of a log entry.
 pub const ENTRY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How much longer than its entry a submission is remembered, for answering its resend: as long as a device can be away
+/// and go on with its session. Once the entry is gone, nothing else can tell it whether what it sent last has arrived.
+pub const RESEND_TIME: Duration = REFRESH_TOKEN_TIME;
 /// Entries in one reply to a fetch or in one push.
 pub const FETCH_ENTRIES: usize = 256;
 /// Payload bytes in one reply to a fetch or in one push; one larger entry still goes alone.

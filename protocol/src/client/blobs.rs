@@ -136,7 +136,8 @@ impl Client {
         if waits.is_none_or(|waits| waits.blob.hash() != hash) {
             return;
         }
-        if !failure.is_transient() {
+        // Where the session ended while this was on its way, nothing is said of the blob.
+        if !failure.is_transient() && failure.code != ErrorCode::NotLoggedIn {
             return self.give_up_blob(id, failure.code.text());
         }
         let at = self.now.mono + pause(failure.retry_after_ms);

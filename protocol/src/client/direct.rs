@@ -135,6 +135,10 @@ impl Client {
         if !inbox.is_some_and(|inbox| inbox.ready && inbox.at_head()) {
             return;
         }
+        // Or the inbox has lost it, and the server is about to say where this device is a member.
+        if self.asks_for_memberships() {
+            return;
+        }
         if account == me.account {
             let why = "the name leads to this device's own account";
             return self.fail_intent(ticket, Failed::Untrusted(why));

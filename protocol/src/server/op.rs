@@ -13,6 +13,7 @@
 //! * A revoked or deleted device counts as no member and has no session, and its inbox is gone. It holds back
 //!   no entries either.
 //! * Reasons to refuse are looked for in the order in which they are listed.
+//! * The memory of a submission goes [`RESEND_TIME`](crate::limits::RESEND_TIME) after its entry `expires`.
 //! * Order in time is kept where clocks are not: an entry never ends before the one it follows in its channel,
 //!   nor the memory of a submission before that of the device's submission before; a shorter `expires` is raised.
 //! * Lists come back in ascending order of their ids (key packages in order of upload).
@@ -248,7 +249,7 @@ pub struct Append {
     pub group: Vec<Op>,
     /// The server's time.
     pub at: UnixMillis,
-    /// When the entry, and the memory of the submission, may go.
+    /// When the entry may go.
     pub expires: UnixMillis,
 }
 
@@ -283,7 +284,7 @@ pub struct Commit {
     pub removes: Vec<Sender>,
     /// The server's time.
     pub at: UnixMillis,
-    /// When the entries, the tree, and the memory of the submission may go.
+    /// When the entries and the tree may go.
     pub expires: UnixMillis,
 }
 
@@ -312,7 +313,7 @@ pub struct Reset {
     pub group_info: Bytes,
     /// The server's time.
     pub at: UnixMillis,
-    /// When the entry, and the memory of the submission, may go.
+    /// When the entry may go.
     pub expires: UnixMillis,
 }
 

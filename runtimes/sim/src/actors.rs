@@ -12,17 +12,23 @@ use std::collections::BTreeMap;
 use std::panic;
 use std::rc::Rc;
 
-use qpc_protocol::crypto::portable;
+use qpc_protocol::crypto::Backend;
 use qpc_protocol::id::ChannelId;
 
-use crate::insecure;
 use crate::oracle::{Oracle, PLANTED};
-use crate::scenario::{Class, Crypto, Scenario, Step};
+use crate::scenario::{Class, Scenario, Step};
 use crate::trace::Trace;
 use crate::world::{Rules, World};
 use hostile::Liars;
 
 pub use hostile::{OF_MEMBERS, OF_SERVERS, Way};
+
+/// How often in a day devices wake up where days pass.
+const WAKES_A_DAY: u32 = 3;
+/// For how long.
+const AWAKE: Duration = Duration::from_secs(60);
+/// And for how long they are asleep then.
+const ASLEEP: Duration = Duration::from_secs(86_400 / WAKES_A_DAY as u64 - AWAKE.as_secs());
 
 /// The records of a device.
 type Disk = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -36,6 +42,8 @@ pub(crate) struct Play<'a> {
     /// The account of each device, thieves included.
     accounts: Vec<u8>,
     liars: Rc<RefCell<Liars>>,
+    /// The steps that were taken, as they were.
+    pub(crate) steps: Vec<Step>,
     /// Steps that applied.
     pub(crate) applied: usize,
     /// Of them, all but those that let time pass.
@@ -44,10 +52,8 @@ pub(crate) struct Play<'a> {
 
 impl<'a> Play<'a> {
     /// The world of a scenario before its first step.
-    pub(crate) fn new(scenario: &'a Scenario, trace: Option<Trace>) -> Self {
+    pub(crate) fn new(scenario: &'a Scenario, backend: Backend, trace: Option<Trace>) -> Self {
         let setting = &scenario.setting;
-        let real = setting.crypto == Crypto::Portable;
-        let backend = if real { portable() } else { insecure::quick() };
         let rules = Rules {
             links: setting.links,
             split: setting.split,
@@ -77,6 +83,7 @@ impl<'a> Play<'a> {
             backups: Vec::new(),
             accounts: Vec::new(),
             liars,
+            steps: Vec::new(),
             applied: 0,
             operations: 0,
         };
@@ -100,12 +107,12 @@ impl<'a> Play<'a> {
     /// Takes a step; whether it applied.
     pub(crate) fn step(&mut self, number: usize, step: Step) -> bool {
         self.oracle.borrow_mut().begin(number);
-        let applied = match step.kind().class {
-            Class::Command => self.command(step),
-            Class::Fault => self.fault(step),
-            Class::Hostile => self.hostile(step),
-            Class::Time => self.time(step),
+        let taken = match self.take(number, step) {
+            false if self.scenario.setting.seek => self.seek(number, step),
+            applied => applied.then_some(step),
         };
+        let applied = taken.is_some();
+        self.steps.push(taken.unwrap_or(step));
         for device in &mut self.world.devices {
             // The oracle has seen them.
             device.events.clear();
@@ -116,7 +123,41 @@ impl<'a> Play<'a> {
         applied
     }
 
-    fn time(&mut self, step: Step) -> bool {
+    fn take(&mut self, number: usize, step: Step) -> bool {
+        match step.kind().class {
+            Class::Command => self.command(step),
+            Class::Fault => self.fault(step),
+            Class::Hostile => self.hostile(step),
+            Class::Time => self.time(number, step),
+        }
+    }
+
+    /// Takes a step for the next device, group or account that it applies to.
+    fn seek(&mut self, number: usize, step: Step) -> Option<Step> {
+        let (kind, numbers) = step.parts();
+        let counts = Step::KINDS[kind].args.iter().map(|arg| match *arg {
+            "device" | "other" => Some(self.world.devices.len()),
+            "group" => Some(self.oracle.borrow().channel_count().max(1)),
+            "account" => Some(self.scenario.setting.account_count().max(1)),
+            _ => None,
+        });
+        let counts: Vec<Option<usize>> = counts.collect();
+        let all: usize = counts.iter().flatten().product();
+        (1..all).find_map(|offset| {
+            let (mut rest, mut numbers) = (offset, numbers.clone());
+            // The last one is changed first: whose step it is changes last.
+            for (number, count) in numbers.iter_mut().zip(&counts).rev() {
+                if let Some(count) = count {
+                    *number = ((usize::from(*number) + rest) % count) as u16;
+                    rest /= count;
+                }
+            }
+            let step = Step::new(kind, &numbers)?;
+            self.take(number, step).then_some(step)
+        })
+    }
+
+    fn time(&mut self, number: usize, step: Step) -> bool {
         match step {
             Step::Run {} => drop(self.world.run()),
             Step::Pass { ms } => self.world.pass(Duration::from_millis(ms.into())),
@@ -124,6 +165,14 @@ impl<'a> Play<'a> {
                 // As for devices that sleep meanwhile.
                 self.world.advance(Duration::from_secs(3_600 * u64::from(hours)));
                 self.world.run();
+            }
+            Step::Days { days } => {
+                for _ in 0..u32::from(days) * WAKES_A_DAY {
+                    // Each of them has to come to an end.
+                    self.oracle.borrow_mut().begin(number);
+                    self.world.advance(ASLEEP);
+                    self.world.pass(AWAKE);
+                }
             }
             Step::Calm {} => self.calm(),
             _ => return false,

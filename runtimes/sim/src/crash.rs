@@ -13,6 +13,7 @@ use std::time::Duration;
 use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Failed};
 use qpc_protocol::error::Refused;
+use qpc_protocol::id::Digest;
 use qpc_protocol::io::Ticket;
 
 use crate::takeover;
@@ -103,11 +104,12 @@ pub struct Tally {
     pub bad: Vec<String>,
 }
 
-/// Runs a script without a crash, and with one at every `stride`-th point from the `offset`-th on.
+/// Runs a script without a crash, and with one at every `stride`-th point from the `offset`-th on, each twice: all outputs
+/// are the same.
 pub fn everywhere(rules: Rules, script: &Script, stride: usize, offset: usize) -> Tally {
     let past = script.made(rules);
     let mut tally = Tally { runs: 1, ..Tally::default() };
-    let count = match guarded(rules, script, &past, None) {
+    let count = match twice(rules, script, &past, None) {
         Ok(count) => count,
         Err(why) => {
             tally.bad.push(format!("{}, no crash: {why}", script.name));
@@ -118,7 +120,7 @@ pub fn everywhere(rules: Rules, script: &Script, stride: usize, offset: usize) -
     tally.points = points.len() as u64;
     for point in points.into_iter().skip(offset).step_by(stride) {
         tally.runs += 1;
-        if let Err(why) = guarded(rules, script, &past, Some(point)) {
+        if let Err(why) = twice(rules, script, &past, Some(point)) {
             tally.bad.push(format!("{}, {point}: {why}", script.name));
         }
     }
@@ -136,6 +138,8 @@ pub fn at(rules: Rules, script: &Script, point: Point) -> Result<(), String> {
 
 /// How many batches each device made, and transactions the server.
 struct Count {
+    /// Over all outputs of all machines.
+    trace: Digest,
     batches: Vec<u64>,
     transactions: u64,
 }
@@ -154,6 +158,19 @@ impl Count {
             }
         }
         points
+    }
+}
+
+fn twice(
+    rules: Rules,
+    script: &Script,
+    past: &Remains,
+    point: Option<Point>,
+) -> Result<Count, String> {
+    let first = guarded(rules, script, past, point)?;
+    match guarded(rules, script, past, point)?.trace {
+        trace if trace == first.trace => Ok(first),
+        _ => Err("not the same twice".to_owned()),
     }
 }
 
@@ -232,6 +249,7 @@ impl Run {
         let count = Count {
             batches: self.world.devices.iter().map(|device| device.batches).collect(),
             transactions: self.world.storage.transactions,
+            trace: Digest([0; 32]),
         };
         for device in &mut self.world.devices {
             device.crash_in = None;
@@ -239,7 +257,7 @@ impl Run {
         self.world.storage.crash_in = None;
         self.calm()?;
         check::all_hold(&self.world, &spoken, self.mistaken)?;
-        Ok(count)
+        Ok(Count { trace: self.world.trace, ..count })
     }
 
     /// Asks for something until it has come true.

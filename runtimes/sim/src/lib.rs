@@ -19,5 +19,5 @@ pub mod world;
 pub use actors::{OF_MEMBERS, OF_SERVERS, Way};
 pub use minimise::{Minimised, minimise};
 pub use oracle::Failure;
-pub use run::{Report, run, run_traced};
+pub use run::{Report, run, run_here, run_over, run_traced};
 pub use trace::Trace;

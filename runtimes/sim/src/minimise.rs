@@ -40,6 +40,14 @@ pub fn minimise(
     // Nothing after the failure matters.
     let taken = search.best.report.taken;
     search.try_steps(scenario.steps.iter().copied().take(taken).collect());
+    // Nor does a step look for what it applies to, once that is known.
+    let found = search.best.report.steps.iter().copied();
+    let mut settled = search.best.scenario.clone();
+    settled.setting.seek = false;
+    settled.steps =
+        found.chain(settled.steps.iter().copied().skip(search.best.report.steps.len())).collect();
+    settled.steps.truncate(taken);
+    search.attempt(settled);
     loop {
         let before = search.size();
         search.drop_devices();
@@ -123,7 +131,8 @@ impl Search<'_> {
 
     /// Takes away what is special about the setting.
     fn simplify(&mut self) {
-        let plain: [fn(&mut Scenario); 5] = [
+        let plain: [fn(&mut Scenario); 6] = [
+            |scenario| scenario.setting.seek = false,
             |scenario| scenario.setting.links = Links::Many,
             |scenario| scenario.setting.split = false,
             |scenario| scenario.setting.suite = Suite::Classical,

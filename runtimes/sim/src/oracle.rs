@@ -52,10 +52,14 @@ pub(crate) struct Oracle {
     outputs: u64,
     /// What machines were alarmed by, and how often.
     pub(crate) alarms: BTreeMap<String, usize>,
+    /// How often a device said that it fell out of a group.
+    pub(crate) fallen: usize,
     /// Somebody was dishonest: alarms are as they should be.
     dishonest: bool,
     now: Duration,
     logs: Logs,
+    /// The logs of the other history, once the server has had two.
+    others: Option<Logs>,
     readers: Vec<Reader>,
     said: Vec<Said>,
     /// What made the messages of the logs.
@@ -79,9 +83,11 @@ impl Oracle {
             outputs: 0,
             checks: 0,
             alarms: BTreeMap::new(),
+            fallen: 0,
             dishonest: false,
             now: Duration::ZERO,
             logs: Logs::default(),
+            others: None,
             readers: Vec::new(),
             said: Vec::new(),
             keys: BTreeMap::new(),
@@ -155,6 +161,32 @@ impl Oracle {
         self.readers[device].lied = true;
     }
 
+    /// From now on the server leads these devices into another history.
+    pub(crate) fn forked(&mut self, devices: &[usize]) {
+        self.others = Some(self.logs.clone());
+        for device in devices {
+            self.lied(*device);
+            self.readers[*device].forked = true;
+        }
+    }
+
+    /// Whether the server has, or had, two histories: one more would be a third.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.others.is_some()
+    }
+
+    /// The logs in which something is to be found that a device was told.
+    fn logs_of(&self, device: usize, has: impl Fn(&Logs) -> bool) -> &Logs {
+        let others = self.others.as_ref().filter(|_| self.readers[device].forked);
+        others.filter(|others| !has(&self.logs) && has(others)).unwrap_or(&self.logs)
+    }
+
+    /// From now on the path secrets of a device's commits are forged.
+    pub(crate) fn forges(&mut self, device: usize) {
+        self.lied(device);
+        self.readers[device].forger = true;
+    }
+
     /// A further device goes on from the disk of this one, and so is who it is.
     pub(crate) fn stolen(&mut self, device: usize) {
         self.lied(device);
@@ -179,6 +211,11 @@ impl Oracle {
     pub(crate) fn channel(&self, number: u16) -> Option<ChannelId> {
         let count = self.channels.len().max(1);
         self.channels.get(usize::from(number) % count).copied()
+    }
+
+    /// How many there are.
+    pub(crate) fn channel_count(&self) -> usize {
+        self.channels.len()
     }
 
     /// The account of a name.
@@ -225,6 +262,14 @@ impl Oracle {
             | Seen::Input(..)
             | Seen::Idle(..)
             | Seen::Opened(..) => {}
+            Seen::StoredElsewhere(ops, replies) => {
+                let others = self.others.get_or_insert_default();
+                let executed =
+                    ops.iter().zip(*replies).map(|(op, reply)| others.executed(op, reply));
+                let broken: Vec<_> = executed.filter_map(Result::err).collect();
+                self.broken(broken);
+            }
+            Seen::NotStored => self.server_has_room(),
             Seen::Persisted(device, batch) => {
                 if let Some(reader) = self.readers.get_mut(*device) {
                     reader.persisted(batch);
@@ -296,9 +341,11 @@ impl Oracle {
             Event::Changed(change) => self.changed(device, change),
             Event::Joined { channel, .. } => self.joined(device, *channel),
             Event::FellOut { channel, .. } => {
+                self.fallen += 1;
                 self.readers[device].out.insert(*channel);
             }
             Event::Rejoined { channel, epoch, .. } => {
+                self.came_in(device, *channel);
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
                 reader.out.remove(channel);
@@ -308,14 +355,21 @@ impl Oracle {
             }
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));
+                self.inbox_lost(device, *channel);
             }
             // Nothing is left that says whose group it was.
             Event::Unreadable { channel, why, .. } if why.contains("a member has to remove") => {
                 let reader = &mut self.readers[device];
                 reader.lost.extend(reader.torn.contains(channel).then_some(*channel));
             }
-            Event::Reset { channel, .. } => {
+            Event::Reset { channel, by, .. } => {
                 self.readers[device].between.insert(*channel);
+                if self.readers[device].sender == Some(*by) {
+                    self.came_in(device, *channel);
+                }
+            }
+            Event::Unreadable { channel, .. } if self.has_forger(*channel) => {
+                self.readers[device].unopened.insert(*channel);
             }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
@@ -341,12 +395,44 @@ impl Oracle {
             reader.leaving.remove(&channel);
         }
         let of = reader.sender;
-        let since = self.logs.channels.get(&channel).zip(of).and_then(|(log, of)| log.since(of));
+        let since = |logs: &Logs| logs.channels.get(&channel)?.since(of?);
+        let others = self.others.as_ref().filter(|_| reader.forked);
+        let since = since(&self.logs).or_else(|| since(others?));
         // What was before is not known to a backup that did not know of the group.
-        if let (true, Some(place)) = (reader.lost.remove(&channel), since) {
+        let unread = reader.unwelcomed.remove(&channel) | reader.unopened.remove(&channel);
+        let lost = reader.lost.remove(&channel) | unread;
+        if let (true, Some(place)) = (lost, since) {
             reader.back.insert(channel, place);
         }
+        self.came_in(device, channel);
         self.check(since.is_some(), "who joins was added", || format!("{device} {channel}"));
+    }
+
+    /// Whether somebody was in a group who forges path secrets: a commit from outside with such ones brings nobody back.
+    fn has_forger(&self, channel: ChannelId) -> bool {
+        let Some(log) = self.logs.channels.get(&channel) else { return false };
+        let forgers = self.readers.iter().filter(|reader| reader.forger);
+        forgers.filter_map(|reader| reader.sender).any(|of| log.was_member(of))
+    }
+
+    /// A device knows of its membership.
+    fn came_in(&mut self, device: usize, channel: ChannelId) {
+        let reader = &mut self.readers[device];
+        let log = self.logs.channels.get(&channel);
+        let since = reader.sender.zip(log).and_then(|(of, log)| log.since(of));
+        reader.unwelcomed.remove(&channel);
+        reader.unopened.remove(&channel);
+        reader.joined.extend(since.map(|since| (channel, since)));
+    }
+
+    /// Entries of an inbox are gone, which is told: nothing else says who was added where meanwhile.
+    fn inbox_lost(&mut self, device: usize, channel: ChannelId) {
+        let reader = &mut self.readers[device];
+        let Some(of) = reader.sender.filter(|of| ChannelId::inbox(*of) == channel) else { return };
+        let memberships =
+            self.logs.channels.iter().filter_map(|(id, log)| Some((id, log.since(of)?)));
+        let unknown = memberships.filter(|(id, since)| reader.joined.get(id) != Some(since));
+        reader.unwelcomed.extend(unknown.map(|(id, _)| *id));
     }
 
     fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Asked> {
@@ -369,10 +455,12 @@ impl Oracle {
         let text = *reader.texts.entry(number).or_insert(at);
         let acked = reader.acked.contains(&at);
         let last = reader.last.insert(message.channel, message.seq).unwrap_or(0);
-        let lied = reader.lied;
+        let (lied, forked) = (reader.lied, reader.forked);
         let who = || format!("device {device}, text {number}, seq {}", message.seq);
-        self.check(before != Some(life) && text == at, "a message is read once", who);
-        self.check(!acked, "an acknowledged message does not come again", who);
+        // Another message of another history has the same seq.
+        let once = (forked || before != Some(life)) && text == at;
+        self.check(once, "a message is read once", who);
+        self.check(forked || !acked, "an acknowledged message does not come again", who);
         self.check(stored, "what is told is durable", who);
         self.check(last < message.seq || lied, "messages come in the order of the log", who);
         // A channel that is preferred has as many of its own.
@@ -396,12 +484,14 @@ impl Oracle {
         self.check(sender == Some(message.sender), "a message is its sender's", who);
         self.check(!said.failed, "what failed is not read", who);
         // Where it really is: to a device that is lied to the server may count otherwise.
-        let seq = self.logs.find(message.channel, message.message);
+        let logs =
+            self.logs_of(device, |logs| logs.find(message.channel, message.message).is_some());
+        let seq = logs.find(message.channel, message.message);
         let Some(seq) = seq.filter(|seq| *seq == message.seq || self.readers[device].lied) else {
             self.fail("a message has its place in the log", who());
             return Some(number);
         };
-        let log = self.logs.channels.get(&message.channel)?;
+        let log = logs.channels.get(&message.channel)?;
         let entry = log.entry(seq)?.clone();
         let reader = self.readers[device].sender;
         let may = reader.is_some_and(|reader| log.is_for(reader, seq));
@@ -444,13 +534,18 @@ impl Oracle {
             }
             (Asked::Members(channel), Outcome::Members(members)) => {
                 let told: BTreeSet<Sender> = members.iter().map(|member| member.sender).collect();
-                let log = self.logs.channels.get(channel);
-                let known = log.is_some_and(|log| log.memberships().any(|set| *set == told));
+                let known = |logs: &Logs| {
+                    let log = logs.channels.get(channel);
+                    log.is_some_and(|log| log.memberships().any(|set| *set == told))
+                };
+                let known = known(self.logs_of(device, known));
                 self.check(known, "members are who was added", || format!("device {device}"));
             }
             (_, Outcome::Group(channel)) => {
-                let made = self.logs.channels.contains_key(channel);
+                let is = |logs: &Logs| logs.channels.contains_key(channel);
+                let made = is(self.logs_of(device, is));
                 self.check(made, "a group that was made is there", || format!("{channel}"));
+                self.came_in(device, *channel);
             }
             (_, Outcome::KeyPackages { available, .. }) => {
                 let fits = *available as usize <= KEY_PACKAGES_PER_DEVICE;
@@ -461,14 +556,17 @@ impl Oracle {
     }
 
     fn changed(&mut self, device: usize, change: &GroupChange) {
-        let Some(log) = self.logs.channels.get(&change.channel) else {
-            return self.fail("a group that changes is there", change.channel.to_string());
-        };
         let before = change.epoch.saturating_sub(1);
-        let made = log.entries().any(|(_, entry)| {
-            let at = entry.kind == EntryKind::Commit && entry.place.1 == before;
-            at && entry.sender == change.by
-        });
+        let made = |logs: &Logs| {
+            let log = logs.channels.get(&change.channel);
+            log.is_some_and(|log| {
+                log.entries().any(|(_, entry)| {
+                    let at = entry.kind == EntryKind::Commit && entry.place.1 == before;
+                    at && entry.sender == change.by
+                })
+            })
+        };
+        let made = made(self.logs_of(device, made));
         self.check(made, "an epoch is made by its commit", || format!("{device}: {change:?}"));
     }
 }

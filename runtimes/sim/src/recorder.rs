@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 
 /// Shortest secret that is looked for, in bytes.
 pub const PLANTED_BYTES: usize = 8;
+/// A path secret in bytes.
+const PATH_SECRET: usize = 32;
 /// Slots of the sieve in front of the search, a power of two.
 const SIEVE: usize = 1 << 20;
 
@@ -28,6 +30,8 @@ struct Seen {
     /// Where each ciphertext's key came from, for whoever asks.
     keys: Option<Keys>,
     forgery: Option<Forgery>,
+    /// The same, of path secrets alone.
+    path_forgery: Option<Forgery>,
     forged: usize,
 }
 
@@ -139,6 +143,11 @@ impl Recorder {
         self.seen().forgery = forgery;
     }
 
+    /// The same of path secrets alone: the commits of whoever runs now are forged where no server can see it.
+    pub fn forge_path_secrets(&self, forgery: Option<Forgery>) {
+        self.seen().path_forgery = forgery;
+    }
+
     /// How much was forged since the last call.
     pub fn take_forged(&self) -> usize {
         core::mem::take(&mut self.seen().forged)
@@ -225,7 +234,9 @@ impl Primitives for Recorder {
                 "{aead:?}: a key and a nonce sealed two plaintexts, now {sizes:?} bytes"
             ));
         }
-        let forgery = seen.forgery;
+        // A path secret is as long as a hash, and sealed with nothing beside it (RFC 9420 §7.6, §5.1.3).
+        let of_path = aad.is_empty() && plaintext.len() == PATH_SECRET;
+        let forgery = seen.forgery.or(seen.path_forgery.filter(|_| of_path));
         seen.forged += usize::from(forgery.is_some());
         drop(seen);
         let mut plaintext = Zeroizing::new(plaintext.to_vec());

@@ -5,9 +5,10 @@ use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
-use std::sync::{Arc, Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 
+use qpc_protocol::crypto::Backend;
 use qpc_protocol::id::Digest;
 
 use crate::actors::Play;
@@ -30,6 +31,8 @@ pub struct Report {
     pub hash: Digest,
     /// Steps that were taken.
     pub taken: usize,
+    /// They as they were taken: with the device, group or account that they applied to.
+    pub steps: Vec<Step>,
     /// Of them, those that applied.
     pub applied: usize,
     /// Of them, all but those that let time pass.
@@ -44,6 +47,8 @@ pub struct Report {
     pub lies: usize,
     /// What machines were alarmed by, and how often.
     pub alarms: BTreeMap<String, usize>,
+    /// How often a device said that it fell out of a group.
+    pub fallen: usize,
     /// Promises that were not kept.
     pub failures: Vec<Failure>,
 }
@@ -62,7 +67,7 @@ impl fmt::Display for Report {
             f,
             "seed {seed}: {operations} operations ({applied} of {taken} steps), {checks} checks, {time:.1?} virtual, {sent} bytes, {hash:?}"
         )?;
-        if self.lies > 0 {
+        if self.lies > 0 || !self.alarms.is_empty() {
             write!(f, ", {} lies, alarms: {:?}", self.lies, self.alarms)?;
         }
         for Failure { rule, what, at, step } in &self.failures {
@@ -87,22 +92,53 @@ pub fn run(scenario: &Scenario) -> Report {
 
 /// The same, with a trace.
 pub fn run_traced(scenario: &Scenario, trace: Option<Trace>) -> Report {
+    run_in_thread(scenario, scenario.setting.crypto.backend(), trace)
+}
+
+/// The same over the caller's primitives.
+pub fn run_over(backend: Backend, scenario: &Scenario) -> Report {
+    run_in_thread(scenario, backend, None)
+}
+
+/// The same on this thread, which is a fresh one that was [taken over](takeover::enter).
+pub fn run_here(backend: Backend, scenario: &Scenario) -> Report {
     hear_panics();
-    let under_way: Arc<Mutex<Report>> = Arc::new(Mutex::new(empty(scenario.seed)));
-    let (scenario, shared) = (scenario.clone(), under_way.clone());
-    let body = move || {
-        takeover::enter(scenario.seed);
-        let played = AssertUnwindSafe(|| play(&scenario, trace, &shared));
-        panic::catch_unwind(played).err().map(|payload| {
-            payload
-                .downcast::<Failure>()
-                .map_or_else(|_| Broken::Panic(PANIC.take()), |failure| Broken::Rule(*failure))
-        })
-    };
-    let thread = thread::Builder::new().name(THREAD.into()).stack_size(STACK).spawn(body);
-    let ended = thread.ok().and_then(|thread| thread.join().ok());
+    let under_way = Mutex::new(empty(scenario.seed));
+    let ended = guarded(scenario, backend, None, &under_way);
+    report(ended, &under_way)
+}
+
+fn run_in_thread(scenario: &Scenario, backend: Backend, trace: Option<Trace>) -> Report {
+    hear_panics();
+    let under_way = Mutex::new(empty(scenario.seed));
+    let ended = thread::scope(|scope| {
+        let body = || {
+            takeover::enter(scenario.seed);
+            guarded(scenario, backend, trace, &under_way)
+        };
+        let thread = thread::Builder::new().name(THREAD.into()).stack_size(STACK);
+        thread.spawn_scoped(scope, body).ok().and_then(|thread| thread.join().ok())
+    });
+    report(ended.unwrap_or_else(|| Some(Broken::Panic(Default::default()))), &under_way)
+}
+
+fn guarded(
+    scenario: &Scenario,
+    backend: Backend,
+    trace: Option<Trace>,
+    under_way: &Mutex<Report>,
+) -> Option<Broken> {
+    let played = AssertUnwindSafe(|| play(scenario, backend, trace, under_way));
+    panic::catch_unwind(played).err().map(|payload| {
+        payload
+            .downcast::<Failure>()
+            .map_or_else(|_| Broken::Panic(PANIC.take()), |failure| Broken::Rule(*failure))
+    })
+}
+
+fn report(ended: Option<Broken>, under_way: &Mutex<Report>) -> Report {
     let mut report = under_way.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    match ended.unwrap_or_else(|| Some(Broken::Panic(Default::default()))) {
+    match ended {
         Some(Broken::Panic((at, what))) => {
             let (rule, step) = (format!("no panic: {at}"), report.taken);
             report.failures.push(Failure { rule, what, at: report.time, step });
@@ -122,6 +158,7 @@ fn empty(seed: u64) -> Report {
         seed,
         hash: Digest([0; 32]),
         taken: 0,
+        steps: Vec::new(),
         applied: 0,
         operations: 0,
         checks: 0,
@@ -129,12 +166,13 @@ fn empty(seed: u64) -> Report {
         sent: 0,
         lies: 0,
         alarms: BTreeMap::new(),
+        fallen: 0,
         failures: Vec::new(),
     }
 }
 
-fn play(scenario: &Scenario, trace: Option<Trace>, shared: &Mutex<Report>) {
-    let mut play = Play::new(scenario, trace.clone());
+fn play(scenario: &Scenario, backend: Backend, trace: Option<Trace>, shared: &Mutex<Report>) {
+    let mut play = Play::new(scenario, backend, trace.clone());
     let steps = scenario.steps.iter().copied().chain([Step::Calm {}]);
     for (number, step) in steps.enumerate() {
         if let Some(trace) = &trace {
@@ -145,9 +183,12 @@ fn play(scenario: &Scenario, trace: Option<Trace>, shared: &Mutex<Report>) {
         if let Some(trace) = trace.as_ref().filter(|_| !applied) {
             trace.say(format!("{:>14}    passed over", ""));
         }
-        let report = sum(scenario.seed, number + 1, &play);
+        let mut report = sum(scenario.seed, number + 1, &play);
         let over = !report.failures.is_empty();
-        *shared.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        report.steps = core::mem::take(&mut shared.steps);
+        report.steps.extend(play.steps.drain(..));
+        *shared = report;
         if over {
             break;
         }
@@ -160,6 +201,7 @@ fn sum(seed: u64, taken: usize, play: &Play<'_>) -> Report {
         seed,
         hash: play.world.trace,
         taken,
+        steps: Vec::new(),
         applied: play.applied,
         operations: play.operations,
         checks: oracle.checks,
@@ -167,6 +209,7 @@ fn sum(seed: u64, taken: usize, play: &Play<'_>) -> Report {
         sent: play.world.sent_bytes,
         lies: play.lies(),
         alarms: oracle.alarms.clone(),
+        fallen: oracle.fallen,
         failures: oracle.failures.clone(),
     }
 }

@@ -8,8 +8,11 @@ mod step;
 mod text;
 
 use qpc_protocol::client::UpdatePolicy;
+use qpc_protocol::crypto::{Backend, portable};
 use qpc_protocol::io::Links;
 use qpc_protocol::mls::suite::Suite;
+
+use crate::insecure;
 
 pub use step::{Class, Kind, Step};
 pub use text::Misread;
@@ -30,6 +33,16 @@ pub enum Crypto {
     Insecure,
 }
 
+impl Crypto {
+    /// The primitives.
+    pub fn backend(self) -> Backend {
+        match self {
+            Self::Portable => portable(),
+            Self::Insecure => insecure::quick(),
+        }
+    }
+}
+
 /// How a world is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -45,6 +58,8 @@ pub struct Setting {
     pub update_entries: u16,
     /// How long everything is under way, in milliseconds.
     pub latency: u16,
+    /// A step that does not apply to its device, group or account is taken for the next one that it applies to.
+    pub seek: bool,
     /// The account of each device; at most [`DEVICES`].
     pub accounts: Vec<u8>,
 }
@@ -98,6 +113,7 @@ impl Scenario {
             suite: if next() % 4 == 3 { Suite::Hybrid } else { Suite::Classical },
             update_entries: next().into(),
             latency: next().into(),
+            seek: true,
             accounts: Vec::new(),
         };
         let count = 1 + usize::from(next()) % DEVICES;
@@ -116,7 +132,7 @@ impl Scenario {
             let numbers = Step::KINDS[kind].args.iter();
             let numbers: Vec<_> =
                 numbers.map(|arg| Step::number(arg, bytes.next().unwrap_or(0))).collect();
-            steps.extend(Step::new(kind, &numbers));
+            steps.extend(Step::new(kind, &numbers).map(Step::fitted));
             if steps.len() >= STEPS {
                 break;
             }

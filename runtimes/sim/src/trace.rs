@@ -49,6 +49,7 @@ impl Trace {
             | Seen::Input(..)
             | Seen::Idle(..)
             | Seen::Opened(..) => return,
+            Seen::NotStored => "store    refuses a transaction".to_owned(),
             Seen::Output(who, Output::Send { link, len, fin }, bytes) => {
                 let end = if *fin { ", the last" } else { "" };
                 let frames = self.frames(*who, *link, bytes);
@@ -67,7 +68,7 @@ impl Trace {
                 let (id, count) = (batch.id.0, batch.ops.len());
                 format!("{} has batch {id}, {count} changes {}", name(*who), hash(text.as_bytes()))
             }
-            Seen::Stored(ops, replies) => {
+            Seen::Stored(ops, replies) | Seen::StoredElsewhere(ops, replies) => {
                 let refused = replies.iter().filter_map(|reply| match reply {
                     StoreReply::Refused { code, .. } => Some(code.name()),
                     _ => None,

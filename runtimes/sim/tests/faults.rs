@@ -122,9 +122,52 @@ fn what_a_partition_held_back_arrives() {
             say(&mut world, BOB, channel, &format!("{text} too"));
             world.pass(span);
             assert!(!world.bodies(BOB).contains(&text));
-            parted.iter().for_each(|device| world.heal(*device));
+            parted.iter().for_each(|device| assert!(world.heal(*device)));
             talk(&mut world, channel, &format!("after {text}"));
             assert!(world.bodies(BOB).contains(&text));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_nobody_reaches_goes_on_by_itself() {
+    let (mut world, channel) = three(Rules::new(5));
+    for (number, span) in [Duration::from_secs(5), SILENCE / 2, SILENCE * 3].into_iter().enumerate()
+    {
+        world.part_server(span);
+        let text = format!("{span:?}");
+        for device in ALL {
+            say(&mut world, device, channel, &text);
+        }
+        world.pass(span - Duration::from_secs(1));
+        assert!(!world.bodies(BOB).contains(&text), "nothing passes");
+        let lost = |event: &Event| matches!(event, Event::Offline { .. });
+        let told = ALL.iter().all(|device| saw(&world, *device, lost));
+        assert_eq!(told, number > 0, "who waits for an answer for too long is told");
+        world.pass(Duration::from_secs(60));
+        assert!(world.bodies(BOB).contains(&text), "it has ended by itself");
+        talk(&mut world, channel, &format!("after {text}"));
+    }
+    world.part_server(Duration::from_secs(3_600));
+    assert!(world.heal_server() && !world.heal_server());
+    talk(&mut world, channel, "at once");
+}
+
+#[test]
+fn a_link_that_ends_at_any_byte_is_made_anew() {
+    for rules in [Rules::new(30), Rules::new(31).one_link(), Rules::new(32).split()] {
+        let (mut world, channel) = three(rules);
+        for (number, after) in [0, 1, 7, 8, 9, 30, 100, 101, 500, 3_000].into_iter().enumerate() {
+            for up in [0, 1] {
+                world.devices[BOB].ends_in[up] = Some(after);
+                let long = format!("{number} {up} {}", "x".repeat(4_000));
+                say(&mut world, BOB, channel, &long);
+                say(&mut world, ALICE, channel, &long);
+                talk(&mut world, channel, &format!("after {after} {up}"));
+                assert_eq!(world.devices[BOB].ends_in[up], None, "{after} bytes went there");
+                let read = world.bodies(BOB).into_iter().filter(|body| *body == long);
+                assert_eq!(read.count(), 1, "after {after} {up}");
+            }
         }
     }
 }

@@ -71,6 +71,29 @@ fn a_disk_is_stolen() {
     assert_eq!(alarms, ["Unreadable"], "{report}");
 }
 
+/// The server goes on from a copy of its store as well, and leads one to three devices there, until they meet the others
+/// again: then it is found out.
+#[test]
+fn members_are_led_into_two_histories() {
+    for devices in 1..=3 {
+        let talk = format!("pass ms=500\n{TALK}honest\npass ms=500\n{TALK}");
+        let report = after(&format!("fork device=1 devices={devices}"), &talk);
+        let alarms: Vec<&str> = report.alarms.keys().map(String::as_str).collect();
+        assert!(alarms.contains(&"ForkSuspected"), "{report}");
+    }
+}
+
+/// A member's commits carry path secrets that open for nobody, or are others: no server can see it. The others say so,
+/// and are in one epoch with it again once it stops.
+#[test]
+fn path_secrets_are_forged() {
+    for how in [0, 1] {
+        let talk = format!("update device=1 group=0\npass ms=2000\n{TALK}honest\nhours hours=2\n");
+        let report = after(&format!("forge device=1 how={how}"), &talk);
+        assert!(report.fallen >= 3, "how {how}: {report}");
+    }
+}
+
 macro_rules! ways {
     ($($test:ident: $step:literal, $ways:ident, $name:literal => $alarms:expr;)*) => {
         $(#[test]
@@ -115,6 +138,8 @@ ways! {
     a_tree_is_changed: "lie", OF_SERVERS, "changes a tree" => ["ForkSuspected"];
     other_calls_are_answered: "lie", OF_SERVERS, "answers other calls" => ["ServerFault"];
     the_server_cannot_now: "lie", OF_SERVERS, "says that it cannot now" => [];
+    entries_are_held_back: "lie", OF_SERVERS, "holds entries back" => [];
+    answers_are_held_back: "lie", OF_SERVERS, "holds answers back" => [];
 
     a_member_changes_its_commit: "misbehave", OF_MEMBERS, "changes its commit" => [];
     a_member_signs_wrongly: "misbehave", OF_MEMBERS, "signs its commit wrongly" => [];

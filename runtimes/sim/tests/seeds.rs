@@ -8,8 +8,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use qpc_protocol::crypto::fast;
 use qpc_sim::scenario::{Crypto, Scenario};
-use qpc_sim::{Report, run};
+use qpc_sim::{Report, run, run_here, run_over, takeover};
 
 /// Operations of each world after its beginning.
 const OPERATIONS: usize = 200;
@@ -63,20 +64,51 @@ fn three_hundred_worlds_keep_every_promise_twice() {
 fn what_was_found_stays_mended() {
     let kept = kept("failures");
     assert!(!kept.is_empty());
-    let broken: Vec<(String, Report)> = kept
+    let broken: Vec<String> = kept
         .into_iter()
-        .map(|(file, scenario)| (file, run(&scenario)))
+        .map(|(file, scenario)| (file.clone(), twice(&file, &scenario)))
         .filter(|(_, report)| !report.failures.is_empty())
+        .map(|(file, report)| format!("{file}: {report}"))
         .collect();
-    assert!(broken.is_empty(), "{broken:#?}");
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
-/// What it found and nobody has mended yet, `tests/open/*.txt`, can be replayed.
+/// What it found and nobody has mended yet, `tests/open/*.txt`, can be replayed, and is the same each time.
 #[test]
 fn what_is_open_can_be_replayed() {
     for (file, scenario) in kept("open") {
         assert!(!scenario.steps.is_empty(), "{file}");
+        twice(&file, &scenario);
     }
+}
+
+/// What came of a scenario, twice.
+fn twice(file: &str, scenario: &Scenario) -> Report {
+    let first = run(scenario);
+    assert_eq!(first, run(scenario), "{file}: not the same twice");
+    first
+}
+
+/// Drawn worlds over both backends, and with as many threads for OpenMLS as one may have: every output is the same.
+#[test]
+fn drawn_worlds_are_the_same_over_both_backends_and_on_any_threads() {
+    for seed in [10, 21, 32] {
+        let scenario = Scenario::draw(seed, 60, Crypto::Portable);
+        let first = run(&scenario);
+        assert_eq!(first, run_over(fast(), &scenario), "seed {seed}: the other backend");
+        for threads in [1, 2] {
+            assert_eq!(first, on(threads, &scenario), "seed {seed}: {threads} threads");
+        }
+    }
+}
+
+/// In a pool of so many threads, all of them taken over.
+fn on(threads: usize, scenario: &Scenario) -> Report {
+    let seed = scenario.seed;
+    let pool = rayon::ThreadPoolBuilder::new();
+    let pool = pool.num_threads(threads).stack_size(16 << 20);
+    let pool = pool.start_handler(move |_| takeover::enter(seed)).build().unwrap();
+    pool.install(|| run_here(fast(), scenario))
 }
 
 /// The scenarios of a folder; none if there is no such folder.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use qpc_protocol::env::UnixMillis;
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{ChannelId, Digest, MessageId};
+use qpc_protocol::limits;
 use qpc_protocol::server::op::StoreReply;
 use rusqlite::params;
 
@@ -129,7 +130,8 @@ impl SqliteStore {
             let gone = "DELETE FROM submissions WHERE place = ?";
             run(&self.db, gone, [place(sender, ended)?])?;
         }
-        device.latest = device.latest.max(ordered(submission.expires));
+        let ends = submission.expires.plus(limits::RESEND_TIME);
+        device.latest = device.latest.max(ordered(ends));
         run(
             &self.db,
             "INSERT INTO submissions (place, expires, seq, time, message, hash, chain)

@@ -7,6 +7,7 @@ use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
+use crate::limits;
 use crate::mls::suite::Suite;
 use crate::server::op::{
     AccountRow, Append, Commit, KeyPackageRow, Member, Reset, StoreOp, StoreReply,
@@ -18,6 +19,8 @@ use crate::wire::message::{
 /// When the cases begin, and how long what they store lasts.
 pub(super) const NOW: UnixMillis = UnixMillis(1_000_000_000);
 pub(super) const LIFE: u64 = 1_000;
+/// How much longer submissions are remembered, in milliseconds.
+pub(super) const RESEND: u64 = limits::RESEND_TIME.as_secs() * 1_000;
 pub(super) const MOST: u32 = 100;
 
 pub(super) fn later(millis: u64) -> UnixMillis {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, LIFE, MOST, NOW, account, ack, append, channel, commit, create, device_key, digest, fetch,
-    later, member, package, put_device, revoke, sender, username,
+    Bed, LIFE, MOST, NOW, RESEND, account, ack, append, channel, commit, create, device_key,
+    digest, fetch, later, member, package, put_device, revoke, sender, username,
 };
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
@@ -14,7 +14,7 @@ use crate::mls::suite::Suite;
 use crate::server::op::{Append, Commit, StoreOp, StoreReply};
 use crate::store::batch::Op;
 
-/// Some of everything that ends, all of it at `later(LIFE)`: entries, submissions, key packages (one claimed, one last
+/// Some of everything that ends, all of it at `later(LIFE)` but for submissions ([`RESEND`] later): entries, submissions, key packages (one claimed, one last
 /// resort), blobs, refresh tokens. Returns how much of each kind.
 fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
     let group = bed.group(2);
@@ -68,6 +68,7 @@ fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
 pub fn sweeping_stops_at_its_bound(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     let mut left = fill(&mut bed);
+    let submissions = core::mem::take(&mut left[1]);
     let sweep = |at, most| StoreOp::Sweep { at: later(at), most };
     assert_eq!(bed.run(sweep(LIFE - 1, MOST)), StoreReply::Swept(0));
     assert_eq!(bed.run(sweep(LIFE, 0)), StoreReply::Swept(0));
@@ -78,6 +79,9 @@ pub fn sweeping_stops_at_its_bound(store: &mut dyn Backend) {
         bed.0.reopen();
     }
     assert_eq!(left, [0; 5]);
+    assert_eq!(bed.run(sweep(LIFE + RESEND - 1, MOST)), StoreReply::Swept(0));
+    assert_eq!(bed.run(sweep(LIFE + RESEND, 4)), StoreReply::Swept(4));
+    assert_eq!(bed.run(sweep(LIFE + RESEND, MOST)), StoreReply::Swept(submissions - 4));
     assert_eq!(bed.run(sweep(u64::MAX / 2, MOST)), StoreReply::Swept(0));
     // Channels stay, and go on where they were.
     let group = channel(1);
@@ -85,7 +89,8 @@ pub fn sweeping_stops_at_its_bound(store: &mut dyn Backend) {
     let next = Append { expires: later(2 * LIFE), ..append(group, sender(1, 1), 2, 1) };
     assert_eq!(bed.append(next).0, 12);
     assert_eq!(bed.seqs(fetch(group, sender(1, 1), 11)), (vec![12], 12, 12));
-    assert_eq!(bed.run(sweep(2 * LIFE, MOST)), StoreReply::Swept(2));
+    assert_eq!(bed.run(sweep(2 * LIFE, MOST)), StoreReply::Swept(1));
+    assert_eq!(bed.run(sweep(2 * LIFE + RESEND, MOST)), StoreReply::Swept(1));
 }
 
 /// What has ended is gone for every reader before anything is swept.
@@ -107,7 +112,9 @@ pub fn sweeping_is_not_needed_for_ending(store: &mut dyn Backend) {
     bed.refused(StoreOp::FindRefresh { sender: one, hash: digest(1), at }, ErrorCode::TokenExpired);
     let hash = Digest::of(&[&[1; 10]]);
     bed.refused(StoreOp::GetBlob { hash, offset: 0, most: 9, at }, ErrorCode::BlobUnknown);
-    let again = Append { at, expires: later(2 * LIFE), ..append(channel(1), one, 2, 1) };
+    let at = later(LIFE + RESEND);
+    let expires = later(2 * LIFE + RESEND);
+    let again = Append { at, expires, ..append(channel(1), one, 2, 1) };
     assert_eq!(bed.append(again).0, 12);
 }
 

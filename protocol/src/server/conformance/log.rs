@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::Backend;
 use super::bed::{
-    Bed, LIFE, MOST, NOW, ack, append, channel, commit, digest, fetch, later, message, revoke,
-    sender,
+    Bed, LIFE, MOST, NOW, RESEND, ack, append, channel, commit, digest, fetch, later, message,
+    revoke, sender,
 };
 use crate::delivery::chain;
 use crate::error::ErrorCode;
@@ -81,7 +81,7 @@ pub fn duplicates_are_answered_before_anything_else(store: &mut dyn Backend) {
     assert_eq!(bed.run(StoreOp::Append(first)), again(sent));
 }
 
-/// The memory of a submission lasts as long as it was told to, and longer than that of the one before.
+/// The memory of a submission lasts [`RESEND`] longer than its entry, and longer than that of the one before.
 pub fn submissions_are_remembered_until_their_end(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     let group = bed.group(1);
@@ -95,12 +95,12 @@ pub fn submissions_are_remembered_until_their_end(store: &mut dyn Backend) {
     // A clock that was set back does not shorten it.
     assert_eq!(bed.append(send(2, 0, LIFE)).0, 3);
     for n in [1, 2] {
-        match bed.run(StoreOp::Append(send(n, 2 * LIFE - 1, 9 * LIFE))) {
+        match bed.run(StoreOp::Append(send(n, 2 * LIFE + RESEND - 1, 9 * LIFE + RESEND))) {
             StoreReply::Appended { duplicate: true, .. } => {}
             other => panic!("{other:?}"),
         }
     }
-    let reused = Append { hash: digest(70), ..send(1, 2 * LIFE, 3 * LIFE) };
+    let reused = Append { hash: digest(70), ..send(1, 2 * LIFE + RESEND, 3 * LIFE + RESEND) };
     assert_eq!(bed.append(reused.clone()).0, 4);
     match bed.run(StoreOp::Append(reused)) {
         StoreReply::Appended { seq: 4, duplicate: true, .. } => {}
@@ -288,7 +288,7 @@ pub fn entries_end_in_their_order(store: &mut dyn Backend) {
     assert_eq!(bed.seqs(at(0, 3 * LIFE)), (vec![], 4, 5));
     assert_eq!(bed.seqs(at(4, 3 * LIFE)), (vec![], 4, 5));
     // A later entry has the seq after the ones that are gone.
-    assert_eq!(bed.run(StoreOp::Sweep { at: later(3 * LIFE), most: 100 }), StoreReply::Swept(8));
+    assert_eq!(bed.run(StoreOp::Sweep { at: later(3 * LIFE), most: 100 }), StoreReply::Swept(4));
     let op = Append { expires: later(9 * LIFE), ..append(group, from, 1, 5) };
     assert_eq!(bed.append(op).0, 5);
     assert_eq!(bed.seqs(at(0, 3 * LIFE)), (vec![5], 5, 5));

@@ -8,6 +8,7 @@ use crate::delivery::chain;
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{ChannelId, Digest, MessageId, Sender};
+use crate::limits;
 use crate::server::op::{Append, Commit, Reset, StoreReply};
 use crate::wire::message::{Entry, EntryKind, Origin, Part};
 
@@ -300,7 +301,7 @@ impl MemoryStore {
 
     fn remember(&mut self, sender: Sender, message: MessageId, submission: Submission) {
         let device = self.submissions.entry(sender).or_default();
-        device.latest = device.latest.max(submission.expires);
+        device.latest = device.latest.max(submission.expires.plus(limits::RESEND_TIME));
         device.known.insert(message, Submission { expires: device.latest, ..submission });
     }
 

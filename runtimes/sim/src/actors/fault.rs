@@ -34,10 +34,17 @@ impl Play<'_> {
                 self.world.storage.crash_moment = Some(Moment::ALL[usize::from(moment) % 3]);
             }
             Step::Serve {} if !up => self.world.start_server(),
+            Step::PartServer { seconds } => {
+                self.world.part_server(Duration::from_secs(seconds.into()));
+            }
+            Step::HealServer {} => return self.world.heal_server(),
+            Step::ServerDiskFails { how } => self.world.storage.fail = Some(disk_fault(how)),
             Step::ServerDisk { full } => return self.fill_server_disk(full == 1),
             Step::ServerSlowDisk { ms } => self.world.storage.latency = millis(ms),
             Step::ServerClock { hours, back } => self.world.server_clock = skewed(hours, back),
-            Step::ServerClockRight {} => self.world.server_clock = Clock::default(),
+            Step::ServerClockRight {} => {
+                return core::mem::take(&mut self.world.server_clock) != Clock::default();
+            }
             _ => return false,
         }
         true
@@ -60,13 +67,16 @@ impl Play<'_> {
                 device.connect = false;
                 self.world.cut(index);
             }
-            Step::Back { .. } => device.connect = true,
+            Step::Back { .. } => return !core::mem::replace(&mut device.connect, true),
+            Step::CutAfter { up, after, .. } => {
+                device.ends_in[usize::from(up % 2)] = Some(after.into());
+            }
             Step::HalfOpen { end, .. } => {
                 let blind = if end == 0 { Side::Device } else { Side::Server };
                 self.world.half_open(index, blind);
             }
             Step::Part { .. } => self.world.part(index),
-            Step::Heal { .. } => self.world.heal(index),
+            Step::Heal { .. } => return self.world.heal(index),
             Step::Latency { ms, .. } => device.latency = millis(ms),
             Step::Jitter { ms, .. } => device.jitter = millis(ms),
             Step::SlowReader { fast, .. } => {
@@ -77,8 +87,7 @@ impl Play<'_> {
             }
             Step::SlowDisk { ms, .. } => device.disk_latency = millis(ms),
             Step::DiskFails { how, .. } if on => {
-                let kind = if how == 0 { StoreFaultKind::Full } else { StoreFaultKind::Io };
-                device.fail_disk = Some(kind);
+                device.fail_disk = Some(disk_fault(how));
             }
             Step::Damage { part, .. } if !is_thief => return self.damage(index, part),
             Step::Backup { .. } => self.backups[index] = Some(device.disk.clone()),
@@ -91,7 +100,9 @@ impl Play<'_> {
             }
             Step::Clock { hours, back, .. } => device.clock = skewed(hours, back),
             Step::ClockStops { .. } => device.clock.stands = Some(wall),
-            Step::ClockRight { .. } => device.clock = Clock::default(),
+            Step::ClockRight { .. } => {
+                return core::mem::take(&mut device.clock) != Clock::default();
+            }
             _ => return false,
         }
         true
@@ -142,15 +153,18 @@ impl Play<'_> {
     fn mend(&mut self) {
         self.be_honest();
         self.fill_server_disk(false);
+        self.world.heal_server();
         self.world.server_clock = Clock::default();
         self.world.storage.latency = Duration::ZERO;
         self.world.storage.crash_in = None;
+        self.world.storage.fail = None;
         if self.world.server.is_none() {
             self.world.start_server();
         }
         for index in 0..self.thieves().start {
             let device = &mut self.world.devices[index];
             device.connect = true;
+            device.ends_in = [None, None];
             device.crash_in = None;
             device.fail_disk = None;
             device.fail_load = None;
@@ -194,6 +208,10 @@ impl Play<'_> {
         }
         self.oracle.borrow_mut().rest(&self.world);
     }
+}
+
+fn disk_fault(how: u16) -> StoreFaultKind {
+    if how == 0 { StoreFaultKind::Full } else { StoreFaultKind::Io }
 }
 
 fn millis(ms: u16) -> Duration {

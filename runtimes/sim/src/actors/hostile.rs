@@ -1,6 +1,8 @@
 //! Those who are not honest: a server that lies to a device, and a device that sends the server what it should not. Both
 //! change frames on their way; what is dishonest about it is theirs to do, for neither has anybody else's keys.
 
+use core::time::Duration;
+
 use bytes::Bytes;
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::wire::message::{
@@ -8,6 +10,7 @@ use qpc_protocol::wire::message::{
 };
 
 use super::Play;
+use crate::recorder::Forgery;
 use crate::scenario::{DEVICES, Step};
 
 /// A way of being dishonest.
@@ -23,6 +26,8 @@ pub struct Way {
 struct Tale {
     held: Option<Frame>,
     shift: u64,
+    /// How long what is told now is held back.
+    late: Duration,
 }
 
 struct Lie {
@@ -39,16 +44,20 @@ pub(crate) struct Liars {
     lies: Vec<Lie>,
     /// How often anything was told otherwise.
     told: usize,
+    /// How long what was told last is held back.
+    late: Duration,
 }
 
 impl Liars {
     fn tell(&mut self, device: usize, up: bool, frame: Frame) -> Vec<Frame> {
+        self.late = Duration::ZERO;
         let of = self.lies.iter_mut().filter(|lie| lie.device == device && lie.up == up);
         for lie in of.filter(|lie| lie.left > 0) {
             let ways = if up { OF_MEMBERS } else { OF_SERVERS };
             if let Some(told) = (ways[lie.way].change)(&mut lie.tale, &frame) {
                 lie.left -= 1;
                 self.told += 1;
+                self.late = lie.tale.late;
                 return told;
             }
         }
@@ -63,6 +72,7 @@ impl Play<'_> {
                 let way = usize::from(way) % OF_SERVERS.len();
                 self.lie(self.device(device), false, way, times);
             }
+            Step::Fork { device, devices } => return self.fork(device, devices),
             Step::Misbehave { device, way, times } => {
                 let way = usize::from(way) % OF_MEMBERS.len();
                 self.lie(self.device(device), true, way, times);
@@ -77,6 +87,12 @@ impl Play<'_> {
                 let device = self.device(device);
                 return self.steal(device);
             }
+            Step::Forge { device, how } => {
+                let device = self.device(device);
+                let forgery = if how == 0 { Forgery::Sealed } else { Forgery::Secret };
+                self.oracle.borrow_mut().forges(device);
+                self.world.devices[device].forgery = Some(forgery);
+            }
             Step::Honest {} => return self.be_honest(),
             _ => return false,
         }
@@ -87,18 +103,33 @@ impl Play<'_> {
         self.oracle.borrow_mut().lied(device);
         let tale = Tale::default();
         self.liars.borrow_mut().lies.push(Lie { device, up, way, left: times, tale });
-        let liars = self.liars.clone();
+        let (liars, held) = (self.liars.clone(), self.liars.clone());
         if self.world.liar.is_none() {
             // Whoever changes frames sees them from the first byte of a link.
             (0..self.accounts.len()).for_each(|device| self.world.cut(device));
         }
         self.world.liar =
             Some(Box::new(move |device, up, frame| liars.borrow_mut().tell(device, up, frame)));
+        self.world.delayer = Some(Box::new(move |_, _, _| held.borrow().late));
     }
 
     /// How often anything was told otherwise than it was meant.
     pub(crate) fn lies(&self) -> usize {
         self.liars.borrow().told
+    }
+
+    /// Whether there is no other history yet.
+    fn fork(&mut self, first: u16, count: u16) -> bool {
+        if self.oracle.borrow().is_forked() {
+            return false;
+        }
+        let mut devices: Vec<_> =
+            (0..count).map(|more| self.device(first.saturating_add(more))).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        self.oracle.borrow_mut().forked(&devices);
+        self.world.fork(&devices);
+        true
     }
 
     fn steal(&mut self, device: usize) -> bool {
@@ -118,11 +149,15 @@ impl Play<'_> {
     pub(super) fn be_honest(&mut self) -> bool {
         let lies = core::mem::take(&mut self.liars.borrow_mut().lies);
         self.world.liar = None;
+        self.world.delayer = None;
         lies.iter().for_each(|lie| self.world.cut(lie.device));
+        let forgers = self.world.devices.iter_mut().filter_map(|device| device.forgery.take());
+        let forgers = forgers.count();
+        let forked = self.world.join_forks();
         let is_free = |thief: &usize| self.world.devices[*thief].client.is_some();
         let free: Vec<_> = self.thieves().filter(is_free).collect();
         free.iter().for_each(|thief| self.world.crash(*thief));
-        !(lies.is_empty() && free.is_empty())
+        !(lies.is_empty() && free.is_empty()) || forgers > 0 || forked
     }
 }
 
@@ -322,6 +357,14 @@ pub const OF_SERVERS: &[Way] = &[
                 .then(|| vec![failed(frame, ErrorCode::Unavailable)])
         },
     },
+    Way {
+        name: "holds entries back",
+        change: |tale, frame| pushed(frame).map(|_| held_back(tale, frame)),
+    },
+    Way {
+        name: "holds answers back",
+        change: |tale, frame| matches!(frame.body, Body::Reply(_)).then(|| held_back(tale, frame)),
+    },
 ];
 
 /// What a device can do to the server, and by it to others.
@@ -452,6 +495,12 @@ pub const OF_MEMBERS: &[Way] = &[
 ];
 
 // ---- changing frames ----------------------------------------------------------------------------
+
+/// The same frame, each time ten seconds later than the last time: beyond the time that a call waits, in the end.
+fn held_back(tale: &mut Tale, frame: &Frame) -> Vec<Frame> {
+    tale.late += Duration::from_secs(10);
+    vec![frame.clone()]
+}
 
 fn pushed(frame: &Frame) -> Option<&Entries> {
     match &frame.body {

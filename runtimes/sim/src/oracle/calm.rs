@@ -53,7 +53,9 @@ impl Oracle {
                 let log = self.logs.channels.get(id);
                 log.is_some_and(|log| log.members().contains(&sender))
             };
-            let waits = behind || unmet || reader.lost.iter().any(kept_out);
+            let mut groups = client.groups().into_iter();
+            let strange = groups.any(|group| self.waits_for_a_member(reader, &group));
+            let waits = behind || unmet || strange || reader.lost.iter().any(kept_out);
             if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
@@ -87,6 +89,17 @@ impl Oracle {
         let restored = self.readers.iter().filter(|reader| reader.restored);
         let restored: BTreeSet<_> = restored.filter_map(|reader| reader.sender).collect();
         self.staying(world, id).difference(&restored).copied().collect()
+    }
+
+    /// Whether a device that cannot read the log on, since it was restored or away for too long, does not know who moved
+    /// the group last: it says so, and waits until somebody does whom it knows. Or what moved it was forged.
+    fn waits_for_a_member(&self, reader: &Reader, group: &GroupSummary) -> bool {
+        let log = self.logs.channels.get(&group.channel);
+        if reader.unopened.contains(&group.channel) {
+            return true;
+        }
+        (reader.restored || reader.out.contains(&group.channel))
+            && log.is_some_and(|log| log.is_moved_by_a_stranger((group.generation, group.epoch)))
     }
 
     /// Whether a direct channel of this account's is there in which nobody is who could add a device to it.
@@ -145,7 +158,7 @@ impl Oracle {
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
             };
-            if reader.restored && log.is_moved_by_a_stranger((group.generation, group.epoch)) {
+            if self.waits_for_a_member(reader, &group) {
                 continue;
             }
             if let Some(what) = difference(log, &group, reader) {

@@ -72,6 +72,12 @@ pub(super) struct Reader {
     pub(super) lied: bool,
     /// Somebody else goes on from a copy of its disk.
     pub(super) stolen: bool,
+    /// The path secrets of its commits were forged.
+    pub(super) forger: bool,
+    /// Groups of a forger of which it has said that it cannot read them on: it does not come back by what is from outside.
+    pub(super) unopened: BTreeSet<ChannelId>,
+    /// It was led into another history.
+    pub(super) forked: bool,
     /// It said that something is wrong with what it was told.
     pub(super) alarmed: bool,
     /// Its disk was put back to an older state.
@@ -80,6 +86,11 @@ pub(super) struct Reader {
     pub(super) torn: BTreeSet<ChannelId>,
     /// Groups that it is kept out of: added to after the backup that it was restored from.
     pub(super) lost: BTreeSet<ChannelId>,
+    /// Where it was told that it became a member, the last time.
+    pub(super) joined: BTreeMap<ChannelId, Place>,
+    /// Groups whose welcome may have gone from its inbox before it was read, which it was told: it comes in from outside,
+    /// if it still is a member.
+    pub(super) unwelcomed: BTreeSet<ChannelId>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
@@ -174,6 +185,8 @@ impl Reader {
     pub(super) fn may_miss(&self, (channel, seq): At, place: Place) -> bool {
         self.lied
             || self.lost.contains(&channel)
+            || self.unwelcomed.contains(&channel)
+            || self.unopened.contains(&channel)
             || self.out.contains(&channel)
             || self.back.get(&channel).is_some_and(|back| place < *back)
             || self.gaps.iter().any(|(of, from, to)| *of == channel && (*from..*to).contains(&seq))

@@ -56,7 +56,7 @@ impl Oracle {
         });
     }
 
-    /// The server had no room for a while. What it refused then is sent again, and what was on its way behind that may
+    /// The server had no room for a while, or its disk failed. What it refused then is sent again, and what was on its way behind that may
     /// have been taken meanwhile.
     pub(crate) fn server_has_room(&mut self) {
         let on_their_way = self.said.iter_mut().filter(|said| said.at.is_none());

@@ -7,6 +7,47 @@ use qpc_protocol::mls::suite::Suite;
 
 use super::{Class, Crypto, DEVICES, DEVICES_LEAST, Scenario, Setting, Step};
 
+/// How long a drawn world lasts at most, in hours: long enough for a session to end unused, and not so long that a server
+/// forgets what it was sent before a device comes back to send it again ([`RESEND_TIME`] after [`ENTRY_TIME`]).
+///
+/// [`RESEND_TIME`]: qpc_protocol::limits::RESEND_TIME
+/// [`ENTRY_TIME`]: qpc_protocol::limits::ENTRY_TIME
+const HOURS: u64 = 33 * 24;
+
+/// What is of use only after something else: what it mends, or goes on from.
+const AFTER: &[(&str, &[&str])] = &[
+    ("start", &["crash", "crash-at", "disk-fails"]),
+    ("back", &["away"]),
+    ("heal", &["part"]),
+    ("heal-server", &["part-server"]),
+    ("restore", &["backup"]),
+    ("clock-right", &["clock", "clock-stops"]),
+    ("server-clock-right", &["server-clock"]),
+    ("serve", &["kill", "kill-at"]),
+    ("honest", &["lie", "misbehave", "forge", "fork", "steal"]),
+    ("accept", &["lie", "delete"]),
+    ("register", &["delete"]),
+];
+
+/// How often each word of [`AFTER`] is of use.
+#[derive(Default)]
+struct Broken([usize; AFTER.len()]);
+
+impl Broken {
+    /// Takes a step, unless it is of no use.
+    fn take(&mut self, step: Step) -> bool {
+        let word = step.kind().word;
+        for ((after, before), left) in AFTER.iter().zip(&mut self.0) {
+            if *after == word {
+                let Some(less) = left.checked_sub(1) else { return false };
+                *left = less;
+            }
+            *left += usize::from(before.contains(&word));
+        }
+        true
+    }
+}
+
 /// A source of choices.
 struct Dice(Entropy);
 
@@ -34,9 +75,15 @@ impl Scenario {
         let weights = weights(&mut dice);
         let groups = 1 + dice.roll(3) as u16;
         let mut steps = beginning(&setting, groups);
-        let mut left = operations;
+        let mut broken = Broken::default();
+        let (mut left, mut lasts) = (operations, 0);
         while left > 0 {
             let step = draw(&mut dice, &weights);
+            let hours = step.hours();
+            if !broken.take(step) || lasts + hours > HOURS {
+                continue;
+            }
+            lasts += hours;
             left -= usize::from(step.kind().class != Class::Time);
             steps.push(step);
         }
@@ -79,13 +126,15 @@ fn setting(dice: &mut Dice, crypto: Crypto) -> Setting {
         suite: if dice.one_in(6) { Suite::Hybrid } else { Suite::Classical },
         update_entries: if dice.one_in(3) { 5 + dice.roll(40) as u16 } else { 0 },
         latency: if dice.one_in(2) { 0 } else { 1 + dice.roll(150) as u16 },
+        seek: true,
         accounts,
     }
 }
 
 /// How often each kind of step is drawn.
 fn weights(dice: &mut Dice) -> Vec<u64> {
-    let faults = !dice.one_in(6);
+    // Few go without, so that what is broken without a fault is known for that.
+    let faults = !dice.one_in(40);
     let hostile = dice.one_in(4);
     let deletes = dice.one_in(8);
     let mut weigh = |kind: &super::Kind| {
@@ -102,8 +151,11 @@ fn weights(dice: &mut Dice) -> Vec<u64> {
             (Class::Fault, _) if !faults => 0,
             (Class::Hostile, _) if !hostile => 0,
             // What mends has to come after what breaks, and time has to pass.
+            (Class::Time, "days") => factor,
             (Class::Time, _) => factor.max(16),
-            (_, "start" | "serve" | "back" | "heal" | "server-disk") => factor.max(16),
+            (_, "start" | "serve" | "back" | "heal" | "heal-server" | "server-disk") => {
+                factor.max(16)
+            }
             (_, "clock-right" | "server-clock-right") => factor.max(16),
             _ => factor,
         };
@@ -125,7 +177,7 @@ fn draw(dice: &mut Dice, weights: &[u64]) -> Step {
     }
     let args = Step::KINDS[kind].args;
     let numbers: Vec<_> = args.iter().map(|arg| Step::number(arg, dice.byte())).collect();
-    Step::new(kind, &numbers).unwrap_or(Step::Run {})
+    Step::new(kind, &numbers).unwrap_or(Step::Run {}).fitted()
 }
 
 /// Everybody has an account, and most are in groups.

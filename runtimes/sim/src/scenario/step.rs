@@ -1,5 +1,7 @@
 //! The words of the scenario language: every step that a world knows.
 
+use crate::actors::{OF_MEMBERS, OF_SERVERS};
+
 /// What a step is about; a seed draws how much of each it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -156,12 +158,18 @@ steps! {
     Away = "away", Fault, 4, [device];
     /// It has one again.
     Back = "back", Fault, 8, [device];
+    /// A link of it ends after so many more bytes to it (0), or from it (1): most often in the middle of a frame.
+    CutAfter = "cut-after", Fault, 6, [device, up, after];
     /// Its connection breaks, and one end does not notice: itself (0), the server (1).
     HalfOpen = "half-open", Fault, 3, [device, end];
     /// Nothing passes between it and the server, and nobody is told.
     Part = "part", Fault, 3, [device];
     /// What waited since then arrives.
     Heal = "heal", Fault, 8, [device];
+    /// Nothing passes between the server and anybody for so long, and nobody is told.
+    PartServer = "part-server", Fault, 4, [seconds];
+    /// What waited since then arrives.
+    HealServer = "heal-server", Fault, 2, [];
     /// What it sends, and what it is sent, takes so long.
     Latency = "latency", Fault, 4, [device, ms];
     /// And up to so much longer, by chance.
@@ -199,15 +207,21 @@ steps! {
     ServerSlowDisk = "server-slow-disk", Fault, 3, [ms];
     /// The server is started.
     Serve = "serve", Fault, 12, [];
+    /// The server's disk refuses the next transaction: full (0), failing (1).
+    ServerDiskFails = "server-disk-fails", Fault, 3, [how];
     /// The server's disk is full (1) or has room again (0).
     ServerDisk = "server-disk", Fault, 4, [full];
 
     /// From now on the server lies to a device in this way, so many times.
     Lie = "lie", Hostile, 6, [device, way, times];
+    /// From now on the server has two histories, and leads so many devices from this one on into the other.
+    Fork = "fork", Hostile, 3, [device, devices];
     /// From now on a device sends the server what it should not, in this way, so many times.
     Misbehave = "misbehave", Hostile, 6, [device, way, times];
     /// A member floods a group with so many messages.
     Flood = "flood", Hostile, 2, [device, group, messages];
+    /// From now on the path secrets of a device's commits are forged: they open for nobody (0), or are others (1).
+    Forge = "forge", Hostile, 2, [device, how];
     /// Somebody copies a device's disk and goes on from it on a machine of their own, at the same time.
     Steal = "steal", Hostile, 1, [device];
     /// Everybody is honest again.
@@ -217,16 +231,40 @@ steps! {
     Run = "run", Time, 60, [];
     /// So many milliseconds pass.
     Pass = "pass", Time, 60, [ms];
-    /// So many hours pass.
+    /// So many hours pass, in which everybody is asleep.
     Hours = "hours", Time, 1, [hours];
+    /// So many days pass, in which everybody who is on wakes up for a minute now and then.
+    Days = "days", Time, 3, [days];
     /// All faults end, all devices are on, and the world comes to rest; everything is checked.
     Calm = "calm", Time, 1, [];
 }
 
 impl Step {
+    /// The same step with the number of a way as it is meant, so that it stays that one when others are added.
+    pub(super) fn fitted(self) -> Self {
+        match self {
+            Self::Lie { device, way, times } => {
+                Self::Lie { device, way: way % OF_SERVERS.len() as u16, times }
+            }
+            Self::Misbehave { device, way, times } => {
+                Self::Misbehave { device, way: way % OF_MEMBERS.len() as u16, times }
+            }
+            step => step,
+        }
+    }
+
     /// Its kind.
     pub fn kind(self) -> Kind {
         Self::KINDS[self.parts().0]
+    }
+
+    /// How many whole hours it takes.
+    pub(super) fn hours(self) -> u64 {
+        match self {
+            Self::Hours { hours } => hours.into(),
+            Self::Days { days } => 24 * u64::from(days),
+            _ => 0,
+        }
     }
 
     /// The device that it is about, by its index.
@@ -244,11 +282,19 @@ impl Step {
             "bytes" if byte < 250 => byte,
             "bytes" => 20_000,
             "hours" => 1 + byte % 48,
+            "days" => 1 + byte % 14,
+            "seconds" => 1 + byte % 180,
+            // Within the first frame of most calls, and within commits and welcomes.
+            "after" => byte * byte / 4,
+            "way" => byte,
             "times" => 1 + byte % 4,
+            "devices" => 1 + byte % 3,
             "batch" => byte % 6,
             "messages" => 16 + byte % 48,
             "moment" | "part" => byte % 3,
-            "suite" | "full" | "how" | "admin" | "end" | "back" | "fast" | "many" => byte % 2,
+            "suite" | "full" | "how" | "admin" | "end" | "back" | "fast" | "many" | "up" => {
+                byte % 2
+            }
             _ => byte % 16,
         }
     }

@@ -64,3 +64,22 @@ fn a_text_that_is_none_says_where() {
         assert_eq!(misread.line, line, "{text}: {misread}");
     }
 }
+
+/// A world without a fault is the exception.
+#[test]
+fn most_worlds_have_faults() {
+    let is_fault = |step: &Step| step.kind().class == Class::Fault;
+    let without = (0..308)
+        .filter(|seed| !Scenario::draw(*seed, 200, Crypto::Insecure).steps.iter().any(is_fault));
+    assert!(without.count() < 308 / 20);
+}
+
+/// More than a week passes in a good share of them.
+#[test]
+fn days_pass_in_many_worlds() {
+    let days = |seed| {
+        let steps = Scenario::draw(seed, 200, Crypto::Insecure).steps.into_iter();
+        steps.map(|step| if let Step::Days { days } = step { days } else { 0 }).sum::<u16>()
+    };
+    assert!((0..308).filter(|seed| days(*seed) > 7).count() > 308 / 2);
+}

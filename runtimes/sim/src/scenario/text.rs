@@ -49,6 +49,9 @@ impl fmt::Display for Scenario {
         writeln!(f, "suite {suite}")?;
         writeln!(f, "update-entries {}", setting.update_entries)?;
         writeln!(f, "latency {}", setting.latency)?;
+        if setting.seek {
+            writeln!(f, "seek yes")?;
+        }
         f.write_str("accounts")?;
         for account in &setting.accounts {
             write!(f, " {account}")?;
@@ -90,6 +93,7 @@ impl FromStr for Scenario {
             suite: Suite::Classical,
             update_entries: 0,
             latency: 0,
+            seek: false,
             accounts: Vec::new(),
         };
         let mut scenario = Self { seed: 0, setting, steps: Vec::new() };
@@ -124,6 +128,7 @@ impl Scenario {
             }
             "update-entries" => setting.update_entries = number(rest)?,
             "latency" if !rest.contains('=') => setting.latency = number(rest)?,
+            "seek" => setting.seek = one_of(rest, &[("yes", true), ("no", false)])?,
             "accounts" => {
                 let accounts: Result<Vec<u8>, _> = rest.split_whitespace().map(number).collect();
                 setting.accounts = accounts?;

@@ -56,7 +56,10 @@ impl Tape {
                 self.others.insert((*device, *link), (SERVER, *at_server));
                 self.others.insert((SERVER, *at_server), (*device, *link));
             }
-            Seen::Persisted(..) | Seen::Stored(..) => {}
+            Seen::Persisted(..)
+            | Seen::Stored(..)
+            | Seen::StoredElsewhere(..)
+            | Seen::NotStored => {}
         }
     }
 

@@ -25,7 +25,7 @@ impl World {
         run: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
     ) -> Result<Ticket, Refused> {
         let now = self.now_of(device);
-        self.stand_at(now);
+        self.stand_at(device, now);
         run(self.client(device), now)
     }
 

@@ -13,6 +13,8 @@ use qpc_protocol::store::batch::Batch;
 use super::disk::{Disk, Moment};
 use super::link::Packet;
 use super::network::{InFlight, Side};
+use crate::recorder::Forgery;
+
 use super::{CREDIT, Clock, ENDLESS, Idle, STRETCHING, Seen, World};
 
 /// A device: its machine, unless it is switched off, and its disk. What the world does to it is in its fields: change
@@ -36,6 +38,10 @@ pub struct Device {
     pub credit: usize,
     /// How many links its next connection has.
     pub links: Links,
+    /// The link that the n-th byte from now to it, or from it, goes along ends behind that byte.
+    pub ends_in: [Option<usize>; 2],
+    /// The server leads it into another history: see [`World::fork`].
+    pub(super) forked: bool,
     /// Since when nothing passes: see [`World::part`].
     pub(super) parted: Option<Duration>,
     /// Its calendar.
@@ -59,6 +65,8 @@ pub struct Device {
     pub fail_disk: Option<StoreFaultKind>,
     /// Fail the next read with this.
     pub fail_load: Option<StoreFaultKind>,
+    /// Its owner has changed its program: the path secrets of its commits are forged.
+    pub forgery: Option<Forgery>,
     /// Why its machine stopped, until it is switched on again.
     pub fatal: Option<String>,
 }
@@ -76,6 +84,8 @@ impl World {
             jitter: Duration::ZERO,
             credit: CREDIT,
             links: self.rules.links,
+            ends_in: [None, None],
+            forked: false,
             parted: None,
             clock: Clock::default(),
             asleep: false,
@@ -88,6 +98,7 @@ impl World {
             batches: 0,
             fail_disk: None,
             fail_load: None,
+            forgery: None,
             fatal: None,
         });
         let device = self.devices.len() - 1;
@@ -160,7 +171,7 @@ impl World {
         for round in 0.. {
             let mut buffer = Vec::new();
             let now = self.now_of(index);
-            self.stand_at(now);
+            self.stand_at(index, now);
             let device = &mut self.devices[index];
             let Some(client) = device.client.as_mut().filter(|_| !device.asleep) else {
                 return idle;
@@ -232,7 +243,7 @@ impl World {
             said.push_str(&format!("{index} {input:?}\n"));
         }
         let now = self.now_of(index);
-        self.stand_at(now);
+        self.stand_at(index, now);
         if self.devices[index].client.is_some() && self.devices[index].fatal.is_none() {
             self.watched(&Seen::Input(index, now, &input));
         }

@@ -9,7 +9,7 @@ use qpc_protocol::limits::READ_CHUNK;
 use qpc_protocol::wire::frame::Decoder;
 
 use super::network::{Connection, InFlight, Side};
-use super::{Idle, World};
+use super::{Idle, World, earliest};
 
 /// Something on its way along a link.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub(super) struct Pipe {
     /// Of a link with a liar on it: frames are read off `bytes`, what replaces them waits in `told`.
     pub(super) decoder: Decoder,
     pub(super) told: VecDeque<u8>,
+    /// What is held back, and until when.
+    pub(super) held: Vec<(Duration, Vec<u8>)>,
 }
 
 impl Pipe {
@@ -51,6 +53,8 @@ pub(super) struct Wire {
     at_server: LinkId,
     /// Whether each end takes it for open.
     open: [bool; 2],
+    /// It ended in the middle of something.
+    pub(super) torn: bool,
     pub(super) up: Pipe,
     pub(super) down: Pipe,
 }
@@ -58,7 +62,7 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(at_device: LinkId, at_server: LinkId) -> Self {
         let (up, down) = (Pipe::default(), Pipe::default());
-        Self { at_device, at_server, open: [true, false], up, down }
+        Self { at_device, at_server, open: [true, false], torn: false, up, down }
     }
 
     pub(super) fn id(&self, side: Side) -> LinkId {
@@ -106,7 +110,7 @@ impl World {
         if wire.is_open(side) && conn.is_open(side) {
             match side {
                 Side::Device => self.to_device(conn.device, input),
-                Side::Server => self.to_server(input),
+                Side::Server => self.in_history(conn.forked, |world| world.to_server(input)),
             }
         }
     }
@@ -136,7 +140,9 @@ impl World {
                 }
             }
         }
-        idle.wake_at = wire.pipe(up).late.next();
+        let pipe = wire.pipe(up);
+        let held = pipe.held.iter().map(|(at, _)| *at).filter(|at| *at > now).min();
+        idle.wake_at = earliest(pipe.late.next(), held);
         idle
     }
 
@@ -167,7 +173,11 @@ impl World {
         }
         pipe.wanted = false;
         let most = if self.rules.split { 1 + self.rng.u64() as usize % 700 } else { READ_CHUNK };
-        let len = from.len().min(most);
+        let mut len = from.len().min(most);
+        let ends = &mut self.devices[conn.device].ends_in[usize::from(up)];
+        let torn = ends.take_if(|left| *left <= len);
+        *ends = ends.map(|left| left - len);
+        len = torn.unwrap_or(len);
         let mut bytes: Vec<u8> = from.drain(..len).collect();
         if let Some(garbler) = &mut self.garbler {
             garbler(conn.device, up, &mut bytes);
@@ -176,6 +186,19 @@ impl World {
         if lied.is_none() {
             self.tell(conn, wire, sender, Input::Writable(wire.id(sender), len));
         }
+        if torn.is_some() {
+            self.tear(conn, wire);
+        }
         true
+    }
+
+    /// A link ends where it is: both ends are told.
+    fn tear(&mut self, conn: &Connection, wire: &mut Wire) {
+        for side in [Side::Server, Side::Device] {
+            let gone = Gone::Lost("the link broke".into());
+            self.tell(conn, wire, side, Input::Closed(wire.id(side), gone));
+        }
+        (wire.open, wire.torn) = ([false, false], true);
+        (wire.up, wire.down) = (Pipe::default(), Pipe::default());
     }
 }

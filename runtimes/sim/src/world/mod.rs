@@ -14,6 +14,7 @@ mod app;
 mod clock;
 mod device;
 mod disk;
+mod fork;
 mod link;
 mod network;
 mod server;
@@ -37,10 +38,11 @@ use crate::recorder::Recorder;
 pub use clock::Clock;
 pub use device::Device;
 pub use disk::{Damage, Disk, Moment};
+use fork::Fork;
 use network::Connection;
 pub use network::{CONNECT_TIME, SILENCE, Side};
 pub use server::Storage;
-pub use tamper::{Garbler, Liar};
+pub use tamper::{Delayer, Garbler, Liar};
 pub use witness::{Seen, Watcher};
 
 /// Small: the password's stretching is not what these tests are about.
@@ -109,12 +111,18 @@ pub struct World {
     pub now: Now,
     /// The server's machine, unless it is switched off.
     pub server: Option<Server>,
+    /// The other history, if the server has two.
+    fork: Option<Fork>,
+    /// That one is under way.
+    in_fork: bool,
     secrets: Vec<u8>,
     /// What the server has stored.
     pub store: MemoryStore,
     /// All devices, by the number that every method here knows them by.
     pub devices: Vec<Device>,
     conns: Vec<Connection>,
+    /// Nothing passes between the server and anybody: since when, and until when.
+    island: Option<(Duration, Duration)>,
     /// The server's calendar.
     pub server_clock: Clock,
     /// The server's disk, and what goes wrong with it.
@@ -134,6 +142,8 @@ pub struct World {
     pub server_disk_full: bool,
     /// Lies about frames.
     pub liar: Option<Liar>,
+    /// Holds frames back that the liar has told.
+    pub delayer: Option<Delayer>,
     /// Spoils bytes.
     pub garbler: Option<Garbler>,
     /// Everything that machines say of themselves, if it is kept.
@@ -154,10 +164,13 @@ impl World {
             rules,
             now: Now { mono: Duration::ZERO, wall: UnixMillis(START) },
             server: None,
+            fork: None,
+            in_fork: false,
             secrets,
             store: MemoryStore::default(),
             devices: Vec::new(),
             conns: Vec::new(),
+            island: None,
             server_clock: Clock::default(),
             storage: Storage::default(),
             backend: recorder,
@@ -169,6 +182,7 @@ impl World {
             reasons: BTreeMap::new(),
             server_disk_full: false,
             liar: None,
+            delayer: None,
             garbler: None,
             said: None,
             watch: None,
@@ -248,6 +262,9 @@ impl World {
     /// Runs until nothing more happens now; returns the next deadline.
     pub fn run(&mut self) -> Option<Duration> {
         self.to_server(Input::Tick);
+        if self.is_forked() {
+            self.in_history(true, |world| world.to_server(Input::Tick));
+        }
         for device in 0..self.devices.len() {
             self.to_device(device, Input::Tick);
         }
@@ -258,6 +275,9 @@ impl World {
                 idle.and(self.run_device(device));
             }
             idle.and(self.run_server());
+            if self.is_forked() {
+                idle.and(self.in_history(true, Self::run_server));
+            }
             idle.and(self.run_network());
             if !idle.worked {
                 self.check_keys();

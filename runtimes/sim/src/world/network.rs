@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use qpc_protocol::error::CloseCode;
-use qpc_protocol::io::{Binding, BindingKind, ConnId, Gone, Input, LinkId, Transport};
+use qpc_protocol::io::{Binding, BindingKind, ConnId, Gone, Input, LinkId, Links, Transport};
 
 use super::link::{Packet, Wire};
 use super::{Idle, SERVER, Seen, World, earliest};
@@ -48,6 +48,10 @@ pub(super) struct Connection {
     pub(super) at_server: ConnId,
     /// When an attempt was begun, and when it is answered.
     attempt: Option<(Duration, Duration)>,
+    /// How many links it has; known once it is open.
+    links: Links,
+    /// Which history it leads to.
+    pub(super) forked: bool,
     /// Whether each end takes it for open.
     open: [bool; 2],
     notices: [Option<Notice>; 2],
@@ -107,9 +111,26 @@ impl World {
         self.devices[device].parted.get_or_insert(now);
     }
 
-    /// What waited between a device and the server arrives.
-    pub fn heal(&mut self, device: usize) {
-        self.devices[device].parted = None;
+    /// What waited between a device and the server arrives; whether they were parted.
+    pub fn heal(&mut self, device: usize) -> bool {
+        self.devices[device].parted.take().is_some()
+    }
+
+    /// The same between the server and everybody, for so long.
+    pub fn part_server(&mut self, span: Duration) {
+        let now = self.now.mono;
+        let since = self.island.map_or(now, |(since, _)| since);
+        self.island = Some((since, now + span));
+    }
+
+    /// What waited since then arrives; whether anything was parted.
+    pub fn heal_server(&mut self) -> bool {
+        self.island.take().is_some()
+    }
+
+    /// Since when nothing passes between a device and the server.
+    fn parted(&self, device: usize) -> Option<Duration> {
+        earliest(self.devices[device].parted, self.island.map(|(since, _)| since))
     }
 
     fn tell_gone(&mut self, conn: &mut Connection, side: Side, why: Gone) {
@@ -120,7 +141,9 @@ impl World {
             Side::Device if told => {
                 self.to_device(conn.device, Input::Disconnected(conn.at_device, why));
             }
-            Side::Server if told => self.to_server(Input::Disconnected(conn.at_server, why)),
+            Side::Server if told => self.in_history(conn.forked, |world| {
+                world.to_server(Input::Disconnected(conn.at_server, why));
+            }),
             _ => {}
         }
     }
@@ -142,6 +165,8 @@ impl World {
             at_device: conn,
             at_server,
             attempt: Some((now, answered)),
+            links: self.devices[device].links,
+            forked: false,
             open: [true, false],
             notices: [None, None],
             broken: false,
@@ -211,7 +236,8 @@ impl World {
     // ---- what happens by itself -----------------------------------------------------------------
 
     pub(super) fn run_network(&mut self) -> Idle {
-        let mut idle = Idle::default();
+        self.island = self.island.filter(|(_, until)| *until > self.now.mono);
+        let mut idle = Idle { worked: false, wake_at: self.island.map(|(_, until)| until) };
         let mut conns = core::mem::take(&mut self.conns);
         for conn in &mut conns {
             idle.and(self.run_connection(conn));
@@ -225,7 +251,7 @@ impl World {
         if let Some((begun, answered)) = conn.attempt {
             return self.run_attempt(conn, begun, answered);
         }
-        let parted = self.devices[conn.device].parted;
+        let parted = self.parted(conn.device);
         let mut idle = Idle::default();
         if let Some(since) = parted.filter(|_| !conn.broken) {
             let end = since + SILENCE;
@@ -243,8 +269,15 @@ impl World {
             for wire in &mut wires {
                 idle.and(self.run_wire(conn, wire));
             }
+            let torn = wires.iter().any(|wire| wire.torn);
             wires.retain(Wire::is_needed);
             conn.wires = wires;
+            if torn && conn.links == Links::One {
+                conn.broken = true;
+                for side in [Side::Server, Side::Device] {
+                    self.tell_gone(conn, side, Gone::Lost("its link broke".into()));
+                }
+            }
         }
         // What was sent before a close arrives before it.
         if !idle.worked {
@@ -273,22 +306,28 @@ impl World {
     fn run_attempt(&mut self, conn: &mut Connection, begun: Duration, answered: Duration) -> Idle {
         let now = self.now.mono;
         let (device, end) = (conn.device, begun + CONNECT_TIME);
-        let parted = self.devices[device].parted.is_some();
+        let parted = self.parted(device).is_some();
         let due = if parted { end } else { answered.min(end) };
         if due > now {
             return Idle { worked: false, wake_at: Some(due) };
         }
         conn.attempt = None;
-        let reached = self.server.is_some() && self.devices[device].connect;
+        conn.forked = self.devices[device].forked;
+        let is_up = self.in_history(conn.forked, |world| world.server.is_some());
+        let reached = is_up && self.devices[device].connect;
         if parted || answered > end || !reached {
             self.tell_gone(conn, Side::Device, Gone::Lost("nobody answers".into()));
             return Idle { worked: true, wake_at: None };
         }
         let binding = Binding { kind: BindingKind::TlsExporter, value: self.rng.array() };
         let peer = vec![127, 0, 0, device as u8];
-        let transport = Transport { binding, peer, links: self.devices[device].links };
+        conn.links = self.devices[device].links;
+        let transport = Transport { binding, peer, links: conn.links };
         conn.open[Side::Server as usize] = true;
-        self.to_server(Input::Connected(conn.at_server, transport.clone()));
+        let (at_server, connected) = (conn.at_server, transport.clone());
+        self.in_history(conn.forked, |world| {
+            world.to_server(Input::Connected(at_server, connected));
+        });
         self.to_device(device, Input::Connected(conn.at_device, transport));
         Idle { worked: true, wake_at: None }
     }

@@ -40,6 +40,10 @@ pub struct Storage {
 impl World {
     /// Switches the server on, from its store.
     pub fn start_server(&mut self) {
+        self.server = Some(self.make_server());
+    }
+
+    pub(super) fn make_server(&mut self) -> Server {
         let secrets = ServerSecrets::decode(&self.secrets).unwrap();
         let suites = self.rules.suites.to_vec();
         let config = ServerConfig { suites, ..ServerConfig::new(self.backend) };
@@ -48,7 +52,7 @@ impl World {
         if let Some(watch) = &mut self.watch {
             watch(self.now.mono, &Seen::Started(SERVER, now, seed, Some(&self.secrets)));
         }
-        self.server = Some(Server::new(config, secrets, Entropy::from_seed(seed), now));
+        Server::new(config, secrets, Entropy::from_seed(seed), now)
     }
 
     /// The server is gone, without a word; its store stays.
@@ -84,7 +88,7 @@ impl World {
         for round in 0.. {
             let mut buffer = Vec::new();
             let now = self.server_clock.of(self.now);
-            self.stand_at(now);
+            self.stand_at(SERVER, now);
             let Some(server) = self.server.as_mut() else { return idle };
             let output = server.poll(&mut buffer);
             if let Output::Idle { wake_at, reason } = output {
@@ -157,6 +161,7 @@ impl World {
         let (ids, ops): (Vec<_>, Vec<_>) = transaction.into_iter().unzip();
         let full = self.server_disk_full.then_some(StoreFaultKind::Full);
         if let Some(kind) = self.storage.fail.take().or(full) {
+            self.watched(&Seen::NotStored);
             for id in ids {
                 let fault = StoreFault { kind, detail: "planned".into() };
                 self.to_server(Input::Stored(id, Err(fault)));
@@ -172,7 +177,10 @@ impl World {
         }
         self.storage.transactions += 1;
         let replies = self.store.apply(&ops);
-        self.watched(&Seen::Stored(&ops, &replies));
+        self.watched(&match self.in_fork {
+            true => Seen::StoredElsewhere(&ops, &replies),
+            false => Seen::Stored(&ops, &replies),
+        });
         if now && moment == Moment::During {
             return self.kill_server();
         }
@@ -188,7 +196,7 @@ impl World {
             said.push_str(&format!("server {input:?}\n"));
         }
         let now = self.server_clock.of(self.now);
-        self.stand_at(now);
+        self.stand_at(SERVER, now);
         if self.server.is_some() {
             self.watched(&Seen::Input(SERVER, now, &input));
         }

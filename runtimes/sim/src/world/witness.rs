@@ -28,8 +28,12 @@ pub enum Seen<'a> {
     Opened(usize, LinkId, LinkId),
     /// A batch became durable on a device.
     Persisted(usize, &'a Batch),
+    /// The server's disk refused one.
+    NotStored,
     /// The server's store executed a transaction.
     Stored(&'a [StoreOp], &'a [StoreReply]),
+    /// The same of the other history, if the server has two.
+    StoredElsewhere(&'a [StoreOp], &'a [StoreReply]),
 }
 
 /// Sees what happens, at the moment in which it does, and changes nothing.
@@ -89,6 +93,8 @@ impl World {
             // Whole, where its text for people leaves out what people said.
             let whole = event.json().to_string();
             hash(whole.as_bytes());
+        } else if let Output::Store(id, op) = output {
+            hash(format!("{id:?} {}", op.json()).as_bytes());
         } else {
             hash(format!("{output:?}").as_bytes());
         }
@@ -110,9 +116,11 @@ impl World {
         }
     }
 
-    /// The clock of the process shows what the machine that is about to run is told.
-    pub(super) fn stand_at(&self, now: Now) {
+    /// A machine is about to run: the clock of the process shows what it is told, and what it seals is forged if its
+    /// owner has changed its program.
+    pub(super) fn stand_at(&self, who: usize, now: Now) {
         takeover::stand_at(now);
+        self.recorder.forge_path_secrets(self.devices.get(who).and_then(|device| device.forgery));
     }
 }
 
