@@ -44,3 +44,43 @@ fn a_home_put_back_from_a_copy_talks_again_by_new_keys() {
     bob.send("team", "all well");
     assert_eq!(alice.texts(), ["all well"]);
 }
+
+/// Its key is one that the device has replaced: whoever has a copy of that is not let in, and nor is who lost the rest.
+#[test]
+fn a_home_put_back_from_before_its_key_was_changed_makes_room_for_a_new_device() {
+    let place = Place::new();
+    let (alice, bob) = place.team();
+    bob.ok(&["recv"]);
+    let copied = place.path("copy");
+    copy(&bob.home, &copied);
+    bob.ok(&["devices", "rotate"]);
+    bob.send("team", "by another key");
+    assert_eq!(alice.texts(), ["by another key"]);
+    put_back(&bob, &copied);
+    let old = bob.ok(&["whoami"])[0]["device"].as_str().unwrap().to_owned();
+    // Nor does a login help, with the right password.
+    for arguments in [&["recv", "--json"][..], &["login", "--json"]] {
+        let done = bob.run(arguments);
+        let error = done.error();
+        assert_eq!((done.code, &error["code"]), (4, &"E014".into()), "{error}");
+        let next = error["next"].as_str().unwrap();
+        for advice in ["newer copy", "fresh --home", "qpc devices revoke", "invite you again"] {
+            assert!(next.contains(advice), "{next}");
+        }
+    }
+    // What it advises.
+    let mut fresh = place.device("fresh");
+    fresh.password = bob.password.clone();
+    fresh.ok(&["login", "bob", "--server", &place.address]);
+    let listed = fresh.ok(&["devices", "list"]);
+    assert!(listed.iter().any(|device| device["device"] == old.as_str()), "{listed:?}");
+    fresh.ok(&["devices", "revoke", &old]);
+    alice.ok(&["group", "update", "team"]);
+    alice.ok(&["group", "invite", "team", "bob"]);
+    assert_eq!(alice.ok(&["group", "members", "team"]).len(), 2);
+    alice.send("team", "welcome back");
+    assert_eq!(fresh.texts(), ["welcome back"]);
+    fresh.send("team", "here I am");
+    assert_eq!(alice.texts(), ["here I am"]);
+    assert_eq!(epoch(&alice), epoch(&fresh));
+}

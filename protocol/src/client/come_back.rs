@@ -93,6 +93,11 @@ impl Client {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let spare = core::mem::replace(&mut channel.spare, Slot::None);
         let (Slot::Warm(mut group), Some(why)) = (spare, channel.fall.why) else { return };
+        // The old one has read the log up to here. What was sent before can still come, as after any commit.
+        let kept = match &channel.slot {
+            Slot::Warm(old) => group.keep_past(old),
+            _ => Ok(()),
+        };
         drop(group.take_ops());
         self.gate.stage(Op::DeletePrefix(directory::group_prefix(id, channel.row.generation)));
         channel.row.generation = channel.generation();
@@ -115,7 +120,7 @@ impl Client {
         channel.fall = Fall { last: self.now.wall, ..Fall::default() };
         channel.rejoins = 0;
         channel.rejoin_off = false;
-        let leaving = channel.row.leaving;
+        let (leaving, seq) = (channel.row.leaving, channel.row.cursor.seq());
         self.store_fall(id);
         // A commit or proposal of the old leaf is of an epoch that is over.
         self.lose_pending(id);
@@ -136,6 +141,9 @@ impl Client {
         self.wake_inboxes();
         self.forget_left(id);
         self.event(Event::Rejoined { channel: id, epoch, why });
+        if let Err(error) = kept {
+            self.unreadable(id, seq, &error.to_string());
+        }
     }
 
     /// A proposal is of its epoch only: the intent makes another.

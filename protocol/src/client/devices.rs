@@ -146,7 +146,7 @@ impl Client {
         true
     }
 
-    /// The list of the own account's devices: asked for by a new device, and after the inbox lost entries.
+    /// The list of the own account's devices: asked for by a new device, after the inbox lost entries, by a backup, and for its envelope keys.
     pub(super) fn begin_devices(&mut self) {
         let account = self.me().map(|me| me.account);
         let online = self.phase() == Some(Phase::Online);
@@ -155,7 +155,7 @@ impl Client {
         }
     }
 
-    /// The inbox lost entries: what they told is in the list.
+    /// The inbox lost entries, or this is a backup: what they told, or was done since, is in the list.
     pub(super) fn relist_devices(&mut self) {
         if self.fleet.listing == Listing::Done {
             self.fleet.listing = Listing::Due;
@@ -166,7 +166,11 @@ impl Client {
 
     pub(super) fn on_own_devices(&mut self, listed: &[DeviceEntry]) {
         let inbox = self.me().map(ChannelId::inbox);
-        for DeviceEntry { record, revocation, .. } in listed {
+        let offers = self.offers_envelope();
+        for DeviceEntry { record, revocation, envelope_keys, .. } in listed {
+            if !offers {
+                self.on_envelope_listed(envelope_keys);
+            }
             let holds = match revocation {
                 Some(revocation) => self.learn_revocation(revocation, true),
                 None => self.learn_device(record),
@@ -175,7 +179,8 @@ impl Client {
                 self.unreadable(inbox, 0, UNSIGNED);
             }
         }
-        self.fleet.listing = Listing::Done;
+        // An offer that was on its way may have changed it: asked again when that is answered.
+        self.fleet.listing = if offers { Listing::Due } else { Listing::Done };
         self.store_fleet();
     }
 

@@ -234,7 +234,7 @@ pub(super) enum Listing {
     /// Not yet: what is in it is no news.
     #[default]
     Never,
-    /// It was, and entries of the inbox were missed since.
+    /// It was, and may have missed something since.
     Due,
     Done,
 }

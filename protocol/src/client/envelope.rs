@@ -7,6 +7,10 @@
 //! | the server takes their public halves, under the next sequence | – | offered again: the same, under the same sequence |
 //! | they are this device's | both, those before among the old ones | |
 //!
+//! A restored backup may have keys that others came after, and offer new ones under a sequence that was used: the server
+//! keeps what it has, and says nothing. Its list of devices shows that, and is asked for by a backup and after each offer;
+//! new ones are offered from there on.
+//!
 //! Those before are kept for [`ENVELOPE_KEY_GRACE`], so that notes on their way open, then erased. No more of them come
 //! together than there are old device keys and weeks in that time.
 
@@ -19,6 +23,7 @@ use super::directory::{self, Identity};
 use super::net::Call;
 use super::session::Phase;
 use crate::crypto::hybrid::EnvelopeSecrets;
+use crate::crypto::identity::EnvelopeKeys;
 use crate::env::UnixMillis;
 use crate::limits::{ENVELOPE_KEY_GRACE, ENVELOPE_KEY_TIME};
 use crate::wire::message::{Failure, Request};
@@ -66,15 +71,43 @@ impl Client {
         self.store_envelopes();
     }
 
+    /// Whether the server has yet to answer an offer.
+    pub(super) fn offers_envelope(&self) -> bool {
+        let of_keys = |what: &Call| matches!(what, Call::Envelope | Call::Rotate);
+        let conn = self.net.conn.as_ref();
+        conn.is_some_and(|conn| conn.calls.values().any(|pending| of_keys(&pending.what)))
+    }
+
     /// Whether something else has to come first: an answer, a new device key, the time to try again.
     fn envelopes_wait(&self) -> bool {
-        let of_keys = |what: &Call| matches!(what, Call::Envelope | Call::Rotate);
-        let asked = self
-            .net
-            .conn
-            .as_ref()
-            .is_some_and(|conn| conn.calls.values().any(|pending| of_keys(&pending.what)));
-        asked || self.rotation.is_under_way() || self.envelope_retry.is_some()
+        self.offers_envelope() || self.rotation.is_under_way() || self.envelope_retry.is_some()
+    }
+
+    /// What the server gives out as this device's, with no offer on its way. If it is of another state of this device, and
+    /// no earlier, nobody's notes open here: new ones follow it at once.
+    pub(super) fn on_envelope_listed(&mut self, listed: &EnvelopeKeys) {
+        if !self.is_passed_by(listed) {
+            return;
+        }
+        if let Some(mut identity) = self.identity.take() {
+            identity.envelope_sequence = listed.sequence;
+            self.store_identity(identity);
+        }
+        self.envelopes.since = UnixMillis(0);
+        self.store_envelopes();
+        self.check_envelopes();
+    }
+
+    /// Whether these are this device's, but neither its present ones nor those to come.
+    fn is_passed_by(&self, listed: &EnvelopeKeys) -> bool {
+        let backend = self.config.backend;
+        let Some(identity) = &self.identity else { return false };
+        if self.me() != Some(listed.sender) || listed.sequence < identity.envelope_sequence {
+            return false;
+        }
+        let mut own = self.envelopes.next.iter().chain([&identity.envelope]);
+        own.all(|own| own.public(backend) != (listed.x25519, listed.mlkem768.clone()))
+            && listed.verify(backend, &identity.device_key.public()).is_ok()
     }
 
     /// When envelope keys are to be replaced or erased.
@@ -123,6 +156,7 @@ impl Client {
         let Some(mut identity) = self.identity.take() else { return };
         self.take_next_envelope(&mut identity);
         self.store_identity(identity);
+        self.relist_devices();
     }
 
     /// The server did not take the new ones: they are offered again, soon if it only could not now.

@@ -184,6 +184,7 @@ impl Client {
         self.store_restored();
         if !told {
             self.event(Event::Restored { behind });
+            self.relist_devices();
         }
         for id in self.channels.keys().copied().collect::<Vec<_>>() {
             // A commit to come back by may have been used too.

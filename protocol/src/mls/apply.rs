@@ -56,7 +56,7 @@ impl Group {
             return Err(invalid("a handshake message has to be a PublicMessage"));
         }
         let epoch = self.epoch();
-        let oldest = epoch.saturating_sub(limits::PAST_EPOCHS).max(self.meta.first_epoch);
+        let oldest = epoch.saturating_sub(limits::PAST_EPOCHS).max(self.reads_from);
         if peeked.epoch > epoch {
             Err(MlsError::FutureEpoch)
         } else if peeked.epoch < if content { oldest } else { epoch } {
@@ -102,6 +102,10 @@ impl Group {
             }
             ProcessedMessageContent::OwnPendingCommit => {
                 Err(MlsError::Pending("the own commit, to be merged"))
+            }
+            // Of the leaf that this device has replaced since: that it has forgotten something is known.
+            ProcessedMessageContent::OwnPrivateMessage if epoch < self.meta.first_epoch => {
+                Err(MlsError::PastEpoch)
             }
             ProcessedMessageContent::OwnPrivateMessage => Err(MlsError::OwnMessage),
             ProcessedMessageContent::ExternalJoinProposalMessage(_) => {

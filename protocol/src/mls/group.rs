@@ -153,6 +153,8 @@ pub struct Group {
     pub(super) overlay: Overlay,
     pub(super) mls: MlsGroup,
     pub(super) meta: Meta,
+    /// There may be keys from this epoch on.
+    pub(super) reads_from: u64,
     pub(super) data: GroupData,
     /// Device records by leaf, verified when the leaf came in.
     pub(super) records: BTreeMap<u32, DeviceRecord>,
@@ -167,7 +169,8 @@ pub struct Group {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Meta {
     pub(super) id: GroupId,
-    /// The epoch this device came in with; it has no keys of earlier ones.
+    /// The epoch that the own leaf came in with. There are no keys of earlier ones, but those that were kept from before
+    /// this device came back.
     pub(super) first_epoch: u64,
     /// This device was added by a last-resort key package, whose keys others may have been sent to as well: its next
     /// commit replaces its own leaf's key.
@@ -175,6 +178,8 @@ pub(super) struct Meta {
 }
 
 const META: &[u8] = b"M";
+/// The epoch from which on there are keys, if that is an earlier one than the own leaf's first.
+pub(super) const READS_FROM: &[u8] = b"F";
 /// The authenticated data of the pending commit.
 pub(super) const EVIDENCE: &[u8] = b"E";
 
@@ -291,8 +296,20 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
+        let reads_from = reads_from(&overlay, &meta)?;
         let (added_by, judged, direct) = (None, None, None);
-        Ok(Self { backend, overlay, mls, meta, data, records, added_by, judged, direct })
+        Ok(Self {
+            backend,
+            overlay,
+            mls,
+            meta,
+            reads_from,
+            data,
+            records,
+            added_by,
+            judged,
+            direct,
+        })
     }
 
     pub(super) fn save_meta(&self) {
@@ -315,8 +332,9 @@ impl Group {
         result
     }
 
-    fn reload(&mut self) -> Result<(), MlsError> {
+    pub(super) fn reload(&mut self) -> Result<(), MlsError> {
         (self.meta, self.mls) = load(&self.overlay)?;
+        self.reads_from = reads_from(&self.overlay, &self.meta)?;
         self.refresh()
     }
 
@@ -358,6 +376,11 @@ fn load(overlay: &Overlay) -> Result<(Meta, MlsGroup), MlsError> {
         .map_err(|error| damaged(&error.to_string()))?
         .ok_or_else(|| damaged("incomplete"))?;
     Ok((meta, mls))
+}
+
+fn reads_from(overlay: &Overlay, meta: &Meta) -> Result<u64, MlsError> {
+    let Some(epoch) = overlay.get_raw(READS_FROM) else { return Ok(meta.first_epoch) };
+    record::decode(READS_FROM, &epoch).map_err(|error| MlsError::Damaged(error.to_string()))
 }
 
 fn records_of(mls: &MlsGroup) -> Result<BTreeMap<u32, DeviceRecord>, MlsError> {

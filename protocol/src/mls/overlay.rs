@@ -9,6 +9,7 @@ mod byte;
 mod cut;
 mod members;
 mod out;
+mod past;
 mod storage;
 mod stored;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{LeafNodeParameters, MlsMessageBodyIn, OpenMlsProvider as _, RatchetTreeIn};
 use tls_codec::Deserialize as _;
 
-use super::group::{Bundle, Group, LocalDevice, Meta};
+use super::group::{Bundle, Group, LocalDevice, Meta, READS_FROM};
 use super::overlay::{Overlay, tree_in};
 use super::provider::Provider;
 use super::public::outside::{self, Expected};
@@ -22,6 +22,7 @@ use super::{Context, MlsError, encode, join, parse, signer};
 use crate::id::{AccountId, GroupId, Sender};
 use crate::limits;
 use crate::store::batch::Records;
+use crate::store::record;
 
 /// What a GroupInfo has to come up to.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,28 @@ impl Group {
         let group_info = group_info.ok_or_else(|| MlsError::Internal("no GroupInfo".to_owned()))?;
         let (commit, group_info) = (encode(&commit)?, encode(&group_info)?);
         Ok((group, Bundle { commit, welcome: None, group_info }))
+    }
+
+    /// Keeps reading what was sent before this device came back: takes over the keys of `old`, the same group as it was
+    /// up to the external commit, as those of past epochs. Nothing is changed if `old` is another group, or was in an
+    /// earlier epoch than the one before.
+    ///
+    /// Error: [`MlsError::Damaged`], and nothing is changed either.
+    pub fn keep_past(&mut self, old: &Self) -> Result<(), MlsError> {
+        let before = self.epoch() == self.meta.first_epoch && old.epoch() + 1 == self.epoch();
+        if old.id() != self.id() || !before || !old.mls.is_active() {
+            return Ok(());
+        }
+        self.step(|group| {
+            let members: Vec<_> = old.mls.members().collect();
+            let id = group.mls.group_id();
+            let kept = group.overlay.keep_past(&old.overlay, id, old.epoch(), &members);
+            if kept.map_err(|error| MlsError::Damaged(error.to_string()))? {
+                group.overlay.put_raw(READS_FROM, record::encode(&old.reads_from));
+                group.reload()?;
+            }
+            Ok(())
+        })
     }
 
     /// Every record as it stands, to be stored in the place of others.

@@ -137,6 +137,48 @@ fn a_server_that_cannot_take_envelope_keys_now_is_asked_again() {
     assert!(!saw(&world, ALICE, |event| matches!(event, Event::Failed(..))));
 }
 
+/// What it would offer has a sequence that was used since: the server keeps what it has, and no note would open.
+#[test]
+fn a_restored_backup_goes_on_from_where_the_server_is() {
+    for (seed, weeks) in [(6, 1), (7, 3), (8, 1), (9, 3)] {
+        let mut world = place(seed);
+        let copy = world.devices[ALICE].disk.clone();
+        let first = published(&mut world);
+        for _ in 0..weeks {
+            world.pass(DAY * 8);
+        }
+        let later = published(&mut world);
+        assert_eq!(later.sequence, first.sequence + weeks);
+        if seed > 7 {
+            // By its own clock it is not time for new ones yet: what it learns of it is that it is a backup.
+            world.cut(ALICE);
+            world.settle();
+            let back = (DAY * 8 * weeks).as_millis();
+            world.devices[ALICE].clock.ahead = -i64::try_from(back).unwrap();
+        }
+        world.devices[ALICE].log.clear();
+        put_back(&mut world, ALICE, copy);
+        world.settle();
+        assert_eq!(saw(&world, ALICE, restored), seed > 7);
+        let now = published(&mut world);
+        assert_eq!(now.sequence, later.sequence + 1, "seed {seed}");
+        assert!(is_own(&world, &now), "seed {seed}");
+        // And no others for now.
+        world.pass(DAY);
+        restart(&mut world, ALICE);
+        world.settle();
+        assert_eq!(published(&mut world), now);
+    }
+}
+
+/// Whether the device has the secrets of what the server gives out.
+fn is_own(world: &World, keys: &EnvelopeKeys) -> bool {
+    let identity = &world.devices[ALICE].disk[b"d/identity".as_slice()];
+    identity
+        .windows(32)
+        .any(|secret| portable().x25519_public(&secret.try_into().unwrap()) == keys.x25519)
+}
+
 /// Which were offered last is not known any more: their sequence is passed over.
 #[test]
 fn a_damaged_record_of_envelope_keys_costs_those_before() {

@@ -18,6 +18,7 @@ mod forged;
 mod founders;
 mod garbage;
 mod hostile;
+mod kept;
 mod large;
 mod left;
 mod lies;

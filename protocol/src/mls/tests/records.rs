@@ -6,14 +6,16 @@ use std::collections::BTreeSet;
 use qpc_sim::{takeover, world as simulated};
 use serde_json::{Value, json};
 
-use super::world::{Device, Disk, START, World};
+use super::world::{Device, Disk, GROUP, START, World};
 use crate::crypto::identity::Revocation;
 use crate::crypto::portable;
+use crate::mls::Context;
 use crate::mls::commit::Wish;
 use crate::mls::group::{Group, Plan};
 use crate::mls::key_package::KeyPackages;
 use crate::mls::overlay::Overlay;
 use crate::mls::public::PublicState;
+use crate::mls::rejoin::Floor;
 use crate::mls::suite::Suite;
 use crate::store::batch::Records;
 use crate::tests::{Vector, hex, read, readable, same, unhex, write};
@@ -46,6 +48,22 @@ fn group_of_four(suite: Suite) -> (World, Vec<Device>) {
     (world, devices)
 }
 
+/// Two devices, one of which has come back and kept what it could read before.
+fn one_that_came_back() -> Disk {
+    let mut two = [Device::new(8), Device::new(9)];
+    let mut world = World::new(Suite::Classical, &mut two);
+    let hello = two[0].send(b"hello").unwrap();
+    two[1].read(&hello).unwrap();
+    let info = world.turn(&mut two, 0, &Plan::default()).group_info;
+    let (epoch, tree) = (two[1].group().epoch(), world.server.tree().unwrap());
+    let floor = Floor { id: GROUP, suite: Suite::Classical, epoch, known: None };
+    let Device { backend, entropy, local, group, .. } = &mut two[1];
+    let cx = Context { backend: *backend, entropy, wall: START };
+    let (mut back, _) = Group::rejoin(cx, local, &info, &tree, &floor).unwrap();
+    back.keep_past(group.as_ref().unwrap()).unwrap();
+    Disk(back.records().into_iter().collect())
+}
+
 fn sets() -> Vec<(&'static str, Records)> {
     let (mut world, devices) = group_of_four(Suite::Classical);
     let mut two = [Device::new(5), Device::new(6)];
@@ -59,6 +77,7 @@ fn sets() -> Vec<(&'static str, Records)> {
     vec![
         ("client g/, r/: classical, a pending commit", devices[1].disk.records()),
         ("client g/, r/: hybrid", two[1].disk.records()),
+        ("client g/, r/: classical, come back to", one_that_came_back().records()),
         ("client k/", keys.package_disk.records()),
         ("server group_records: classical, a queued proposal", at_server.records()),
     ]
@@ -104,7 +123,7 @@ fn stored(vector: &Value) -> Records {
 #[test]
 fn the_pinned_sets_are_read_and_written() {
     let pinned = read(FILE, LIST);
-    assert_eq!(pinned.len(), 4, "{FILE}");
+    assert_eq!(pinned.len(), 5, "{FILE}");
     for vector in &pinned {
         let name = vector["name"].as_str().unwrap();
         let records = stored(vector);

@@ -279,3 +279,137 @@ fn regression_15_members_refuse_what_takes_another_leaf_or_repeats_a_key() {
     let again = rejoin(&mut bob, after, &tree, &floor).unwrap();
     scene.refused(&bob, &again);
 }
+
+// ---- what was sent before -----------------------------------------------------------------------
+
+/// Bob comes back from the state that he has, and all follow: his group of before.
+fn comes_back(scene: &mut Scene, keep: bool) -> Group {
+    let known = scene.known.clone();
+    let (suite, epoch) = (scene.world.suite, scene.devices[0].group().epoch());
+    let floor = Floor { id: GROUP, suite, epoch, known: Some(&known) };
+    let tree = scene.world.server.tree().unwrap();
+    let Scene { world, devices, group_info, .. } = scene;
+    let bob = &mut devices[1];
+    let cx = Context { backend: bob.backend, entropy: &mut bob.entropy, wall: START };
+    let (mut group, bundle) = Group::rejoin(cx, &bob.local, group_info, &tree, &floor).unwrap();
+    let old = bob.group.take().unwrap();
+    if keep {
+        group.keep_past(&old).unwrap();
+    }
+    drop(group.take_ops());
+    bob.disk = super::world::Disk::default();
+    bob.disk.0.extend(group.records());
+    bob.group = Some(group);
+    let (commit, info) = (&bundle.commit, &bundle.group_info);
+    world.server.commit(bob.sender(), commit, None, info).unwrap();
+    for other in [0, 2] {
+        devices[other].follow(commit).unwrap();
+    }
+    scene.group_info = bundle.group_info;
+    old
+}
+
+#[test]
+fn what_was_sent_before_one_came_back_is_read_once_as_after_any_commit() {
+    for suite in Suite::ALL {
+        for keep in [true, false] {
+            let mut scene = Scene::new(suite);
+            let mut sent = Vec::new();
+            for round in 0..3 {
+                for by in [0, 2] {
+                    let text = format!("{by} in epoch {}", scene.devices[by].group().epoch());
+                    let message = scene.devices[by].send(text.as_bytes()).unwrap();
+                    sent.push((scene.devices[by].local.record.clone(), message, text));
+                }
+                if round < 2 {
+                    scene.group_info = scene
+                        .world
+                        .turn(&mut scene.devices, 2 * round, &Plan::default())
+                        .group_info;
+                }
+            }
+            // One of them is read before.
+            let (_, read, text) = sent.pop().unwrap();
+            assert_eq!(scene.devices[1].read(&read).unwrap().1, text.as_bytes());
+            comes_back(&mut scene, keep);
+            scene.world.agree(&scene.devices.iter().collect::<Vec<_>>());
+            let bob = &mut scene.devices[1];
+            let now = bob.group().epoch();
+            assert!(matches!(bob.receive(&read), Err(MlsError::Decrypt | MlsError::PastEpoch)));
+            for (by, message, text) in &sent {
+                let epoch: u64 = text.rsplit(' ').next().unwrap().parse().unwrap();
+                bob.restart();
+                if keep && epoch + 2 >= now {
+                    let Received::Application { sender, epoch: of, content } =
+                        bob.receive(message).unwrap()
+                    else {
+                        panic!("not content")
+                    };
+                    assert_eq!((&sender, of, content.as_slice()), (by, epoch, text.as_bytes()));
+                    bob.restart();
+                    assert!(matches!(bob.receive(message), Err(MlsError::Decrypt)));
+                } else {
+                    assert!(matches!(bob.receive(message), Err(MlsError::PastEpoch)));
+                }
+            }
+            // Two commits later the keys are gone, here as at everybody else's.
+            let late = scene.devices[0].send(b"late").unwrap();
+            for by in [1, 0, 2] {
+                scene.world.turn(&mut scene.devices, by, &Plan::default());
+            }
+            assert!(matches!(scene.devices[1].receive(&late), Err(MlsError::PastEpoch)));
+            scene.devices[1].restart();
+            scene.world.agree(&scene.devices.iter().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn a_group_of_another_epoch_or_id_is_not_kept() {
+    let mut scene = Scene::new(Suite::Classical);
+    let missed = scene.devices[0].send(b"missed").unwrap();
+    let copy = scene.devices[1].disk.clone();
+    scene.group_info = scene.world.turn(&mut scene.devices, 0, &Plan::default()).group_info;
+    comes_back(&mut scene, false);
+    let bob = &mut scene.devices[1];
+    let stale = Group::restore(bob.backend, copy.records()).unwrap();
+    let before = bob.group().records();
+    bob.group.as_mut().unwrap().keep_past(&stale).unwrap();
+    assert_eq!(bob.group().records(), before);
+    assert!(matches!(bob.receive(&missed), Err(MlsError::PastEpoch)));
+}
+
+/// A message of the leaf that was replaced says nothing new: that this device has forgotten it is why it came back.
+#[test]
+fn a_forgotten_message_of_the_leaf_before_is_of_an_epoch_that_is_over() {
+    let mut scene = Scene::new(Suite::Classical);
+    let copy = scene.devices[1].disk.clone();
+    let forgotten = scene.devices[1].send(b"forgotten").unwrap();
+    scene.devices[1].disk = copy;
+    scene.devices[1].group =
+        Some(Group::restore(scene.devices[1].backend, scene.devices[1].disk.records()).unwrap());
+    assert_eq!(scene.devices[1].receive(&forgotten).unwrap_err(), MlsError::OwnMessage);
+    comes_back(&mut scene, true);
+    assert_eq!(scene.devices[1].receive(&forgotten).unwrap_err(), MlsError::PastEpoch);
+    assert_eq!(scene.devices[0].read(&forgotten).unwrap().1, b"forgotten");
+    let own = scene.devices[1].send(b"own").unwrap();
+    assert_eq!(scene.devices[1].receive(&own).unwrap_err(), MlsError::OwnMessage);
+}
+
+/// One that came back twice keeps what it kept the first time.
+#[test]
+fn what_is_kept_is_kept_over_another_return() {
+    let mut scene = Scene::new(Suite::Classical);
+    let (one, two) = (scene.devices[0].send(b"1").unwrap(), scene.devices[2].send(b"2").unwrap());
+    comes_back(&mut scene, true);
+    assert_eq!(scene.devices[1].read(&one).unwrap().1, b"1");
+    let three = scene.devices[2].send(b"3").unwrap();
+    comes_back(&mut scene, true);
+    let bob = &mut scene.devices[1];
+    bob.restart();
+    for (message, text) in [(&two, b"2"), (&three, b"3")] {
+        assert_eq!(bob.read(message).unwrap().1, text);
+        assert!(matches!(bob.receive(message), Err(MlsError::Decrypt)));
+    }
+    assert!(matches!(bob.receive(&one), Err(MlsError::Decrypt)));
+}
