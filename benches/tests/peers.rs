@@ -1,5 +1,5 @@
-//! mls-rs and ours in one group: over plain OpenMLS with our provider, and in a group as our devices found it, whose server
-//! follows it and checks every commit.
+//! mls-rs and ours in one group: over plain OpenMLS with our provider, and in a group as our devices found it, whose
+//! server follows it and checks every commit.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
 #[path = "../../protocol/tests/peers/mod.rs"]

@@ -140,8 +140,8 @@ pub const PAYLOAD_BYTES: usize = FRAME_BYTES - 64 * 1024;
 /// Longest commit or welcome in bytes that travels in its frame and stands in the log; a longer one travels as a blob,
 /// and the log names it. One chunk: what is longer would hold up the messages behind it.
 pub const INLINE_BYTES: usize = BLOB_CHUNK;
-/// Longest commit or welcome in bytes: [`ADDS_PER_COMMIT`] hybrid key packages are about 15 MB. Reading takes some twenty
-/// times as much memory at worst.
+/// Longest commit or welcome in bytes: [`ADDS_PER_COMMIT`] hybrid key packages are about 15 MB. Reading takes some
+/// twenty times as much memory at worst.
 pub const COMMIT_BYTES: usize = 24 * 1024 * 1024;
 /// Longest application content in bytes.
 pub const CONTENT_BYTES: usize = 4 * 1024 * 1024;
@@ -194,8 +194,8 @@ pub const LAST_RESORTS_KEPT: usize = 256;
 /// Contacts of a device: all of them are read at start. With as many, nobody new is looked up for a name or invited by
 /// one before some are forgotten.
 pub const CONTACTS: usize = 16_384;
-/// Names that one member claimed and that were contradicted, of which the application is told; one who claims names without
-/// end is to cost no more than this.
+/// Names that one member claimed and that were contradicted, of which the application is told; one who claims names
+/// without end is to cost no more than this.
 pub const NAME_CONFLICTS_OF_MEMBER: usize = 4;
 /// Such names of all members, remembered so that each is told once.
 pub const NAME_CONFLICTS_KEPT: usize = 1_024;
@@ -214,8 +214,8 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MOST: Duration = Duration::from_secs(60);
 /// A session that stood this long starts the backoff over; a shorter one counts as one more failure.
 pub const BACKOFF_STEADY: Duration = Duration::from_secs(1);
-/// Entries of an epoch to come that are kept until the commit is shown which leads there, those between them counted in.
-/// An honest server shows none: more would be kept for a liar only.
+/// Entries of an epoch to come that are kept until the commit is shown which leads there, those between them counted
+/// in. An honest server shows none: more would be kept for a liar only.
 pub const EARLY_ENTRIES: usize = 64;
 /// Bytes of them, as long as the commit does not follow.
 pub const EARLY_BYTES: u64 = 1024 * 1024;
@@ -232,8 +232,8 @@ pub const OLD_DEVICE_KEY_TIME: Duration =
     Duration::from_secs(KEY_PACKAGE_TIME.as_secs() + ENTRY_TIME.as_secs());
 /// Device keys of before that are kept at once.
 pub const OLD_DEVICE_KEYS: usize = 8;
-/// Age at which a device replaces its envelope keys: who takes them opens what was sealed to them in that time, and in the
-/// grace before it.
+/// Age at which a device replaces its envelope keys: who takes them opens what was sealed to them in that time, and in
+/// the grace before it.
 pub const ENVELOPE_KEY_TIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long envelope keys of before are kept: as long as a note waits in an inbox.
 pub const ENVELOPE_KEY_GRACE: Duration = ENTRY_TIME;
@@ -261,8 +261,8 @@ pub const COMMIT_LOSSES: u32 = 3;
 /// Age at which a device replaces the keys of its leaf: as long as log entries live, so that a device which was away
 /// for longer than that, and has to rejoin, gets fresh keys by it anyway.
 pub const UPDATE_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are; in a group of more
-/// than half as many members, twice its members.
+/// Entries of a group's log after which a device replaces the keys of its leaf, however young they are; in a group of
+/// more than half as many members, twice its members.
 pub const UPDATE_ENTRIES: u64 = 1_000;
 /// Members who become due at once spread their updates over this long for each device of the group: above the time
 /// in which a commit reaches everybody, so that most find the way free.

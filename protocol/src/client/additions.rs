@@ -165,8 +165,8 @@ impl Client {
         left
     }
 
-    /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before: others
-    /// are needed.
+    /// Key packages kept with an intent ended before a commit came through, or are of the suite of a group before:
+    /// others are needed.
     pub(super) fn claim_again(&mut self, ticket: Ticket) {
         if let Some(mut intent) = self.intents.remove(&ticket) {
             match &mut intent.want {
@@ -201,8 +201,8 @@ impl Client {
         !adds.is_empty()
     }
 
-    /// What is queued to be added may keep a commit from being made, or (`refused`) from being accepted: whether one without
-    /// is worth a try. One member's wish must not stop the group.
+    /// What is queued to be added may keep a commit from being made, or (`refused`) from being accepted: whether one
+    /// without is worth a try. One member's wish must not stop the group.
     pub(super) fn leave_adds_out(&mut self, id: ChannelId, refused: bool) -> bool {
         let queued = self.with_group(id, |group, _| group.has_queued_adds());
         let Some(channel) = self.channels.get_mut(&id) else { return false };

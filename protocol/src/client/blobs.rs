@@ -2,8 +2,8 @@
 //! commit's frame.
 //!
 //! Both go on where they stopped, on the next connection too. What comes down is taken only if it hashes to what was
-//! named. What goes up is stored in chunks of its own beside the outbox until the commit is through, and read from there
-//! chunk by chunk.
+//! named. What goes up is stored in chunks of its own beside the outbox until the commit is through, and read from
+//! there chunk by chunk.
 
 use bytes::Bytes;
 

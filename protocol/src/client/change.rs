@@ -239,8 +239,8 @@ impl Client {
             |item| matches!(item.what, OutWhat::Proposal { intent, .. } if intent == ticket.0),
         );
         let alone = self.with_group(id, |group, _| group.members().len() == 1) == Some(true);
-        // What was said before leaving goes out before: nothing can be sent while the proposal waits. Who is alone leaves
-        // no group behind, nor what the server was asked and has not answered.
+        // What was said before leaving goes out before: nothing can be sent while the proposal waits. Who is alone
+        // leaves no group behind, nor what the server was asked and has not answered.
         let unsaid = self.outbox.values().any(|item| {
             let open = match &item.what {
                 OutWhat::Application { sealed, .. } => alone || sealed.is_none(),

@@ -126,8 +126,8 @@ pub(super) struct Channel {
     pub hold_until: Option<Duration>,
     /// Queued proposals are committed at this time, unless somebody else has done it.
     pub flush_at: Option<Duration>,
-    /// The members are told at this time what the group shows of itself, unless somebody else has done it in this epoch or
-    /// later.
+    /// The members are told at this time what the group shows of itself, unless somebody else has done it in this epoch
+    /// or later.
     pub tell_at: Option<(Duration, u64)>,
     /// What the server could not do is not asked again before this time: the subscription, a blob.
     pub retry_at: Option<Duration>,
@@ -271,7 +271,8 @@ impl Channel {
         self.gap_told = false;
     }
 
-    /// The log is read on from elsewhere. Where it was read to is remembered: others may have read another one up to there.
+    /// The log is read on from elsewhere. Where it was read to is remembered: others may have read another one up to
+    /// there.
     pub(super) fn jump(&mut self, to: Cursor) {
         let from = core::mem::replace(&mut self.row.cursor, to);
         self.ledger.marks.keep(from.seq(), from.chain());

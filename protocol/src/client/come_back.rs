@@ -1,5 +1,5 @@
-//! The second half of the way back into a group: what the log shows of the commit that this device made for it, and what is
-//! done when it comes to nothing.
+//! The second half of the way back into a group: what the log shows of the commit that this device made for it, and
+//! what is done when it comes to nothing.
 
 use core::time::Duration;
 
@@ -189,9 +189,9 @@ impl Client {
         channel.rejoin_at = Some(self.now.mono + wait);
     }
 
-    /// Only others can change what is in the way. Tried again after an hour, or on the next connection: they may have removed
-    /// this device, and no log tells that to one that cannot read it. Not at all if there is nothing of the group but the
-    /// word of the server, which does not stand by it.
+    /// Only others can change what is in the way. Tried again after an hour, or on the next connection: they may have
+    /// removed this device, and no log tells that to one that cannot read it. Not at all if there is nothing of the
+    /// group but the word of the server, which does not stand by it.
     pub(super) fn give_rejoin_up(&mut self, id: ChannelId, why: &'static str) {
         self.end_rejoining(id);
         let Some(channel) = self.channels.get_mut(&id) else { return };

@@ -227,8 +227,8 @@ impl Client {
         true
     }
 
-    /// One of several wishes keeps a commit from being made, or accepted, and nothing says which: in this epoch each has a
-    /// commit of its own, so that it fails alone.
+    /// One of several wishes keeps a commit from being made, or accepted, and nothing says which: in this epoch each
+    /// has a commit of its own, so that it fails alone.
     fn commit_apart(&mut self, id: ChannelId, wishes: usize) -> bool {
         if wishes < 2 {
             return false;
@@ -399,8 +399,8 @@ impl Client {
                     self.fall_out(id, Why::Blocked, false);
                 }
             }
-            // A device that was to be added is revoked, has another key by now, or its key package has ended. If it is one
-            // that others want, they may be left out now; if it is one of ours, other key packages are needed.
+            // A device that was to be added is revoked, has another key by now, or its key package has ended. If it is
+            // one that others want, they may be left out now; if it is one of ours, other key packages are needed.
             ErrorCode::RecordInvalid | ErrorCode::KeyPackageInvalid
                 if self.leave_adds_out(id, true) || self.may_claim_again(ticket) =>
             {

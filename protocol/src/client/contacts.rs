@@ -1,5 +1,5 @@
-//! What members say they are called: claims, checked against the directory before they are shown. One that the directory,
-//! or what is known here, contradicts is told.
+//! What members say they are called: claims, checked against the directory before they are shown. One that the
+//! directory, or what is known here, contradicts is told.
 
 use super::Client;
 use super::event::{Contradiction, Event, NameConflict};
@@ -33,7 +33,8 @@ impl Client {
             let mut calls = conn.calls.values();
             calls.any(|pending| matches!(&pending.what, Call::Confirm(of) if same(of)))
         });
-        // What is not confirmed is heard, and asked, again. With as many contacts no name is shown that would be asked for.
+        // What is not confirmed is heard, and asked, again. With as many contacts no name is shown that would be asked
+        // for.
         let full = self.contacts.len() >= CONTACTS;
         if asked || full || self.calls() >= CALLS_IN_FLIGHT / 2 {
             return;
@@ -81,8 +82,8 @@ impl Client {
         }
     }
 
-    /// Tells a conflict, once for each claim that is remembered. Who claims names without end is told of a few times: by
-    /// then it is known what its word is worth.
+    /// Tells a conflict, once for each claim that is remembered. Who claims names without end is told of a few times:
+    /// by then it is known what its word is worth.
     fn tell_conflict(&mut self, claim: NameClaim, conflict: NameConflict) {
         let told = &mut self.conflicts;
         let by_member = told.iter().filter(|of| of.by == claim.by).count();

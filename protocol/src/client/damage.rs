@@ -22,13 +22,13 @@
 //! | `m/` | an unread message | it stays unread | it is told |
 //! | `p/` | a delivery proof | the question for proofs fails | |
 //!
-//! Three kinds are no one's to lose, and with them damaged a device does not start: `d/identity`, because nothing else has
-//! the keys; `d/c/`, because the place in the log and the epoch of a group are what an old log or an old GroupInfo is told
-//! from; and `d/devices`, because a server that names a revoked device again must be told from one that names a new one.
-//! So it is with a record of a kind that is not known here, or of a newer version.
+//! Three kinds are no one's to lose, and with them damaged a device does not start: `d/identity`, because nothing else
+//! has the keys; `d/c/`, because the place in the log and the epoch of a group are what an old log or an old GroupInfo
+//! is told from; and `d/devices`, because a server that names a revoked device again must be told from one that names a
+//! new one. So it is with a record of a kind that is not known here, or of a newer version.
 //!
-//! Whoever can damage a record can put an older one in its place just as well: what is against that is the state version,
-//! which the server remembers.
+//! Whoever can damage a record can put an older one in its place just as well: what is against that is the state
+//! version, which the server remembers.
 
 use super::Client;
 use super::directory;

@@ -1,9 +1,10 @@
 //! The account's devices: they come and go by what the account key signed, told by the logs.
 //!
 //! A device that is new to this one becomes a member of every group here, and a group that is new to this one gets
-//! every device known, but for those that have left it ([`left`](super::left)). What an account has revoked goes from every group. Nobody asks for it, and all who could do it
-//! want the same: whose leaf comes first goes first (docs/adr/0011). A turn is not stored: a device that is switched on
-//! for shorter than it has to wait for its own leaves the change to the others, or to a longer run.
+//! every device known, but for those that have left it ([`left`](super::left)). What an account has revoked goes from
+//! every group. Nobody asks for it, and all who could do it want the same: whose leaf comes first goes first
+//! (docs/adr/0011). A turn is not stored: a device that is switched on for shorter than it has to wait for its own
+//! leaves the change to the others, or to a longer run.
 
 use core::time::Duration;
 
@@ -146,7 +147,8 @@ impl Client {
         true
     }
 
-    /// The list of the own account's devices: asked for by a new device, after the inbox lost entries, by a backup, and for its envelope keys.
+    /// The list of the own account's devices: asked for by a new device, after the inbox lost entries, by a backup, and
+    /// for its envelope keys.
     pub(super) fn begin_devices(&mut self) {
         let account = self.me().map(|me| me.account);
         let online = self.phase() == Some(Phase::Online);
@@ -188,8 +190,8 @@ impl Client {
         self.channels.get(&id).is_some_and(|channel| channel.left.unknown)
     }
 
-    /// This device is new in a group, or founded it, or the group is another one: the account's other devices belong there
-    /// too, unless they have left.
+    /// This device is new in a group, or founded it, or the group is another one: the account's other devices belong
+    /// there too, unless they have left.
     pub(super) fn admit_all(&mut self, id: ChannelId) {
         let Some(me) = self.me() else { return };
         let left = self.channels.get(&id).map(|channel| channel.left.clone()).unwrap_or_default();
@@ -231,8 +233,8 @@ impl Client {
         self.want_once(channel, Want::Admit { device, package: None });
     }
 
-    /// A device that was in the group before a reset, or belongs in a direct channel, could not be added, which was told.
-    /// It is when it has key packages again, for it waits for that.
+    /// A device that was in the group before a reset, or belongs in a direct channel, could not be added, which was
+    /// told. It is when it has key packages again, for it waits for that.
     pub(super) fn admit_later(&mut self, channel: ChannelId, device: Sender) {
         self.admit(channel, device);
         for ticket in self.intents_of(channel) {

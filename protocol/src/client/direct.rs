@@ -4,9 +4,9 @@
 //! other account. It waits in this device's inbox until the account of the name is known and every welcome was read;
 //! then in the channel, until the other is a member. The channel is founded once there are key packages of the other:
 //! who cannot add it leaves the channel for it to found. Once it is founded the wish stays until the other is in:
-//! nobody else can take the place. Whoever comes second is told `ChannelExists`, drops what it founded, and is open when
-//! the other's welcome was joined. Nothing can be sent before: a message to a group that came to nothing would be lost,
-//! and one from before the other joined would never be read.
+//! nobody else can take the place. Whoever comes second is told `ChannelExists`, drops what it founded, and is open
+//! when the other's welcome was joined. Nothing can be sent before: a message to a group that came to nothing would be
+//! lost, and one from before the other joined would never be read.
 //!
 //! Both accounts come in with one commit, with all their devices; each adds devices of either, and removes none of the
 //! other's ([`Before::judge`](crate::mls)): no device is ever alone in a channel that it cannot make again.
@@ -323,8 +323,8 @@ impl Client {
         }
     }
 
-    /// The other account, or another device of the own one, founded the channel first: what was founded here is dropped,
-    /// and its welcome awaited.
+    /// The other account, or another device of the own one, founded the channel first: what was founded here is
+    /// dropped, and its welcome awaited.
     fn lose_founding(&mut self, id: ChannelId) {
         self.founding.remove(&id);
         let own = self.me().map(|me| me.account);
@@ -340,8 +340,8 @@ impl Client {
         self.erase(id);
     }
 
-    /// The place of a direct channel is taken, maybe by this device itself: a backup may not know that its founding came
-    /// true. Who asks for it since this machine started would know.
+    /// The place of a direct channel is taken, maybe by this device itself: a backup may not know that its founding
+    /// came true. Who asks for it since this machine started would know.
     pub(super) fn place_is_taken(&mut self, id: ChannelId, ticket: Ticket) {
         self.lose_founding(id);
         if !self.is_of_this_start(ticket) {

@@ -189,8 +189,8 @@ pub(super) struct Restored {
     pub at: UnixMillis,
 }
 
-/// The inbox has lost entries, or this device was out of a group by the server's word, and the list of memberships was not
-/// read to its end since. Absent, there is nothing to ask.
+/// The inbox has lost entries, or this device was out of a group by the server's word, and the list of memberships was
+/// not read to its end since. Absent, there is nothing to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Unwelcomed;
 

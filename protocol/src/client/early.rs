@@ -6,10 +6,10 @@
 //! go: as it was shown, but for those that wait, which are read when their epoch has come. The chain goes by the order
 //! shown. All other members have another, and the next word of one of them tells of the fork.
 //!
-//! Are they not there, the log is asked for again a few times. Another entry in that place then is a fork too: the server
-//! contradicts itself, and the log is read as it is now. If all that does not help, or if it is too much to keep, the
-//! commit is taken for missed, and this device falls out ([`fall`](super::fall)). It is not waited for at all if it was
-//! shown and was of no use, and a commit that is too long for its frame is not looked for.
+//! Are they not there, the log is asked for again a few times. Another entry in that place then is a fork too: the
+//! server contradicts itself, and the log is read as it is now. If all that does not help, or if it is too much to
+//! keep, the commit is taken for missed, and this device falls out ([`fall`](super::fall)). It is not waited for at all
+//! if it was shown and was of no use, and a commit that is too long for its frame is not looked for.
 //!
 //! Nothing is encrypted meanwhile: there is an epoch that this device has not read of.
 

@@ -7,9 +7,9 @@
 //! | the server takes their public halves, under the next sequence | – | offered again: the same, under the same sequence |
 //! | they are this device's | both, those before among the old ones | |
 //!
-//! A restored backup may have keys that others came after, and offer new ones under a sequence that was used: the server
-//! keeps what it has, and says nothing. Its list of devices shows that, and is asked for by a backup and after each offer;
-//! new ones are offered from there on.
+//! A restored backup may have keys that others came after, and offer new ones under a sequence that was used: the
+//! server keeps what it has, and says nothing. Its list of devices shows that, and is asked for by a backup and after
+//! each offer; new ones are offered from there on.
 //!
 //! Those before are kept for [`ENVELOPE_KEY_GRACE`], so that notes on their way open, then erased. No more of them come
 //! together than there are old device keys and weeks in that time.
@@ -83,8 +83,8 @@ impl Client {
         self.offers_envelope() || self.rotation.is_under_way() || self.envelope_retry.is_some()
     }
 
-    /// What the server gives out as this device's, with no offer on its way. If it is of another state of this device, and
-    /// no earlier, nobody's notes open here: new ones follow it at once.
+    /// What the server gives out as this device's, with no offer on its way. If it is of another state of this device,
+    /// and no earlier, nobody's notes open here: new ones follow it at once.
     pub(super) fn on_envelope_listed(&mut self, listed: &EnvelopeKeys) {
         if !self.is_passed_by(listed) {
             return;

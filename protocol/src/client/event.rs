@@ -74,21 +74,21 @@ pub enum Event {
         /// Why, for people.
         why: String,
     },
-    /// The log of this device contradicts another one of the same channel: the first entry that differs is behind `agreed`,
-    /// and not behind `seq`.
+    /// The log of this device contradicts another one of the same channel: the first entry that differs is behind
+    /// `agreed`, and not behind `seq`.
     ForkDetected {
         /// The group.
         channel: ChannelId,
-        /// The last seq up to which both are known to be the same: by what the same member, or the server, said of its log
-        /// before, since this machine started. 0 if it said nothing that could be compared.
+        /// The last seq up to which both are known to be the same: by what the same member, or the server, said of its
+        /// log before, since this machine started. 0 if it said nothing that could be compared.
         agreed: u64,
         /// The first seq at which they are known to differ: of all that is known, not of all there is. One more than
         /// `agreed` names the entry.
         seq: u64,
         /// `None`: the server contradicts itself before this device, by entries it showed or answers it signed. A member's
-        /// device: that one signed, in a message or a checkpoint, that it read another log. Then either the server shows
-        /// members different logs, or that member does not tell the truth: nothing here can tell which, two more members
-        /// who compare can.
+        /// device: that one signed, in a message or a checkpoint, that it read another log. Then either the server
+        /// shows members different logs, or that member does not tell the truth: nothing here can tell which, two more
+        /// members who compare can.
         by: Option<Sender>,
     },
     /// The server's answer about a log does not hold, without proof of two different logs.
@@ -113,8 +113,8 @@ pub enum Event {
         /// What its loss costs, or what is to be done, for people.
         cost: &'static str,
     },
-    /// A log has entries that this device is not going to read: they are gone, since it was away longer than they are kept;
-    /// or it has reset a group whose log it could not read.
+    /// A log has entries that this device is not going to read: they are gone, since it was away longer than they are
+    /// kept; or it has reset a group whose log it could not read.
     Gap {
         /// The group.
         channel: ChannelId,
@@ -131,8 +131,8 @@ pub enum Event {
         /// What it knows that by.
         why: Why,
     },
-    /// The channel's group has ended: an admin began another one in its place. Who was in it is added anew; what was not
-    /// sent yet goes out there. Of a reset by this device: its log has shown it.
+    /// The channel's group has ended: an admin began another one in its place. Who was in it is added anew; what was
+    /// not sent yet goes out there. Of a reset by this device: its log has shown it.
     Reset {
         /// The group.
         channel: ChannelId,
@@ -163,9 +163,10 @@ pub enum Event {
         /// again after every restart until the change is accepted.
         trust: Trust,
     },
-    /// A member says that an account has a name which the directory, or what is known here, does not give it: that member
-    /// or the server does not tell the truth. The name is not shown. Told once for each such claim since this machine
-    /// started, and at most [`NAME_CONFLICTS_OF_MEMBER`](crate::limits::NAME_CONFLICTS_OF_MEMBER) times for each member.
+    /// A member says that an account has a name which the directory, or what is known here, does not give it: that
+    /// member or the server does not tell the truth. The name is not shown. Told once for each such claim since this
+    /// machine started, and at most [`NAME_CONFLICTS_OF_MEMBER`](crate::limits::NAME_CONFLICTS_OF_MEMBER) times for
+    /// each member.
     NameContradicted {
         /// The account that is said to be called so.
         account: AccountId,
@@ -176,9 +177,9 @@ pub enum Event {
         /// What contradicts it.
         conflict: NameConflict,
     },
-    /// A device of an account could not be added; the others of the invitation, or of the reset, were, if there are any.
-    /// Before its `Done` or `Failed`. A device that a reset left out is tried again for a month. Of a direct channel: no
-    /// device could be added yet, and they are tried again until one is.
+    /// A device of an account could not be added; the others of the invitation, or of the reset, were, if there are
+    /// any. Before its `Done` or `Failed`. A device that a reset left out is tried again for a month. Of a direct
+    /// channel: no device could be added yet, and they are tried again until one is.
     NotAdded {
         /// The invitation, the reset, or the opening.
         ticket: Ticket,
@@ -296,8 +297,8 @@ pub struct GroupSummary {
     pub channel: ChannelId,
     /// Whether it is a group, or the direct channel with another account.
     pub kind: ChannelKind,
-    /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it and it
-    /// is no changed one that nobody has accepted.
+    /// Its name, if its metadata arrived; of a direct channel: the other's username, if the directory confirmed it and
+    /// it is no changed one that nobody has accepted.
     pub name: Option<String>,
     /// What it is about; empty if nothing is said of that, or its metadata did not arrive yet.
     pub description: String,

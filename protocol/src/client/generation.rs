@@ -1,5 +1,5 @@
-//! What another generation is to everybody: the end of the group before, and a welcome to the next that comes from one who
-//! may have made it.
+//! What another generation is to everybody: the end of the group before, and a welcome to the next that comes from one
+//! who may have made it.
 
 use super::Client;
 use super::directory::{self, Ended};
@@ -87,8 +87,9 @@ impl Client {
         }
     }
 
-    /// What the server shows behind the end of a group. That is not read before there is a welcome; but if the log goes on
-    /// in the group that is over, or ends it once more, the end was made up, or this is: one of the two is no log of all.
+    /// What the server shows behind the end of a group. That is not read before there is a welcome; but if the log goes
+    /// on in the group that is over, or ends it once more, the end was made up, or this is: one of the two is no log of
+    /// all.
     pub(super) fn check_end(&mut self, entries: &Entries) {
         let id = entries.channel;
         let Some(channel) = self.channels.get_mut(&id) else { return };

@@ -1,13 +1,14 @@
-//! Groups that this device was added to without having read the welcome: after the copy of its state was made that it was
-//! restored from, or so long ago that the inbox has lost it. It is a member of them and knows nothing of them, or waits
-//! for a welcome to their next generation; only the server can name them. So it can one that it said this device was out of.
+//! Groups that this device was added to without having read the welcome: after the copy of its state was made that it
+//! was restored from, or so long ago that the inbox has lost it. It is a member of them and knows nothing of them, or
+//! waits for a welcome to their next generation; only the server can name them. So it can one that it said this device
+//! was out of.
 //!
-//! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by is the
-//! group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record. So a server
-//! can name no group that nobody added this device to. It can keep a group back, as it can keep back all it has. It can show
-//! an old state of one that this device has left since, together with who was a member then; what is said there is said
-//! under that name, to the members that this device sees. Nothing that it did know is given up: of a group that it has read,
-//! the highest epoch seen bounds what is taken.
+//! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by
+//! is the group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record.
+//! So a server can name no group that nobody added this device to. It can keep a group back, as it can keep back all it
+//! has. It can show an old state of one that this device has left since, together with who was a member then; what is
+//! said there is said under that name, to the members that this device sees. Nothing that it did know is given up: of a
+//! group that it has read, the highest epoch seen bounds what is taken.
 
 use super::directory::{self, Unwelcomed};
 use super::net::Call;
@@ -42,8 +43,8 @@ impl Client {
         self.listed.filter(|listed| listed.conn() == conn)
     }
 
-    /// Whether groups may still be named that this device has to come into; asks for them, once the welcomes that are left
-    /// have been read.
+    /// Whether groups may still be named that this device has to come into; asks for them, once the welcomes that are
+    /// left have been read.
     pub(super) fn asks_for_memberships(&mut self) -> bool {
         let wanted = self.restored.open || self.unwelcomed;
         if !wanted || self.phase() != Some(Phase::Online) {
@@ -86,8 +87,8 @@ impl Client {
         self.call(Call::Memberships, Request::ChannelList { after });
     }
 
-    /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more groups
-    /// are tried at once than welcomes that do not open; the others are asked for with the next session.
+    /// A page of the list. A server that goes on for ever is not listened to: each page has to lead on, and no more
+    /// groups are tried at once than welcomes that do not open; the others are asked for with the next session.
     pub(super) fn on_memberships(&mut self, channels: &[ChannelInfo], more: bool) {
         let Some(Listed::Asked(_, after)) = self.listed() else { return };
         let mut last = after;

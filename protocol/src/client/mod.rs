@@ -1,13 +1,14 @@
 //! The client machine: one per device.
 //!
 //! [`Client::handle`] takes what happened, commands say what is wanted, [`Client::poll`] gives what is to be done.
-//! Inside, every connection goes through the table of `session`, by way of `login` if need be, and carries calls (`call`;
-//! the application's questions: `ask`); every channel's log is read in order (`inbound`, welcomes by `join`, messages on to
-//! the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an intent that stays
-//! until it has come true (`intent`, `change`, `prepare`, `commit`); every submission stays in the outbox until the server
-//! has it and the log has shown it (`submission`, `outbox`). A device that cannot go on in a group (`fall`) comes back to it
-//! by a new leaf (`rejoin`, `come_back`); one that can do so for all begins another (`reset`, `generation`). All state
-//! changes go through the [gate](crate::store::gate): nothing leaves before what it depends on is durable.
+//! Inside, every connection goes through the table of `session`, by way of `login` if need be, and carries calls
+//! (`call`; the application's questions: `ask`); every channel's log is read in order (`inbound`, welcomes by `join`,
+//! messages on to the application by `unread`, what is too long for a frame by `blobs`); every change of a group is an
+//! intent that stays until it has come true (`intent`, `change`, `prepare`, `commit`); every submission stays in the
+//! outbox until the server has it and the log has shown it (`submission`, `outbox`). A device that cannot go on in a
+//! group (`fall`) comes back to it by a new leaf (`rejoin`, `come_back`); one that can do so for all begins another
+//! (`reset`, `generation`). All state changes go through the [gate](crate::store::gate): nothing leaves before what it
+//! depends on is durable.
 
 mod account;
 mod additions;

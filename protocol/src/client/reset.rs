@@ -2,8 +2,8 @@
 //! or for a stronger suite (docs/adr/0014).
 //!
 //! Who resets makes the new group beside the old one, in the batch that notes it with the wish, and asks the server to
-//! begin it. It begins for everybody with the log's entry of it. From there this device adds who was in the old group, by
-//! ordinary commits; what is to be sent waits until all are back. The others stop at that entry and wait for the
+//! begin it. It begins for everybody with the log's entry of it. From there this device adds who was in the old group,
+//! by ordinary commits; what is to be sent waits until all are back. The others stop at that entry and wait for the
 //! welcome, with what they have not sent. They follow it only if it comes from an admin of the group that they know, or
 //! from their own account: an entry of a reset is the server's word alone.
 //!
@@ -40,10 +40,10 @@ const RETURNS: usize = 64;
 const UNREADABLE: &str = "what is stored does not tell who is in the group";
 
 impl Client {
-    /// Begins a new group in the place of a channel's, with the same admins and profile, of `suite` (`None`: of the same
-    /// one), and adds everybody who was in it: for a group that does not work any more, or to another suite. Devices
-    /// that cannot be added are named by [`Event::NotAdded`]. Of two resets at once one comes true, which is enough for
-    /// both if its suite is. → [`Outcome::Reset`]
+    /// Begins a new group in the place of a channel's, with the same admins and profile, of `suite` (`None`: of the
+    /// same one), and adds everybody who was in it: for a group that does not work any more, or to another suite.
+    /// Devices that cannot be added are named by [`Event::NotAdded`]. Of two resets at once one comes true, which is
+    /// enough for both if its suite is. → [`Outcome::Reset`]
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `UnknownChannel`, `NotMember`; `Invalid` for a weaker suite than the group's.
@@ -68,8 +68,8 @@ impl Client {
 
     // ---- the one who resets -------------------------------------------------------------------
 
-    /// The reset of a channel that this device is at: one that has begun or is made before one that is not; of those the
-    /// one that has seen most, since what was asked for in a group before waits for the next one.
+    /// The reset of a channel that this device is at: one that has begun or is made before one that is not; of those
+    /// the one that has seen most, since what was asked for in a group before waits for the next one.
     pub(super) fn reset_of(&self, id: ChannelId) -> Option<(Ticket, &Intent)> {
         let resets = self.intents.iter().filter(|(_, intent)| intent.channel == id);
         let resets = resets.filter_map(|(ticket, intent)| match &intent.want {
@@ -213,7 +213,8 @@ impl Client {
         self.call(Call::Reset(ticket), request);
     }
 
-    /// The server has begun the generation. The log says so too, where it can be read: until then nothing more is asked.
+    /// The server has begun the generation. The log says so too, where it can be read: until then nothing more is
+    /// asked.
     pub(super) fn on_reset_accepted(&mut self, ticket: Ticket, accepted: &Accepted) {
         let Some((id, next)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
             return;
@@ -234,7 +235,8 @@ impl Client {
         }
     }
 
-    /// The log's entry of a reset cannot be read any more: the server is asked once more, and its answer says where that is.
+    /// The log's entry of a reset cannot be read any more: the server is asked once more, and its answer says where
+    /// that is.
     pub(super) fn ask_reset_again(&mut self, id: ChannelId) {
         let made =
             |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if !next.begun);

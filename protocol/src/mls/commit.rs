@@ -47,7 +47,8 @@ impl Group {
 
     /// Makes a commit; it stays pending. Proposals queued in the group are included, but for those that have become
     /// pointless: what the plan does already, what is expired, and the own wish to leave, which only another member can
-    /// commit. Who removes the last admin because it was revoked names another in the same commit. A plan of nothing replaces the keys of the own leaf.
+    /// commit. Who removes the last admin because it was revoked names another in the same commit. A plan of nothing
+    /// replaces the keys of the own leaf.
     ///
     /// Errors: [`MlsError::NotMember`]; [`MlsError::Pending`] if there is a pending commit; [`MlsError::Record`],
     /// [`MlsError::Expired`], [`MlsError::Suite`] for a key package or device that does not hold;
@@ -149,7 +150,8 @@ impl Group {
         let no_commit = MlsError::Pending("there is no pending commit");
         self.step(|group| {
             let staged = group.mls.pending_commit().ok_or(no_commit)?;
-            // The commit and what it is judged by are what they were when it was made, if it was made since the last restart.
+            // The commit and what it is judged by are what they were when it was made, if it was made since the last
+            // restart.
             let verdict = match group.judged.take() {
                 Some(verdict) => verdict,
                 None => group.before_pending()?.judge(&group.own_sender(), staged)?,

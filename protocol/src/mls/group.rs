@@ -169,8 +169,8 @@ pub struct Group {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Meta {
     pub(super) id: GroupId,
-    /// The epoch that the own leaf came in with. There are no keys of earlier ones, but those that were kept from before
-    /// this device came back.
+    /// The epoch that the own leaf came in with. There are no keys of earlier ones, but those that were kept from
+    /// before this device came back.
     pub(super) first_epoch: u64,
     /// This device was added by a last-resort key package, whose keys others may have been sent to as well: its next
     /// commit replaces its own leaf's key.
@@ -253,8 +253,8 @@ impl Group {
         records.map(|(leaf, record)| MemberLeaf { leaf: *leaf, record: record.clone() }).collect()
     }
 
-    /// The ratchet tree of the present epoch, as [`Self::join`] reads it. The server serves its own of these; this one is
-    /// for groups without such a server.
+    /// The ratchet tree of the present epoch, as [`Self::join`] reads it. The server serves its own of these; this one
+    /// is for groups without such a server.
     ///
     /// Error: [`MlsError::Internal`].
     pub fn ratchet_tree(&self) -> Result<Vec<u8>, MlsError> {

@@ -166,9 +166,9 @@ const PAST_EPOCHS: usize = limits::PAST_EPOCHS as usize;
 /// As [`limits::MESSAGES_AHEAD`], in OpenMLS's type.
 const MESSAGES_AHEAD: u32 = limits::MESSAGES_AHEAD as u32;
 
-/// A log hands out the messages of a sender in their order, but for those that the server had no room for at first. More
-/// than 4,096 messages of one sender in one epoch cannot get lost without a gap in the log. Only members can make a
-/// receiver run ahead, at about two hashes a message.
+/// A log hands out the messages of a sender in their order, but for those that the server had no room for at first.
+/// More than 4,096 messages of one sender in one epoch cannot get lost without a gap in the log. Only members can make
+/// a receiver run ahead, at about two hashes a message.
 fn ratchets() -> SenderRatchetConfiguration {
     SenderRatchetConfiguration::new(MESSAGES_AHEAD, 4_096)
 }

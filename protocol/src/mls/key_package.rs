@@ -48,8 +48,8 @@ pub struct CheckedKeyPackage {
 
 /// Checks a key package at this time of the calendar.
 ///
-/// Errors: [`MlsError::Suite`]; [`MlsError::Record`]; [`MlsError::Capabilities`]; [`MlsError::Expired`] for one that is past its end, has none, or
-/// whose end is further away than it may be; else [`MlsError::Invalid`].
+/// Errors: [`MlsError::Suite`]; [`MlsError::Record`]; [`MlsError::Capabilities`]; [`MlsError::Expired`] for one that is
+/// past its end, has none, or whose end is further away than it may be; else [`MlsError::Invalid`].
 pub fn check(
     backend: Backend,
     package: &[u8],
@@ -131,8 +131,8 @@ struct Entry {
 const ENTRY: &[u8] = b"P";
 
 impl Entry {
-    /// Until then its private keys may be needed: a welcome by it may be on its way for as long as a log entry lives, and
-    /// after another took its place for [`LAST_RESORT_GRACE`](limits::LAST_RESORT_GRACE).
+    /// Until then its private keys may be needed: a welcome by it may be on its way for as long as a log entry lives,
+    /// and after another took its place for [`LAST_RESORT_GRACE`](limits::LAST_RESORT_GRACE).
     fn end(&self) -> UnixMillis {
         let end = self.expires.plus(limits::ENTRY_TIME);
         self.superseded.map_or(end, |at| end.min(at.plus(limits::LAST_RESORT_GRACE)))
@@ -210,8 +210,8 @@ impl KeyPackages {
         MlsMessageOut::from(package.clone()).to_bytes().map_err(|error| internal(&error))
     }
 
-    /// Deletes private keys that nobody can need any more: of packages expired for longer than the life of a log
-    /// entry, and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE). Of all other
+    /// Deletes private keys that nobody can need any more: of packages expired for longer than the life of a log entry,
+    /// and of last-resort ones superseded for [`LAST_RESORT_GRACE`](crate::limits::LAST_RESORT_GRACE). Of all other
     /// ordinary ones the [`KEY_PACKAGES_KEPT`](crate::limits::KEY_PACKAGES_KEPT) that end last are kept, of all other
     /// superseded ones the [`LAST_RESORTS_KEPT`](crate::limits::LAST_RESORTS_KEPT) that were superseded last.
     pub fn sweep(&mut self, wall: UnixMillis) {

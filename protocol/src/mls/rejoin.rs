@@ -34,8 +34,8 @@ pub struct Floor<'a> {
     /// The lowest epoch that it can be in.
     pub epoch: u64,
     /// Accounts that were in the group when this device last followed it: one of them has signed the GroupInfo. Else
-    /// whoever holds a key package of this device could make a group of the same id around it. `None`: it never has, and
-    /// anybody may have added it.
+    /// whoever holds a key package of this device could make a group of the same id around it. `None`: it never has,
+    /// and anybody may have added it.
     pub known: Option<&'a BTreeSet<AccountId>>,
 }
 

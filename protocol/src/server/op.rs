@@ -58,10 +58,10 @@ pub enum StoreOp {
     /// → `Devices`, revoked ones included; empty for an unknown account.
     ListDevices { account: AccountId },
     /// Revokes: key packages, refresh token and inbox go, and the account's other active devices are told: one
-    /// `Revocation` entry ([`notice`], from `by`) to the inbox of each. Then the groups: the same entry, in the channel's
-    /// generation and epoch, to up to `most` channels, in order of their ids, in which the device has no `left_seq`;
-    /// the entry's seq becomes it. Again: the first revocation stays, and the next `most` channels are told.
-    /// → `Told`, or `DeviceUnknown`.
+    /// `Revocation` entry ([`notice`], from `by`) to the inbox of each. Then the groups: the same entry, in the
+    /// channel's generation and epoch, to up to `most` channels, in order of their ids, in which the device has no
+    /// `left_seq`; the entry's seq becomes it. Again: the first revocation stays, and the next `most` channels are
+    /// told. → `Told`, or `DeviceUnknown`.
     RevokeDevice {
         revocation: Revocation,
         by: Sender,
@@ -86,12 +86,11 @@ pub enum StoreOp {
     /// was (if the device is registered). → `Done`.
     EndTokens { sender: Sender, at: UnixMillis },
 
-    /// Adds key packages and, if given, replaces the last-resort one of the same suite (which stays given to somebody if
-    /// it is the same package). All or nothing; the same package again is
-    /// ignored, also when it was claimed meanwhile (a resend must not have it handed out twice), and so is an
-    /// expired one. Above `most` unexpired ones the oldest are given up: a device may always refresh what others
-    /// add it by. → `KeyPackages`, or `DeviceUnknown`, `DeviceRevoked`, `KeyPackageQuota` (more than `most` new
-    /// ones at once).
+    /// Adds key packages and, if given, replaces the last-resort one of the same suite (which stays given to somebody
+    /// if it is the same package). All or nothing; the same package again is ignored, also when it was claimed
+    /// meanwhile (a resend must not have it handed out twice), and so is an expired one. Above `most` unexpired ones
+    /// the oldest are given up: a device may always refresh what others add it by. → `KeyPackages`, or `DeviceUnknown`,
+    /// `DeviceRevoked`, `KeyPackageQuota` (more than `most` new ones at once).
     PutKeyPackages {
         sender: Sender,
         packages: Vec<KeyPackageRow>,
@@ -102,8 +101,8 @@ pub enum StoreOp {
     /// Unexpired ones at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody was
     /// given yet. → `KeyPackages`.
     CountKeyPackages { sender: Sender, suite: Option<Suite>, at: UnixMillis },
-    /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else the
-    /// last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
+    /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else
+    /// the last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
     ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
 
     /// Creates a channel with its first member; a direct one `with` another account. → `Done`, or `ChannelExists`,
@@ -126,8 +125,8 @@ pub enum StoreOp {
     ListChannels { reader: Sender, after: Option<ChannelId>, most: u32 },
     /// The public group state. → `Group`, or `ChannelUnknown`.
     LoadGroup { channel: ChannelId },
-    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `GenerationMismatch` (a member until the last
-    /// reset), `NotMember`.
+    /// The GroupInfo for joining anew. → `GroupInfo`, or `ChannelUnknown`, `GenerationMismatch` (a member until the
+    /// last reset), `NotMember`.
     LoadGroupInfo { channel: ChannelId, reader: Sender },
 
     /// Appends one entry. Checks, in this order: the same (sender, message id) remembered: the same hash →
@@ -156,12 +155,12 @@ pub enum StoreOp {
     Ack { channel: ChannelId, reader: Sender, seq: u64 },
 
     /// Appends a chunk to the sender's own upload of that hash, at `offset`, which must be what the store has of it;
-    /// else only tells, and so does an empty chunk. What others upload under the same hash is theirs: nobody can
-    /// spoil it. Of an upload with another `total` the store has nothing, and its first chunk takes the other's
-    /// place. A sender has at most `uploads` unfinished ones: one more ends those whose `expires` come first (of equal
-    /// ones that of the lower hash). A whole blob is everyone's: it is only told, and kept until the later `expires`. The last chunk checks
-    /// the hash, and ends all uploads of it. → `BlobPut`, or `BlobTooLarge` (total above `most`), `BlobMismatch`
-    /// (also beyond `total`; what was received is dropped).
+    /// else only tells, and so does an empty chunk. What others upload under the same hash is theirs: nobody can spoil
+    /// it. Of an upload with another `total` the store has nothing, and its first chunk takes the other's place. A
+    /// sender has at most `uploads` unfinished ones: one more ends those whose `expires` come first (of equal ones that
+    /// of the lower hash). A whole blob is everyone's: it is only told, and kept until the later `expires`. The last
+    /// chunk checks the hash, and ends all uploads of it. → `BlobPut`, or `BlobTooLarge` (total above `most`),
+    /// `BlobMismatch` (also beyond `total`; what was received is dropped).
     PutBlob {
         sender: Sender,
         hash: Digest,

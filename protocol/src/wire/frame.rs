@@ -136,7 +136,8 @@ impl Decoder {
         }
     }
 
-    /// How many bytes are held. When a stream ends, anything but zero means that it was cut off in the middle of a frame.
+    /// How many bytes are held. When a stream ends, anything but zero means that it was cut off in the middle of a
+    /// frame.
     pub fn held(&self) -> usize {
         self.gathered.len() - self.start
     }

@@ -1,5 +1,5 @@
-//! A device whose disk was put back to an earlier state: it encrypts nothing before it has come back by new keys, and what
-//! it had done or wanted comes true once.
+//! A device whose disk was put back to an earlier state: it encrypts nothing before it has come back by new keys, and
+//! what it had done or wanted comes true once.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -221,8 +221,8 @@ fn who_is_added_by_a_key_package_it_has_forgotten_gets_in_all_the_same() {
     agree(&world, channel, &[ALICE, BOB]);
 }
 
-/// Of groups that it was added to after the backup was made a device knows nothing, and the welcomes are gone: the server
-/// names them, and it comes in from outside.
+/// Of groups that it was added to after the backup was made a device knows nothing, and the welcomes are gone: the
+/// server names them, and it comes in from outside.
 #[test]
 fn a_backup_older_than_an_invitation_comes_into_the_group_by_itself() {
     let (mut world, known) = three(31);
@@ -276,8 +276,8 @@ fn a_backup_from_before_an_own_reset_comes_into_the_generation_that_it_began() {
     undisturbed(&world, &[BOB, CAROL]);
 }
 
-/// A server that names groups which nobody added the device to gets it into none of them, and no more than so many questions;
-/// nor does a list without end.
+/// A server that names groups which nobody added the device to gets it into none of them, and no more than so many
+/// questions; nor does a list without end.
 #[test]
 fn a_server_that_names_groups_at_will_gets_a_device_into_none() {
     let (mut world, known) = three(32);

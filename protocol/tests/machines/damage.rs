@@ -1,4 +1,5 @@
-//! Stored records that do not read: each kind costs what it held, and is told; the device goes on, or says what is damaged.
+//! Stored records that do not read: each kind costs what it held, and is told; the device goes on, or says what is
+//! damaged.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

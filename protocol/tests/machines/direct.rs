@@ -382,7 +382,8 @@ fn a_welcome_to_a_direct_channel_with_a_third_in_it_is_not_joined() {
     }
 }
 
-/// Nor does the other account get so far by a commit that the server takes, and then shows as the state to come back to.
+/// Nor does the other account get so far by a commit that the server takes, and then shows as the state to come back
+/// to.
 #[test]
 fn a_direct_channel_that_one_of_the_two_rules_is_not_come_back_to() {
     let mut world = two(Rules::new(16));

@@ -215,8 +215,8 @@ fn a_commit_that_is_shown_when_the_log_is_asked_for_again_is_taken() {
     all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
 }
 
-/// The commit is never shown. What was read up to then is not forgotten with the group: whoever has read another log up to
-/// there hears of it.
+/// The commit is never shown. What was read up to then is not forgotten with the group: whoever has read another log up
+/// to there hears of it.
 #[test]
 fn a_commit_that_never_comes_is_missed_and_what_was_shown_is_told_later() {
     let (mut world, channel) = three(7);

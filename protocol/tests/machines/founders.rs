@@ -1,5 +1,5 @@
-//! A direct channel that both of its accounts open: at the same moment, across crashes, with answers that come late. One
-//! founds it, and the other joins.
+//! A direct channel that both of its accounts open: at the same moment, across crashes, with answers that come late.
+//! One founds it, and the other joins.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

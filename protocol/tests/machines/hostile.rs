@@ -459,7 +459,8 @@ fn a_device_with_another_s_package_is_named_and_the_rest_comes_in() {
     assert!(world.groups(bob).iter().any(|group| group.channel == channel));
 }
 
-/// The own account's new device is handed over with somebody else's package: it is not added by that, and it is told once.
+/// The own account's new device is handed over with somebody else's package: it is not added by that, and it is told
+/// once.
 #[test]
 fn a_new_device_of_ones_own_with_another_s_package_is_told_once() {
     let (mut world, channel) = three(29);

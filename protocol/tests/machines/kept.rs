@@ -1,5 +1,5 @@
-//! What was sent in the epochs before a device came back, and was taken after: it is read as after any other commit, if the
-//! device could read it before.
+//! What was sent in the epochs before a device came back, and was taken after: it is read as after any other commit, if
+//! the device could read it before.
 
 use std::time::Duration;
 
@@ -117,7 +117,8 @@ fn a_damaged_group_leaves_nothing_to_read_with() {
     all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
 }
 
-/// A backup that can read on to its return does so after it as well. What it has forgotten of itself tells it nothing new.
+/// A backup that can read on to its return does so after it as well. What it has forgotten of itself tells it nothing
+/// new.
 #[test]
 fn a_restored_backup_reads_what_was_sent_before_its_return() {
     let (mut world, channel) = three(4);

@@ -57,7 +57,8 @@ fn a_device_that_has_left_is_not_brought_back_by_another_account_s_reset() {
     stays_out(&mut world, channel, tablet);
 }
 
-/// Its sibling was away when it left, and reads neither that nor what came after it; or has forgotten the group altogether.
+/// Its sibling was away when it left, and reads neither that nor what came after it; or has forgotten the group
+/// altogether.
 #[test]
 fn a_device_that_has_left_is_not_brought_back_by_a_sibling_that_comes_back() {
     let (mut world, channel) = three(84);

@@ -341,8 +341,8 @@ fn a_welcome_for_a_key_package_of_the_old_key_is_joined_and_the_leaf_moved() {
     said(&mut world, BOB, channel, "moved");
 }
 
-/// Each try crashes bob one batch later, until he gets through without; the server's answer to the new record is lost as
-/// well, or not.
+/// Each try crashes bob one batch later, until he gets through without; the server's answer to the new record is lost
+/// as well, or not.
 #[test]
 fn a_rotation_that_is_interrupted_anywhere_is_carried_on() {
     for lost in [false, true] {

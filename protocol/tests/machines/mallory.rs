@@ -1,5 +1,5 @@
-//! Accounts with programs of their own: their devices are in the server's directory, and their key packages are what the
-//! test makes of them.
+//! Accounts with programs of their own: their devices are in the server's directory, and their key packages are what
+//! the test makes of them.
 
 use bytes::Bytes;
 use openmls::prelude::{

@@ -56,8 +56,8 @@ fn a_member_whose_messages_do_not_decrypt_makes_nobody_come_back() {
     agree(&world, channel, &[BOB, CAROL]);
 }
 
-/// A proposal's membership tag comes last (RFC 9420 §6.2), and takes the group's secrets to check. The server insists on
-/// one that no member can use: one device comes in from outside, and all commit as before.
+/// A proposal's membership tag comes last (RFC 9420 §6.2), and takes the group's secrets to check. The server insists
+/// on one that no member can use: one device comes in from outside, and all commit as before.
 #[test]
 fn a_proposal_that_no_member_can_use_does_not_stop_the_group() {
     let (mut world, channel) = three(3);

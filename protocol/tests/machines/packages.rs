@@ -102,8 +102,8 @@ fn the_last_resort_of_each_suite_serves_a_device_long_away_which_then_renews_eve
         world.done(bob, |client, now| client.update(now, channel));
         world.settle();
         agree(&world, channel, &[alice, bob]);
-        // Superseded on the second day: its private key is kept for a week more, longer than those of ordinary packages.
-        // That of the other suite serves on.
+        // Superseded on the second day: its private key is kept for a week more, longer than those of ordinary
+        // packages. That of the other suite serves on.
         let kept = |world: &World| private_keys(world, bob).intersection(&first).count();
         let grace = 2 * 24 * HOUR + LAST_RESORT_GRACE;
         world.pass(grace - 3 * HOUR - world.now.mono);
@@ -141,8 +141,8 @@ fn private_keys_go_in_time_from_a_device_that_is_offline() {
             // Nothing is due that is not done.
             assert!(world.run().is_none_or(|wake| wake > world.now.mono));
         };
-        // Superseded when bob came back: within its grace it is there, and the day after it is gone. So are ordinary ones
-        // that nobody can have been welcomed by any more; those of the first day went already.
+        // Superseded when bob came back: within its grace it is there, and the day after it is gone. So are ordinary
+        // ones that nobody can have been welcomed by any more; those of the first day went already.
         pass_until(&mut world, offline + LAST_RESORT_GRACE - 3 * HOUR);
         assert_eq!(left(&world).intersection(&first).count(), 2);
         pass_until(&mut world, offline + LAST_RESORT_GRACE + 2 * HOUR);

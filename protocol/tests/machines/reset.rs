@@ -1,5 +1,5 @@
-//! Another generation of a channel: of a group that works and of one that does not, to another suite, across crashes and
-//! races.
+//! Another generation of a channel: of a group that works and of one that does not, to another suite, across crashes
+//! and races.
 
 use std::time::Duration;
 

@@ -72,7 +72,8 @@ fn who_is_invited_beside_devices_that_share_keys_comes_in() {
     agree(&world, channel, &[alice, bob]);
 }
 
-/// Two accounts, one invitation each, in one commit but for their keys: the second waits for the next, and is named then.
+/// Two accounts, one invitation each, in one commit but for their keys: the second waits for the next, and is named
+/// then.
 #[test]
 fn a_copy_of_a_member_s_keys_is_named_and_added_nowhere() {
     let (mut world, channel) = three(33);

@@ -128,8 +128,8 @@ pub(crate) fn count(world: &World, device: usize, text: &str) -> usize {
     told.map(|message| (message.channel, message.seq)).collect::<BTreeSet<_>>().len()
 }
 
-/// All say something, each reads what the others say once, and they are in one epoch before and after. `round` is not to
-/// be used twice in a world.
+/// All say something, each reads what the others say once, and they are in one epoch before and after. `round` is not
+/// to be used twice in a world.
 pub(crate) fn all_say(world: &mut World, channel: ChannelId, all: &[usize], round: &str) {
     world.settle();
     agree(world, channel, all);
@@ -294,8 +294,8 @@ pub(crate) fn lie_entries_of(
     });
 }
 
-/// Keeps some entries of a channel from a device, and counts the rest on as if they had not been; the same ones, however
-/// often it asks.
+/// Keeps some entries of a channel from a device, and counts the rest on as if they had not been; the same ones,
+/// however often it asks.
 pub(crate) fn leave_out(
     world: &mut World,
     at: usize,

@@ -116,8 +116,8 @@ fn welcomes_to_groups_that_do_not_exist_leave_nothing_behind() {
     assert_eq!(world.devices[BOB].log.iter().filter(out).count(), 40);
 }
 
-/// Of more groups than are tried at once, whose welcomes the inbox has lost, none is forgotten: those left are asked for with
-/// the next session.
+/// Of more groups than are tried at once, whose welcomes the inbox has lost, none is forgotten: those left are asked
+/// for with the next session.
 #[test]
 fn more_groups_than_are_tried_at_once_are_come_into_with_later_sessions() {
     let mut world = World::new(Rules::new(3));

@@ -56,7 +56,8 @@ JSON: {\"type\":\"updated\",\"group\",\"epoch\"}")]
 JSON: {\"type\":\"group_set\",\"group\",\"epoch\"}"
     )]
     Set(GroupProfile),
-    /// Make a member an admin, who invites, removes and sets, or a plain member again. For admins; the last one stays one.
+    /// Make a member an admin, who invites, removes and sets, or a plain member again. For admins; the last one stays
+    /// one.
     #[command(after_help = "Example: qpc group role team bob admin\n
 JSON: {\"type\":\"role\",\"group\",\"account\",\"role\",\"epoch\"}")]
     Role(NewRole),
@@ -75,11 +76,11 @@ JSON: {\"type\":\"rejoined\",\"group\",\"epoch\"}")]
         /// The group: its name, the first digits of its id, or @ and a username.
         group: String,
     },
-    /// Begin a group anew in its place, with the same members, admins and name: for a group that does not work any more,
-    /// or to make it post-quantum. For its admins.
+    /// Begin a group anew in its place, with the same members, admins and name: for a group that does not work any
+    /// more, or to make it post-quantum. For its admins.
     ///
-    /// What was said stays; what is on its way goes out in the new one. A device that cannot be added is named, and can be
-    /// invited later. Nothing moves to a weaker cipher suite.
+    /// What was said stays; what is on its way goes out in the new one. A device that cannot be added is named, and can
+    /// be invited later. Nothing moves to a weaker cipher suite.
     #[command(after_help = "Examples:
   qpc group reset team
   qpc group reset team --suite hybrid

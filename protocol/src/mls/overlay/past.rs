@@ -19,7 +19,8 @@ use super::{Kind, Overlay, RecordFault, Stored};
 
 impl Overlay {
     /// Keeps the epochs of `old`, the present one of which is `epoch` with these members, as past epochs of a group
-    /// here, in the place of those that it has; as many as it may have. `false`: there is nothing to keep in one of them.
+    /// here, in the place of those that it has; as many as it may have. `false`: there is nothing to keep in one of
+    /// them.
     pub(in crate::mls) fn keep_past(
         &self,
         old: &Self,

@@ -1,5 +1,5 @@
-//! What may wait for a commit. A commit has to include all that waits, so nothing is queued that no commit could include:
-//! else one member could stop the group.
+//! What may wait for a commit. A commit has to include all that waits, so nothing is queued that no commit could
+//! include: else one member could stop the group.
 
 use openmls::ciphersuite::hash_ref::ProposalRef;
 use openmls::prelude::{
@@ -18,12 +18,13 @@ use crate::wire::message::EntryKind;
 
 impl PublicState {
     /// Checks a proposal from `sender` and queues it: an Add, a Remove or a SelfRemove, by the leaf of that device,
-    /// within its role, of a device that no queued proposal names yet; at most [`limits::PROPOSALS`] in an epoch. An Add
-    /// by a key package that holds now, whose keys nobody has, as long as there is room in the group.
+    /// within its role, of a device that no queued proposal names yet; at most [`limits::PROPOSALS`] in an epoch. An
+    /// Add by a key package that holds now, whose keys nobody has, as long as there is room in the group.
     ///
     /// Returns the device of an Add. Whether its account has that device is the caller's to check.
     ///
-    /// Errors: [`MlsError::Expired`] for a key package past its end, or with one too far away; else as [`Self::commit`].
+    /// Errors: [`MlsError::Expired`] for a key package past its end, or with one too far away; else as
+    /// [`Self::commit`].
     pub fn propose(
         &mut self,
         sender: Sender,

@@ -250,7 +250,8 @@ fn a_plain_member_cannot_change_the_group_data() {
     assert!(matches!(refused(&mut world, &mut devices, 0, &forged), MlsError::Invalid(_)));
 }
 
-/// By an admin, who may change a group's data, and by a member, whose leaf is its own: to no less than the group has had.
+/// By an admin, who may change a group's data, and by a member, whose leaf is its own: to no less than the group has
+/// had.
 #[test]
 fn nobody_lowers_what_a_group_has() {
     let (mut world, mut devices) = three();

@@ -23,12 +23,12 @@ use crate::tests::{Vector, hex, read, readable, same, unhex, write};
 const FILE: &str = "records-mls.json";
 const LIST: &str = "sets";
 
-/// Records that OpenMLS's storage has a place for and that nothing of ours ever makes it write: encryption keys and leaf
-/// nodes of updates that are proposed, signature keys (they are ours), external pre-shared keys.
+/// Records that OpenMLS's storage has a place for and that nothing of ours ever makes it write: encryption keys and
+/// leaf nodes of updates that are proposed, signature keys (they are ours), external pre-shared keys.
 const NEVER: &[u8] = b"klyx";
 
-/// Four devices in their third epoch, of which Dave's wants to go and Carol's was revoked: Bob's has a commit pending that
-/// sees to both, and the server what it is made of.
+/// Four devices in their third epoch, of which Dave's wants to go and Carol's was revoked: Bob's has a commit pending
+/// that sees to both, and the server what it is made of.
 fn group_of_four(suite: Suite) -> (World, Vec<Device>) {
     let mut devices: Vec<_> = (1..=4).map(Device::new).collect();
     let mut world = World::new(suite, &mut devices);

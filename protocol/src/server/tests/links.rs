@@ -118,8 +118,9 @@ fn regression_24_frames_at_the_wrong_time_close_the_connection() {
     }
 }
 
-/// A valid message of a kind that was not expected stopped a server (openmls delivery service, PR 2165): each kind of frame
-/// at each state of a link. Who else is there is served, and so is the next frame, if the connection still stands.
+/// A valid message of a kind that was not expected stopped a server (openmls delivery service, PR 2165): each kind of
+/// frame at each state of a link. Who else is there is served, and so is the next frame, if the connection still
+/// stands.
 #[test]
 fn regression_24_every_kind_of_frame_at_every_state_is_lived_with() {
     type Link = fn(&mut World, &mut Device) -> LinkId;
@@ -203,7 +204,8 @@ fn a_call_id_in_use_closes_the_connection() {
     assert_eq!(world.close_code(alice.link), Some(CloseCode::UNEXPECTED));
 }
 
-/// The second call is not counted: the first one's answer, come before the connection is closed, takes off what was put on.
+/// The second call is not counted: the first one's answer, come before the connection is closed, takes off what was put
+/// on.
 #[test]
 fn a_heavier_call_under_an_id_in_use_is_not_counted() {
     let mut world = World::new();
