@@ -13,7 +13,7 @@ use core::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::Client;
-use super::channel::Slot;
+use super::channel::{Channel, Slot};
 use super::commit::CONTRADICTED;
 use super::directory;
 use super::event::{Event, Failed, Outcome};
@@ -87,11 +87,19 @@ impl Client {
         self.reset_of(id).is_some()
     }
 
-    /// Whether its reset of a channel is not in the log yet.
+    /// Whether its reset of a channel is not in the log yet, and does not wait for this device to come back first.
     pub(super) fn waits_for_reset(&self, id: ChannelId) -> bool {
-        let begun =
-            |want: &Want| matches!(want, Want::Reset { next: Some(next), .. } if next.begun);
-        self.reset_of(id).is_some_and(|(_, intent)| !begun(&intent.want))
+        let comes_back = self.comes_back_first(id);
+        self.reset_of(id).is_some_and(|(_, intent)| match &intent.want {
+            Want::Reset { next: Some(next), .. } => !next.begun,
+            _ => !comes_back,
+        })
+    }
+
+    /// Whether who is in a channel is not known here, its log being gone, and will be soon: the first try is waited for.
+    fn comes_back_first(&self, id: ChannelId) -> bool {
+        let first = |channel: &Channel| channel.comes_back() && channel.rejoins == 0;
+        self.channels.get(&id).is_some_and(|channel| channel.fall.cut && first(channel))
     }
 
     fn successor(&self, ticket: Ticket) -> Option<(ChannelId, &Successor)> {
@@ -133,9 +141,10 @@ impl Client {
             return self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
         }
         let suite = suite.unwrap_or(row.suite).max(row.suite);
-        // What can be read is read first; a welcome is waited for.
+        // What can be read is read first; a welcome is waited for. Who cannot read on comes back first, if that goes:
+        // others may have been added since.
         let overtaken = channel.generation() > from;
-        let read = channel.ready || channel.is_lost();
+        let read = channel.ready || (channel.is_lost() && !self.comes_back_first(id));
         if founding || overtaken || !read {
             return;
         }
@@ -251,7 +260,7 @@ impl Client {
         let Some((id, _)) = self.successor(ticket).filter(|(_, next)| !next.begun) else {
             return;
         };
-        let lost = self.channels.get(&id).is_some_and(super::Channel::is_lost);
+        let lost = self.channels.get(&id).is_some_and(Channel::is_lost);
         match failure.code {
             ErrorCode::RateLimited => self.put_off(ticket, failure.retry_after_ms),
             _ if failure.is_transient() => self.hold(id, failure.retry_after_ms),

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::talk::*;
 use qpc_protocol::client::ProfileChange;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::{ChannelId, Sender};
 use qpc_protocol::io::Ticket;
+use qpc_protocol::limits::ENTRY_TIME;
 use qpc_protocol::mls::suite::Suite;
-use qpc_protocol::wire::message::{Body, Entry, EntryKind, Frame, Request};
+use qpc_protocol::wire::message::{Body, Entry, EntryKind, Frame, Reply};
 use qpc_sim::world::{Rules, World};
 
 pub(crate) fn begin(world: &mut World, device: usize, channel: ChannelId) -> Ticket {
@@ -226,15 +229,15 @@ fn a_direct_channel_is_reset_by_either() {
 
 /// Keeps devices from coming back by themselves: what the server has of the group is of no use to them.
 fn unusable(world: &mut World) {
-    world.liar = Some(Box::new(
-        move |_, up, frame| {
-            if up && asks_for_group(&frame) { vec![] } else { vec![frame] }
-        },
-    ));
+    world.liar = Some(Box::new(move |_, _, frame| vec![without_group(frame)]));
 }
 
-fn asks_for_group(frame: &Frame) -> bool {
-    matches!(frame.body, Body::Request(Request::GroupInfoFetch { .. }))
+/// What the server has of a group does not hold.
+fn without_group(mut frame: Frame) -> Frame {
+    if let Body::Reply(Reply::GroupInfo { group_info, .. }) = &mut frame.body {
+        *group_info = Bytes::from_static(b"of no use");
+    }
+    frame
 }
 
 /// Everybody is stuck behind a commit, the admin too, and whose records are damaged besides.
@@ -246,9 +249,8 @@ fn a_group_that_nobody_can_go_on_in_is_whole_again() {
         let is_commit = |entry: &Entry| entry.kind == EntryKind::Commit;
         let mut from = [leaving_out(channel, is_commit), leaving_out(channel, is_commit)];
         world.liar = Some(Box::new(move |device, up, frame| match from.get_mut(device) {
-            _ if up && asks_for_group(&frame) => vec![],
-            Some(leave) if !up => leave(frame).into_iter().collect(),
-            _ => vec![frame],
+            Some(leave) if !up => leave(frame).into_iter().map(without_group).collect(),
+            _ => vec![without_group(frame)],
         }));
         world.done(CAROL, |client, now| client.update(now, channel));
         said(&mut world, CAROL, channel, "out of reach");
@@ -271,6 +273,27 @@ fn a_group_that_nobody_can_go_on_in_is_whole_again() {
             assert!(!saw(&world, device, |e| matches!(e, Event::Rejoined { .. })));
         }
     }
+}
+
+/// An admin that was away for longer than entries are kept hears of who was added meanwhile before it resets the group.
+#[test]
+fn who_was_added_while_the_admin_was_away_is_added_again() {
+    let (mut world, channel) = three(24);
+    world.register("dave");
+    make_admin(&mut world, ALICE, channel, BOB);
+    world.crash(ALICE);
+    world.done(BOB, |client, now| client.invite(now, channel, "dave"));
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    // What the server has of the group is signed by one whom she knows.
+    world.done(BOB, |client, now| client.update(now, channel));
+    world.devices[ALICE].connect = false;
+    world.start(ALICE);
+    let ticket = begin(&mut world, ALICE, channel);
+    world.devices[ALICE].connect = true;
+    assert!(matches!(world.outcome(ALICE, ticket), Outcome::Reset { generation: 2, .. }));
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL, 3], 2);
+    assert_eq!(world.group(ALICE, channel).members, 4);
 }
 
 #[test]
