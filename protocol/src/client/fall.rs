@@ -9,6 +9,7 @@
 //! | the entries that come next are gone, said twice | the server's, as above | no |
 //! | the group's records do not load | its own disk's | no |
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
+//! | one from outside, signed by a device of the group, has path secrets that do not open | that device's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
 //! | a group is [listed](super::memberships) that a device does not know which was restored, whose inbox has lost entries, or that was told it is out | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |

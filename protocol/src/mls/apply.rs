@@ -77,11 +77,14 @@ impl Group {
             provider.crypto().know(Verified::of_commit(cx.backend, payload));
             provider.crypto().remember_tree(self.records.len());
         }
-        // Signed by a member and tagged under this epoch's keys, unlike what comes from outside.
+        // Signed by a member and tagged under this epoch's keys; or from outside, and signed by whoever made it.
         let member = matches!(&message, ProtocolMessage::PublicMessage(public)
             if matches!(public.sender(), MlsSender::Member(_)));
         let processed = self.mls.process_message(&provider, message).map_err(|e| match e {
-            ProcessMessageError::InvalidCommit(why) if member && is_unopened(&why) => {
+            ProcessMessageError::InvalidCommit(why)
+                if is_unopened(&why)
+                    && (member || (is_signed(&why) && self.made_here(payload))) =>
+            {
                 self.unopened(payload, &why)
             }
             error => process_error(error),
@@ -112,6 +115,16 @@ impl Group {
                 Err(invalid("a proposal from outside"))
             }
         }
+    }
+
+    /// Whether a device of the group made a commit's path.
+    fn made_here(&self, payload: &[u8]) -> bool {
+        let maker = Path::read(payload).ok().flatten().and_then(|path| path.maker(self.backend));
+        maker.is_some_and(|maker| {
+            let of_maker = |known: &&DeviceRecord| known.sender() == maker.sender();
+            let known = self.records.values().find(of_maker);
+            known.is_some_and(|known| *known == maker || known.sequence < maker.sequence)
+        })
     }
 
     /// A commit that failed by its secrets. An honest server lets no key through that nobody can encrypt to: then it is
@@ -222,6 +235,12 @@ fn is_unopened(error: &StageCommitError) -> bool {
             | StageCommitError::MissingDecryptionKey
             | StageCommitError::OwnKeyNotFound
     )
+}
+
+/// Whether what it failed by is signed by who made it, as the path's secrets are; the tag is not (RFC 9420 §6.1).
+fn is_signed(error: &StageCommitError) -> bool {
+    use ApplyUpdatePathError::{PathMismatch, UnableToDecrypt};
+    matches!(error, StageCommitError::UpdatePathError(UnableToDecrypt | PathMismatch))
 }
 
 fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {

@@ -9,12 +9,22 @@ use super::public::outside::{Reader, read_framing};
 use super::rules::{check_key, invalid};
 use super::suite::Suite;
 use super::{MlsError, encode};
+use crate::crypto::Backend;
+use crate::crypto::identity::DeviceRecord;
 
-/// A path without its leaf.
+/// A path: of its leaf, whose it says to be.
 #[derive(Debug)]
 pub(super) struct Path<'a> {
+    leaf: Leaf<'a>,
     /// From the committer's leaf up.
     nodes: Vec<PathNode<'a>>,
+}
+
+/// Whom a leaf says to be, and whose signatures hold for it.
+#[derive(Debug)]
+pub(super) struct Leaf<'a> {
+    identity: &'a [u8],
+    signature_key: &'a [u8],
 }
 
 #[derive(Debug)]
@@ -29,6 +39,14 @@ impl<'a> Path<'a> {
     /// [`MlsError::Invalid`].
     pub(super) fn read(message: &'a [u8]) -> Result<Option<Self>, MlsError> {
         read(&mut Reader::new(message)).ok_or_else(|| invalid("malformed commit"))
+    }
+
+    /// The device that made it, if that is one: by a record of its account, of the key that the leaf's signatures are
+    /// checked by. For a path that nothing else was found wrong with than its secrets, so that they hold.
+    pub(super) fn maker(&self, backend: Backend) -> Option<DeviceRecord> {
+        let record = DeviceRecord::decode(self.leaf.identity)?;
+        let own = record.device_key == self.leaf.signature_key && record.verify(backend).is_ok();
+        own.then_some(record)
     }
 
     /// Whether every key of the path can be encrypted to.
@@ -66,11 +84,11 @@ impl<'a> Path<'a> {
 fn read<'a>(reader: &mut Reader<'a>) -> Option<Option<Path<'a>>> {
     read_framing(reader)?;
     let _proposals = reader.vector()?;
-    match reader.u8()? {
+    let leaf = match reader.u8()? {
         0 => return Some(None),
-        1 => skip_leaf(reader)?,
+        1 => read_leaf(reader)?,
         _ => return None,
-    }
+    };
     let mut list = Reader::new(reader.vector()?);
     let mut nodes = Vec::new();
     while !list.is_empty() {
@@ -83,17 +101,17 @@ fn read<'a>(reader: &mut Reader<'a>) -> Option<Option<Path<'a>>> {
         }
         nodes.push(PathNode { key, ciphertexts });
     }
-    Some(Some(Path { nodes }))
+    Some(Some(Path { leaf, nodes }))
 }
 
-/// Passes a LeafNode (RFC 9420 §7.2).
-pub(super) fn skip_leaf(reader: &mut Reader<'_>) -> Option<()> {
+/// Reads a LeafNode (RFC 9420 §7.2).
+pub(super) fn read_leaf<'a>(reader: &mut Reader<'a>) -> Option<Leaf<'a>> {
     const BASIC: u16 = 1;
-    let (_encryption_key, _signature_key) = (reader.vector()?, reader.vector()?);
+    let (_encryption_key, signature_key) = (reader.vector()?, reader.vector()?);
     if reader.u16()? != BASIC {
         return None;
     }
-    let _identity = reader.vector()?;
+    let identity = reader.vector()?;
     let _capabilities: [&[u8]; 5] =
         [reader.vector()?, reader.vector()?, reader.vector()?, reader.vector()?, reader.vector()?];
     match reader.u8()? {
@@ -103,7 +121,7 @@ pub(super) fn skip_leaf(reader: &mut Reader<'_>) -> Option<()> {
         _ => return None,
     }
     let (_extensions, _signature) = (reader.vector()?, reader.vector()?);
-    Some(())
+    Some(Leaf { identity, signature_key })
 }
 
 /// Who is where in a tree.

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use tls_codec::{Serialize as _, VLByteSlice};
 
 use super::parallel::{self, MANY};
-use super::path::skip_leaf;
+use super::path;
 use super::public::outside::{Reader, read_framing};
 use crate::crypto::Backend;
 use crate::id::Digest;
@@ -129,7 +129,7 @@ fn read_leaf<'a>(
     place: u32,
     claims: &mut Vec<Claim<'a>>,
 ) -> Option<()> {
-    let leaf = passed(reader, skip_leaf)?;
+    let leaf = passed(reader, |reader| path::read_leaf(reader).map(drop))?;
     let mut fields = Reader::new(leaf);
     let (_encryption_key, public) = (fields.vector()?, fields.vector()?);
     let signature = leaf.len().checked_sub(SIGNATURE)?;

@@ -1,32 +1,30 @@
 //! Commits whose path secrets are forged: no server can see it, the members do, and go on.
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::time::Duration;
 
 use crate::reset::{all_talk, reset};
 use crate::talk::*;
+use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome, Why};
-use qpc_protocol::id::ChannelId;
-use qpc_protocol::wire::message::{Body, Request};
+use qpc_protocol::env::Now;
+use qpc_protocol::error::Refused;
+use qpc_protocol::io::Ticket;
+use qpc_protocol::wire::message::{EntryKind, Part};
 use qpc_sim::recorder::Forgery;
 use qpc_sim::world::{Rules, World};
 
-/// A member's commit of nothing but new keys, with forged secrets: nobody else seals anything meanwhile.
-fn forge(world: &mut World, by: usize, channel: ChannelId, forgery: Forgery) {
-    let sent = Rc::new(Cell::new(false));
-    let seen = sent.clone();
-    lie(world, by, true, move |frame| {
-        seen.set(seen.get() || matches!(frame.body, Body::Request(Request::Commit(_))));
-        vec![frame]
-    });
-    world.forge(Some(forgery));
-    let update = world.command(by, |client, now| client.update(now, channel));
-    world.until(|_| sent.get());
-    world.forge(None);
-    world.liar = None;
-    let outcome = world.outcome(by, update);
+/// A member's commit of nothing but new keys, with forged path secrets.
+fn forge(
+    world: &mut World,
+    by: usize,
+    forgery: Forgery,
+    commit: impl FnOnce(&mut Client, Now) -> Result<Ticket, Refused>,
+) {
+    world.devices[by].forgery = Some(forgery);
+    let ticket = world.command(by, commit);
+    let outcome = world.outcome(by, ticket);
     assert!(matches!(outcome, Outcome::Epoch(_)), "the server has no way to see it: {outcome:?}");
+    world.devices[by].forgery = None;
     assert!(world.take_forged() >= 2, "one secret for each half of the tree");
 }
 
@@ -48,14 +46,14 @@ fn a_group_that_forged_secrets_have_broken_goes_on_after_a_reset() {
         let channel = group_of(&mut world, ALICE, &["bob", "carol", "dave"]);
         let (others, all) = ([ALICE, CAROL, 3], [ALICE, BOB, CAROL, 3]);
         all_talk(&mut world, channel, &all, 1);
-        forge(&mut world, BOB, channel, forgery);
+        forge(&mut world, BOB, forgery, |client, now| client.update(now, channel));
         world.settle();
         for device in others {
             assert_eq!(unopened(&world, device), 1, "{forgery:?}, device {device}");
         }
         agree(&world, channel, &all);
 
-        forge(&mut world, BOB, channel, forgery);
+        forge(&mut world, BOB, forgery, |client, now| client.update(now, channel));
         world.pass(Duration::from_secs(5));
         let epoch = world.group(BOB, channel).epoch;
         let mut waiting = Vec::new();
@@ -78,4 +76,46 @@ fn a_group_that_forged_secrets_have_broken_goes_on_after_a_reset() {
         world.settle();
         agree(&world, channel, &others);
     }
+}
+
+/// Who comes back from outside by a commit with forged secrets signs them as well: the others come back, too.
+#[test]
+fn secrets_that_are_forged_from_outside_bring_the_others_back() {
+    for (seed, forgery) in [(92, Forgery::Sealed), (93, Forgery::Secret)] {
+        let mut world = World::new(Rules::new(seed));
+        for name in ["alice", "bob", "carol", "dave"] {
+            world.register(name);
+        }
+        let channel = group_of(&mut world, ALICE, &["bob", "carol", "dave"]);
+        let all = [ALICE, BOB, CAROL, 3];
+        forge(&mut world, BOB, forgery, |client, now| client.rejoin(now, channel));
+        world.settle();
+        for device in [ALICE, CAROL, 3] {
+            assert_eq!(unopened(&world, device), 1, "{forgery:?}, device {device}");
+        }
+        agree(&world, channel, &all);
+        all_talk(&mut world, channel, &all, 1);
+    }
+}
+
+/// The tag of a commit from outside is signed by nobody: one that was bent on the way brings nobody back.
+#[test]
+fn a_commit_from_outside_whose_tag_was_bent_is_no_evidence() {
+    let mut world = World::new(Rules::new(94));
+    for name in ["alice", "bob", "carol"] {
+        world.register(name);
+    }
+    let channel = group_of(&mut world, ALICE, &["bob", "carol"]);
+    lie_entries_of(&mut world, ALICE, channel, |entries| {
+        for entry in entries.iter_mut().filter(|entry| entry.kind == EntryKind::Commit) {
+            let Part::Inline(commit) = &entry.payload else { panic!("a blob") };
+            // It ends with the tag: from outside there is no membership tag behind.
+            let (tag, before) = commit.split_last().unwrap();
+            entry.payload = Part::Inline([before, &[tag ^ 1]].concat().into());
+        }
+    });
+    world.done(BOB, |client, now| client.rejoin(now, channel));
+    world.pass(Duration::from_secs(5));
+    assert_eq!(unopened(&world, ALICE), 0);
+    assert!(saw(&world, ALICE, trouble));
 }

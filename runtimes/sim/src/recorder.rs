@@ -30,12 +30,10 @@ struct Seen {
     /// Where each ciphertext's key came from, for whoever asks.
     keys: Option<Keys>,
     forgery: Option<Forgery>,
-    /// The same, of path secrets alone.
-    path_forgery: Option<Forgery>,
     forged: usize,
 }
 
-/// What is done to everything that is sealed.
+/// What is done to path secrets when they are sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forgery {
     /// It opens for nobody.
@@ -138,14 +136,9 @@ impl Recorder {
         self.is_secure().then(|| self.seen().reuse.clone())?
     }
 
-    /// From now on, until it is told otherwise, what is sealed is forged.
-    pub fn forge(&self, forgery: Option<Forgery>) {
-        self.seen().forgery = forgery;
-    }
-
-    /// The same of path secrets alone: the commits of whoever runs now are forged where no server can see it.
+    /// From now on, until it is told otherwise, the path secrets of commits are forged, where no server can see it.
     pub fn forge_path_secrets(&self, forgery: Option<Forgery>) {
-        self.seen().path_forgery = forgery;
+        self.seen().forgery = forgery;
     }
 
     /// How much was forged since the last call.
@@ -236,7 +229,7 @@ impl Primitives for Recorder {
         }
         // A path secret is as long as a hash, and sealed with nothing beside it (RFC 9420 §7.6, §5.1.3).
         let of_path = aad.is_empty() && plaintext.len() == PATH_SECRET;
-        let forgery = seen.forgery.or(seen.path_forgery.filter(|_| of_path));
+        let forgery = seen.forgery.filter(|_| of_path);
         seen.forged += usize::from(forgery.is_some());
         drop(seen);
         let mut plaintext = Zeroizing::new(plaintext.to_vec());

@@ -10,7 +10,7 @@ use qpc_protocol::server::op::{StoreOp, StoreReply};
 use qpc_protocol::store::batch::{Batch, Op};
 
 use super::World;
-use crate::recorder::{Forgery, Recorder};
+use crate::recorder::Recorder;
 use crate::takeover;
 use crate::transcript::json::Json;
 
@@ -54,13 +54,7 @@ impl World {
         self.recorder.plant(secret);
     }
 
-    /// From now on, until it is told otherwise, what any machine seals is forged: as long as one machine alone seals
-    /// anything, that one's owner has changed its program.
-    pub fn forge(&self, forgery: Option<Forgery>) {
-        self.recorder.forge(forgery);
-    }
-
-    /// How much was forged since the last call.
+    /// How many path secrets were forged since the last call.
     pub fn take_forged(&self) -> usize {
         self.recorder.take_forged()
     }

@@ -2,7 +2,7 @@
 
 use super::world::*;
 use crate::crypto::portable;
-use crate::mls::path::skip_leaf;
+use crate::mls::path::read_leaf;
 use crate::mls::public::outside::{Reader, read_framing, sign_content};
 use crate::mls::suite::Suite;
 use tls_codec::Serialize as _;
@@ -124,7 +124,7 @@ fn with_path(by: &Device, commit: &[u8], change: impl Fn(&mut Vec<Node>)) -> Vec
     read_framing(&mut reader).unwrap();
     reader.vector().unwrap();
     assert_eq!(reader.u8(), Some(1));
-    skip_leaf(&mut reader).unwrap();
+    read_leaf(&mut reader).unwrap();
     let before = commit.len() - reader.rest().len();
     let mut list = Reader::new(reader.vector().unwrap());
     assert_eq!(reader.rest().len(), TAIL);
