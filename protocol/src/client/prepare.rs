@@ -3,6 +3,7 @@
 
 use super::devices::ANOTHERS;
 use super::direct::is_direct;
+use super::directory;
 use super::event::{Failed, Outcome};
 use super::inbound::pause;
 use super::intent::{Intent, Want};
@@ -12,8 +13,10 @@ use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, Sender};
 use crate::io::Ticket;
 use crate::mls::MlsError;
+use crate::mls::group::Founding;
 use crate::mls::key_package::check;
 use crate::mls::suite::Suite;
+use crate::store::batch::Op;
 use crate::wire::message::{ChannelKind, ClaimedKeyPackage, Failure, Request, Username};
 
 impl Client {
@@ -39,6 +42,8 @@ impl Client {
         let Some(intent) = self.intents.get(&ticket) else { return };
         let channel = intent.channel;
         let (call, request) = match &intent.want {
+            // Which key the server knows this device by is open.
+            Want::Found { .. } if self.rotation.is_under_way() => return,
             Want::Found { group_info, tree } => {
                 let (group_info, tree) = (group_info.clone().into(), tree.clone().into());
                 let with = self.wanted_with(channel);
@@ -83,6 +88,32 @@ impl Client {
         if !is_direct(channel) {
             self.admit_all(channel);
         }
+    }
+
+    /// The server did not take a founding: if it was made with a key that this device does not have any more, it is made anew.
+    /// Whether it is.
+    fn found_anew(&mut self, ticket: Ticket) -> bool {
+        if self.rotation.is_under_way() {
+            return true;
+        }
+        let Some(id) = self.intents.get(&ticket).map(|intent| intent.channel) else { return false };
+        let of_before =
+            |intent: &Intent| intent.channel == id && matches!(intent.want, Want::Rotate);
+        let of_before = self.intents.iter().find(|(_, intent)| of_before(intent));
+        let Some(of_before) = of_before.map(|(ticket, _)| *ticket) else { return false };
+        let Some(own) = self.me().map(|me| me.account) else { return false };
+        let Some(row) = self.channels.get(&id).map(|channel| &channel.row) else { return false };
+        let (suite, name) = (row.suite, row.name.clone().unwrap_or_default());
+        let mut admins: Vec<_> = self.wanted_with(id).into_iter().chain([own]).collect();
+        admins.sort_unstable();
+        self.gate.stage(Op::DeletePrefix(directory::group_prefix(id, row.generation)));
+        let Ok(Founding { group_info, tree }) = self.make_group(id, suite, admins, &name) else {
+            return false;
+        };
+        self.drop_intent(of_before);
+        let want = Want::Found { group_info, tree };
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+        true
     }
 
     /// The account of a name to invite.
@@ -191,6 +222,7 @@ impl Client {
     pub(super) fn on_intent_refused(&mut self, ticket: Ticket, failure: &Failure) {
         let Some(intent) = self.intents.get(&ticket) else { return };
         let founding = matches!(intent.want, Want::Found { .. });
+        let admission = matches!(intent.want, Want::Admit { .. });
         let channel = intent.channel;
         match failure.code {
             ErrorCode::ChannelExists if founding && is_direct(channel) => {
@@ -205,7 +237,8 @@ impl Client {
             ErrorCode::Unavailable | ErrorCode::Busy => {
                 self.hold(channel, failure.retry_after_ms);
             }
-            _ if matches!(intent.want, Want::Admit { .. }) => self.set_back(ticket),
+            _ if founding && self.found_anew(ticket) => {}
+            _ if admission => self.set_back(ticket),
             ErrorCode::NoKeyPackage if self.owes_the_other(ticket) => {
                 self.owe_the_other(ticket);
             }

@@ -155,6 +155,7 @@ impl Client {
         }
         if let Some((_, ticket)) = self.rotation.next.take() {
             self.store_rotation();
+            self.dirty.extend(self.founding.iter().copied());
             self.event(Event::Failed(Ticket(ticket), Failed::from(failure)));
         }
     }

@@ -79,8 +79,7 @@ pub(super) fn check_present(
         return Err(invalid("key package with unknown extensions"));
     }
     let expires = rules::expiry(valid)?;
-    let latest = wall.plus(life(last_resort)).plus(limits::CLOCK_SKEW);
-    if expires <= wall || expires > latest {
+    if expires <= wall || expires > latest_end(last_resort, wall) {
         return Err(MlsError::Expired);
     }
     Ok((record, expires))
@@ -106,6 +105,12 @@ pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, Ml
     rules::check_key(suite, package.hpke_init_key().as_slice())?;
     rules::check_first_key(suite, package.leaf_node().encryption_key())?;
     Ok(package)
+}
+
+/// The furthest end that a key package may have at this time of the calendar. One that ends later was made by a clock that
+/// is ahead: nobody takes it before its time.
+pub fn latest_end(last_resort: bool, wall: UnixMillis) -> UnixMillis {
+    wall.plus(life(last_resort)).plus(limits::CLOCK_SKEW)
 }
 
 fn life(last_resort: bool) -> Duration {

@@ -137,8 +137,8 @@ impl Server {
         let mut state = match result.and_then(roles) {
             Ok(state) => state,
             Err(error) => {
-                let code = refusal_of(&error);
-                return self.create_refused(call, channel, code, &error.to_string());
+                let refused = (refusal_of(&error), error.to_string());
+                return self.look_for_channel(call, Box::new(creation), refused);
             }
         };
         if !self.config.suites.contains(&state.suite()) {
@@ -164,11 +164,10 @@ impl Server {
         state: Box<PublicState>,
         reply: StoreReply,
     ) {
-        let Creation { channel, generation, creator, .. } = *creation;
+        let Creation { channel, generation, .. } = *creation;
         if reply == StoreReply::refused(ErrorCode::ChannelExists) {
-            // Perhaps this very founding, sent again after its answer was lost.
-            let op = StoreOp::LoadGroupInfo { channel, reader: creator };
-            return self.store(Step::ChannelAgain(call, creation), op);
+            let refused = (ErrorCode::ChannelExists, String::new());
+            return self.look_for_channel(call, creation, refused);
         }
         if reply != StoreReply::Done {
             return self.refusal(call, Some(AuditKind::ChannelCreate), Some(channel), &reply);
@@ -178,13 +177,36 @@ impl Server {
         self.plain(call, reply);
     }
 
-    pub(super) fn channel_found(&mut self, call: Call, creation: &Creation, reply: StoreReply) {
-        let same = matches!(reply, StoreReply::GroupInfo { generation, group_info, .. }
-            if generation == creation.generation && group_info == creation.group_info);
-        if same {
-            return self.plain(call, StoreReply::Done);
-        }
-        self.create_refused(call, creation.channel, ErrorCode::ChannelExists, "");
+    /// Not founded: perhaps this very founding is there, and is sent again since its answer was lost. The founder may have
+    /// another key by now.
+    fn look_for_channel(
+        &mut self,
+        call: Call,
+        creation: Box<Creation>,
+        refused: (ErrorCode, String),
+    ) {
+        let op = StoreOp::LoadGroupInfo { channel: creation.channel, reader: creation.creator };
+        self.store(Step::ChannelAgain(call, creation, refused), op);
+    }
+
+    pub(super) fn channel_found(
+        &mut self,
+        call: Call,
+        creation: &Creation,
+        refused: (ErrorCode, String),
+        reply: StoreReply,
+    ) {
+        let Creation { channel, generation, group_info, .. } = creation;
+        let (code, detail) = match &reply {
+            StoreReply::GroupInfo { generation: of, group_info: found, .. }
+                if (of, found) == (generation, group_info) =>
+            {
+                return self.plain(call, StoreReply::Done);
+            }
+            _ if reply == StoreReply::refused(ErrorCode::ChannelUnknown) => refused,
+            _ => (ErrorCode::ChannelExists, String::new()),
+        };
+        self.create_refused(call, *channel, code, &detail);
     }
 
     pub(super) fn channel_list(&mut self, call: Call, reader: Sender, after: Option<ChannelId>) {

@@ -67,6 +67,7 @@ macro_rules! server_store_conformance {
             refresh_tokens_are_replaced_and_end
             key_packages_are_added_all_or_nothing
             key_packages_are_claimed_once_and_in_order
+            key_packages_made_ahead_of_time_wait_for_it
             claimed_key_packages_do_not_come_back
             last_resorts_handed_out_are_told_from_others
             fresh_key_packages_replace_the_oldest

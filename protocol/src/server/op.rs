@@ -16,6 +16,8 @@
 //! * The memory of a submission goes [`RESEND_TIME`](crate::limits::RESEND_TIME) after its entry `expires`.
 //! * Order in time is kept where clocks are not: an entry never ends before the one it follows in its channel,
 //!   nor the memory of a submission before that of the device's submission before; a shorter `expires` is raised.
+//! * A key package holds if it has not ended, and its end is no further away than
+//!   [`latest_end`]. One that does not hold yet is neither counted nor handed out.
 //! * Lists come back in ascending order of their ids (key packages in order of upload).
 
 use bytes::Bytes;
@@ -24,6 +26,7 @@ use crate::crypto::identity::{DeviceRecord, EnvelopeKeys, Revocation};
 use crate::env::UnixMillis;
 use crate::error::ErrorCode;
 use crate::id::{AccountId, ChannelId, DeviceId, Digest, MessageId, Sender};
+use crate::mls::key_package::latest_end;
 use crate::mls::suite::Suite;
 use crate::store::batch::Op;
 use crate::wire::message::{
@@ -98,11 +101,11 @@ pub enum StoreOp {
         most: u32,
         at: UnixMillis,
     },
-    /// Unexpired ones at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody was
+    /// Those that hold at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody was
     /// given yet. → `KeyPackages`.
     CountKeyPackages { sender: Sender, suite: Option<Suite>, at: UnixMillis },
-    /// For each active device of the account, or for the one: the oldest unexpired package of the suite, removed; else
-    /// the last-resort one of that suite if unexpired, kept; else none. → `Claimed`, or `AccountUnknown`.
+    /// For each active device of the account, or for the one: the oldest package of the suite that holds, removed; else the
+    /// last-resort one of that suite if it holds, kept; else none. → `Claimed`, or `AccountUnknown`.
     ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
 
     /// Creates a channel with its first member; a direct one `with` another account. → `Done`, or `ChannelExists`,
@@ -212,6 +215,13 @@ pub struct KeyPackageRow {
     pub expires: UnixMillis,
     /// The MLSMessage.
     pub package: Bytes,
+}
+
+impl KeyPackageRow {
+    /// Whether it holds, in the place of an ordinary one or of the last resort.
+    pub(super) fn holds(&self, last_resort: bool, at: UnixMillis) -> bool {
+        self.expires > at && self.expires <= latest_end(last_resort, at)
+    }
 }
 
 /// A device of a group as the store keeps it.

@@ -49,8 +49,8 @@ pub(super) enum Step {
     KeyPackageClaim(Call, AccountId, Suite),
     KeyPackageLow(Sender, Suite),
     ChannelCreate(Call, Box<Creation>, Box<PublicState>),
-    /// The channel to be founded exists: is it the same?
-    ChannelAgain(Call, Box<Creation>),
+    /// The channel is not founded, for that reason: is it there already, and the same?
+    ChannelAgain(Call, Box<Creation>, (ErrorCode, String)),
     ChannelInfo(Call),
     ChannelList(Call),
     Submit(Call, Box<Submitted>),
@@ -102,7 +102,7 @@ impl Step {
             | Self::KeyPackages(call)
             | Self::KeyPackageClaim(call, ..)
             | Self::ChannelCreate(call, ..)
-            | Self::ChannelAgain(call, _)
+            | Self::ChannelAgain(call, ..)
             | Self::RefreshAgain(call, ..)
             | Self::ChannelInfo(call)
             | Self::ChannelList(call)
@@ -176,7 +176,9 @@ impl Server {
             Step::ChannelCreate(call, creation, state) => {
                 self.channel_created(call, creation, state, reply);
             }
-            Step::ChannelAgain(call, creation) => self.channel_found(call, &creation, reply),
+            Step::ChannelAgain(call, creation, refused) => {
+                self.channel_found(call, &creation, refused, reply);
+            }
             Step::Submit(call, submitted) => self.submitted(call, &submitted, reply),
             Step::Fetch(call, channel) => self.fetched(call, channel, reply),
             Step::Poll(call) => self.polled(call, reply),

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use crate::talk::*;
+use qpc_protocol::client::Client;
 use qpc_protocol::client::event::{Event, Outcome};
 use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::mls::suite::Suite;
+use qpc_protocol::wire::message::{Body, Request};
 use qpc_sim::world::{Rules, World};
 
 #[test]
@@ -145,4 +147,37 @@ fn a_disk_of_the_server_that_is_full_at_every_moment_is_got_over() {
     assert!(matches!(world.outcome(ALICE, word), Outcome::Sent(_)));
     world.settle();
     agree(&world, channel, &[ALICE, BOB]);
+}
+
+/// The founding waits for the server, or its answer is lost, while the device gets another key.
+#[test]
+fn a_group_made_with_the_old_key_is_founded() {
+    for (seed, came_true) in [(46, false), (47, true)] {
+        let mut world = World::new(Rules::new(seed));
+        for name in ["alice", "bob"] {
+            world.register(name);
+        }
+        let mut asked = None;
+        lie_both_ways(&mut world, ALICE, move |_, frame| {
+            let lost = match &frame.body {
+                Body::Request(Request::ChannelCreate { .. }) => {
+                    asked = Some(frame.call);
+                    !came_true
+                }
+                Body::Reply(_) => asked == Some(frame.call),
+                _ => false,
+            };
+            if lost { vec![] } else { vec![frame] }
+        });
+        let found = |client: &mut Client, now| client.create_group(now, "friends", Suite::Hybrid);
+        let ticket = world.command(ALICE, found);
+        world.pass(Duration::from_secs(1));
+        world.done(ALICE, |client, now| client.rotate(now));
+        honest(&mut world, &[ALICE]);
+        let Outcome::Group(channel) = world.outcome(ALICE, ticket) else { panic!("not founded") };
+        world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+        all_say(&mut world, channel, &[ALICE, BOB], "founded");
+        agree(&world, channel, &[ALICE, BOB]);
+        assert_eq!(world.group(BOB, channel).name.as_deref(), Some("friends"));
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use qpc_protocol::env::UnixMillis;
 use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{AccountId, DeviceId, Sender};
+use qpc_protocol::mls::key_package::latest_end;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::server::op::{KeyPackageRow, StoreReply};
 use qpc_protocol::wire::message::ClaimedKeyPackage;
@@ -37,8 +38,9 @@ impl SqliteStore {
         if new.len() > most {
             return Err(ErrorCode::KeyPackageQuota.into());
         }
-        let available = usize::try_from(self.available(no, None, at)?).unwrap_or(usize::MAX);
-        self.drop_oldest(no, available.saturating_add(new.len()).saturating_sub(most), at)?;
+        let unexpired = self.end_until(no, None, at, UnixMillis(u64::MAX))?;
+        let unexpired = usize::try_from(unexpired).unwrap_or(usize::MAX);
+        self.drop_oldest(no, unexpired.saturating_add(new.len()).saturating_sub(most), at)?;
         for row in new {
             run(
                 &self.db,
@@ -97,9 +99,9 @@ impl SqliteStore {
         let oldest: Option<(i64, Vec<u8>)> = one(
             &self.db,
             "SELECT no, package FROM key_packages
-             WHERE sender = ? AND suite = ? AND expires > ? AND package IS NOT NULL
+             WHERE sender = ? AND suite = ? AND expires > ? AND expires <= ? AND package IS NOT NULL
              ORDER BY no LIMIT 1",
-            params![sender, suite.number(), ordered(at)],
+            params![sender, suite.number(), ordered(at), ordered(latest_end(false, at))],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         if let Some((no, package)) = oldest {
@@ -108,9 +110,10 @@ impl SqliteStore {
         }
         let last_resort = one(
             &self.db,
-            "UPDATE last_resorts SET claimed = 1 WHERE sender = ? AND suite = ? AND expires > ?
+            "UPDATE last_resorts SET claimed = 1
+             WHERE sender = ? AND suite = ? AND expires > ? AND expires <= ?
              RETURNING package",
-            params![sender, suite.number(), ordered(at)],
+            params![sender, suite.number(), ordered(at), ordered(latest_end(true, at))],
             |row| row.get(0),
         )?;
         Ok(last_resort.map(|package| (package, true)))
@@ -155,18 +158,20 @@ impl SqliteStore {
         Ok(one(&self.db, known, params![sender, row.hash.0], |_| Ok(()))?.is_some())
     }
 
-    /// Of all suites, or of the one.
-    fn available(
+    /// How many of all suites, or of the one, have not ended and do so no later than at `latest`.
+    fn end_until(
         &self,
         sender: i64,
         suite: Option<Suite>,
         at: UnixMillis,
+        latest: UnixMillis,
     ) -> rusqlite::Result<u32> {
         let count = one(
             &self.db,
             "SELECT count(*) FROM key_packages
-             WHERE sender = ?1 AND expires > ?2 AND package IS NOT NULL AND (?3 IS NULL OR suite = ?3)",
-            params![sender, ordered(at), suite.map(Suite::number)],
+             WHERE sender = ?1 AND expires > ?2 AND expires <= ?3 AND package IS NOT NULL
+                 AND (?4 IS NULL OR suite = ?4)",
+            params![sender, ordered(at), ordered(latest), suite.map(Suite::number)],
             |row| row.get(0),
         )?;
         Ok(count.unwrap_or(0))
@@ -176,12 +181,13 @@ impl SqliteStore {
         let last_resort = one(
             &self.db,
             "SELECT 1 FROM last_resorts
-             WHERE sender = ?1 AND expires > ?2 AND (?3 IS NULL OR suite = ?3) AND NOT claimed",
-            params![sender, ordered(at), suite.map(Suite::number)],
+             WHERE sender = ?1 AND expires > ?2 AND expires <= ?3 AND (?4 IS NULL OR suite = ?4)
+                 AND NOT claimed",
+            params![sender, ordered(at), ordered(latest_end(true, at)), suite.map(Suite::number)],
             |_| Ok(()),
         )?;
         Ok(StoreReply::KeyPackages {
-            available: self.available(sender, suite, at)?,
+            available: self.end_until(sender, suite, at, latest_end(false, at))?,
             last_resort: last_resort.is_some(),
         })
     }

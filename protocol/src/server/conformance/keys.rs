@@ -3,6 +3,7 @@
 use super::Backend;
 use super::bed::{Bed, LIFE, NOW, later, package, put_packages, revoke, sender};
 use crate::error::ErrorCode;
+use crate::mls::key_package::latest_end;
 use crate::mls::suite::Suite;
 use crate::server::op::{KeyPackageRow, StoreOp, StoreReply};
 use crate::wire::message::ClaimedKeyPackage;
@@ -97,6 +98,34 @@ pub fn key_packages_are_claimed_once_and_in_order(store: &mut dyn Backend) {
     assert_eq!(bed.claim(1, Suite::Hybrid, later(20)), [(None, false), (None, false)]);
     assert_eq!(bed.claim(1, Suite::Classical, later(29)), [(Some(97), true), (None, false)]);
     assert_eq!(bed.claim(1, Suite::Classical, later(30)), [(None, false), (None, false)]);
+}
+
+/// Made while clocks were ahead, they are neither counted nor handed out before they hold, and are kept until then.
+pub fn key_packages_made_ahead_of_time_wait_for_it(store: &mut dyn Backend) {
+    let mut bed = Bed(store);
+    bed.people(1, 1);
+    let ahead = |n: u8, last_resort| KeyPackageRow {
+        expires: latest_end(last_resort, later(n.into())),
+        ..hybrid(n, 0)
+    };
+    let both = vec![ahead(10, false), hybrid(1, LIFE)];
+    assert_eq!(bed.run(put(both, Some(ahead(20, true)), 2)), left(1, false));
+    bed.0.reopen();
+    let count =
+        |at, suite| StoreOp::CountKeyPackages { sender: sender(1, 1), suite, at: later(at) };
+    let of_suite = Some(Suite::Hybrid);
+    assert_eq!(bed.run(count(9, of_suite)), left(1, false));
+    assert_eq!(bed.run(count(10, None)), left(2, false));
+    assert_eq!(bed.run(count(20, of_suite)), left(2, true));
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(9)), [(Some(1), false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(9)), [(None, false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(10)), [(Some(10), false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(19)), [(None, false)]);
+    assert_eq!(bed.claim(1, Suite::Hybrid, later(20)), [(Some(20), true)]);
+    // What waits counts among those of which the oldest make room.
+    bed.run(put(vec![ahead(30, false), hybrid(31, LIFE)], None, 2));
+    assert_eq!(bed.run(put(vec![hybrid(32, LIFE)], None, 2)), left(2, false));
+    assert_eq!(bed.run(count(30, None)), left(2, false));
 }
 
 /// Which last-resort packages were handed out is known by suite, until others take their place.

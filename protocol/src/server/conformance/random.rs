@@ -11,6 +11,7 @@ use super::bed::{
 };
 use crate::env::UnixMillis;
 use crate::id::{ChannelId, Digest, Sender};
+use crate::mls::key_package::latest_end;
 use crate::mls::suite::Suite;
 use crate::server::op::{
     AccountRow, Append, Commit, KeyPackageRow, Member, Reset, StoreOp, StoreReply,
@@ -176,7 +177,9 @@ impl Decoder<'_> {
     fn package(&mut self) -> KeyPackageRow {
         let n = self.below(24);
         let suite = if n.is_multiple_of(3) { Suite::Classical } else { Suite::Hybrid };
-        package(n, suite, later(u64::from(n) * 16))
+        let at = later(u64::from(n) * 16);
+        // Some have ended by then, others do not hold before.
+        package(n, suite, if n.is_multiple_of(4) { latest_end(false, at) } else { at })
     }
 
     fn payload(&mut self) -> Part {

@@ -30,16 +30,18 @@ pub(super) struct LastResort {
 
 impl Keys {
     fn count(&self, suite: Option<Suite>, at: UnixMillis) -> StoreReply {
-        let counts =
-            |row: &&KeyPackageRow| row.expires > at && suite.is_none_or(|suite| suite == row.suite);
-        let available = self.packages.iter().filter(counts).count();
+        let counts = |row: &KeyPackageRow, last_resort| {
+            row.holds(last_resort, at) && suite.is_none_or(|suite| suite == row.suite)
+        };
+        let available = self.packages.iter().filter(|row| counts(row, false)).count();
+        let mut last_resorts = self.last_resorts.values().filter(|last| !last.claimed);
         StoreReply::KeyPackages {
             available: u32::try_from(available).unwrap_or(u32::MAX),
-            last_resort: self.last_resorts.values().any(|last| counts(&&last.row) && !last.claimed),
+            last_resort: last_resorts.any(|last| counts(&last.row, true)),
         }
     }
 
-    fn available(&self, at: UnixMillis) -> usize {
+    fn unexpired(&self, at: UnixMillis) -> usize {
         self.packages.iter().filter(|row| row.expires > at).count()
     }
 
@@ -57,13 +59,14 @@ impl Keys {
     }
 
     fn claim(&mut self, suite: Suite, at: UnixMillis) -> Option<(KeyPackageRow, bool)> {
-        let fits = |row: &KeyPackageRow| row.suite == suite && row.expires > at;
-        if let Some(place) = self.packages.iter().position(fits) {
+        let fits =
+            |row: &KeyPackageRow, last_resort| row.suite == suite && row.holds(last_resort, at);
+        if let Some(place) = self.packages.iter().position(|row| fits(row, false)) {
             let row = self.packages.remove(place);
             self.claimed.insert(row.hash, row.expires);
             return Some((row, false));
         }
-        let last = self.last_resorts.get_mut(&suite).filter(|last| fits(&last.row))?;
+        let last = self.last_resorts.get_mut(&suite).filter(|last| fits(&last.row, true))?;
         last.claimed = true;
         Some((last.row.clone(), true))
     }
@@ -96,7 +99,7 @@ impl MemoryStore {
         if new.len() > most {
             return Err(ErrorCode::KeyPackageQuota.into());
         }
-        keys.drop_oldest((keys.available(at) + new.len()).saturating_sub(most), at);
+        keys.drop_oldest((keys.unexpired(at) + new.len()).saturating_sub(most), at);
         keys.packages.extend(new);
         if let Some(row) = last_resort {
             keys.put_last_resort(row);

@@ -149,11 +149,9 @@ impl Oracle {
             }
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
-                // A founding that was refused with the key of before, after it had come true, is told as failed.
-                let only = log.head() == 0;
                 // What a thief did with the device's own keys, the device does not know.
                 let kept_out = reader.stolen || reader.lost.contains(&id);
-                if (log.kind == ChannelKind::Direct && alone) || only || kept_out {
+                if (log.kind == ChannelKind::Direct && alone) || kept_out {
                     continue;
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
