@@ -117,6 +117,8 @@ impl Client {
     fn end_memberships(&mut self) {
         let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) else { return };
         self.listed = Some(Listed::Read(conn));
+        // A direct channel is founded only if this device is not in it yet.
+        self.wake_inboxes();
         if core::mem::take(&mut self.unwelcomed) {
             self.gate.stage(Op::Delete(directory::UNWELCOMED.to_vec()));
         }
@@ -126,6 +128,7 @@ impl Client {
     pub(super) fn on_memberships_refused(&mut self) {
         if let Some(Listed::Asked(conn, _)) = self.listed() {
             self.listed = Some(Listed::Refused(conn));
+            self.wake_inboxes();
         }
     }
 }

@@ -187,7 +187,7 @@ fn play(scenario: &Scenario, backend: Backend, trace: Option<Trace>, shared: &Mu
         let over = !report.failures.is_empty();
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
         report.steps = core::mem::take(&mut shared.steps);
-        report.steps.extend(play.steps.drain(..));
+        report.steps.append(&mut play.steps);
         *shared = report;
         if over {
             break;

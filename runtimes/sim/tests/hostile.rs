@@ -76,7 +76,25 @@ fn a_disk_is_stolen() {
 #[test]
 fn members_are_led_into_two_histories() {
     for devices in 1..=3 {
-        let talk = format!("pass ms=500\n{TALK}honest\npass ms=500\n{TALK}");
+        let apart = "pass ms=2000
+            send device=0 group=0 bytes=10
+            send device=1 group=0 bytes=10
+            send device=2 group=0 bytes=10
+            pass ms=2000
+            update device=1 group=0
+            pass ms=1000
+            send device=1 group=0 bytes=10
+            send device=2 group=0 bytes=10
+            send device=3 group=0 bytes=10
+            update device=0 group=0
+            pass ms=3000
+            send device=1 group=0 bytes=10
+            pass ms=3000\n";
+        let together = "pass ms=3000
+            send device=0 group=0 bytes=10
+            send device=1 group=0 bytes=10
+            pass ms=5000\n";
+        let talk = format!("{apart}honest\n{together}");
         let report = after(&format!("fork device=1 devices={devices}"), &talk);
         let alarms: Vec<&str> = report.alarms.keys().map(String::as_str).collect();
         assert!(alarms.contains(&"ForkSuspected"), "{report}");

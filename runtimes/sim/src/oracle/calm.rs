@@ -48,6 +48,7 @@ impl Oracle {
             let unmet = reader.tickets.values().any(asks)
                 && (self.dishonest
                     || self.is_founded_and_left(world, sender)
+                    || (reader.restored && self.was_put_out(sender))
                     || self.is_founded_for_nobody(world, sender));
             let kept_out = |id: &ChannelId| {
                 let log = self.logs.channels.get(id);
@@ -112,6 +113,15 @@ impl Oracle {
             let staying = self.staying(world, *id);
             log.kind == ChannelKind::Direct
                 && log.members().iter().all(|member| own(member) && !staying.contains(member))
+        })
+    }
+
+    /// Whether this device was in a direct channel and is none of its members any more. A backup from before does not know
+    /// that only who is in it can open it again, and waits for that.
+    fn was_put_out(&self, device: Sender) -> bool {
+        self.logs.channels.values().any(|log| {
+            let direct = log.kind == ChannelKind::Direct;
+            direct && log.was_member(device) && !log.members().contains(&device)
         })
     }
 
