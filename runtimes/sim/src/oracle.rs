@@ -10,7 +10,7 @@ mod wire;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpc_protocol::client::event::{Event, GroupChange, Message, NameConflict, Outcome};
+use qpc_protocol::client::event::{Event, GroupChange, Message, NameConflict, Outcome, Why};
 use qpc_protocol::id::{AccountId, ChannelId, Sender};
 use qpc_protocol::io::{Output, Ticket};
 use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
@@ -344,14 +344,18 @@ impl Oracle {
                 self.fallen += 1;
                 self.readers[device].out.insert(*channel);
             }
-            Event::Rejoined { channel, epoch, .. } => {
+            Event::Rejoined { channel, epoch, why } => {
                 self.came_in(device, *channel);
                 let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
                 reader.out.remove(channel);
                 reader.lost.remove(channel);
-                reader.torn.remove(channel);
-                reader.back.insert(*channel, (generation, *epoch));
+                let torn = reader.torn.remove(channel);
+                let gap = reader.gaps.iter().any(|(of, ..)| of == channel);
+                // A group that could be read till then is read on.
+                if *why != Why::Asked || torn || gap || reader.alarmed {
+                    reader.back.insert(*channel, (generation, *epoch));
+                }
             }
             Event::Gap { channel, from, to } => {
                 self.readers[device].gaps.push((*channel, *from, *to));

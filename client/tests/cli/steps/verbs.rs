@@ -19,7 +19,8 @@ pub(super) struct Verb {
     pub(super) restored: bool,
     /// How many days later it is run.
     pub(super) days: u32,
-    /// Of so many steps one is struck: 1, unless each strike takes too long for more.
+    /// Of so many steps one is struck: 1, unless each strike takes too long for more. Odd: steps are before and after
+    /// something by turns.
     pub(super) stride: usize,
     /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
     /// them. Whoever sees that it has not runs the verb again.
@@ -306,7 +307,7 @@ pub(super) fn of_the_lost() -> Vec<Verb> {
             ],
             days: 8,
             // What the server says to be gone is asked for again, five seconds later.
-            stride: 5,
+            stride: 7,
             // After so many days everybody has fresh keys.
             epochs: None,
             ..COME_BACK
