@@ -42,8 +42,10 @@ pub struct Report {
     pub sent: u64,
     /// Frames that were told otherwise than they were meant.
     pub lies: usize,
-    /// What machines were alarmed by, and how often.
-    pub alarms: BTreeMap<String, usize>,
+    /// What machines were alarmed by: which devices, and how often.
+    pub alarms: BTreeMap<String, BTreeMap<usize, usize>>,
+    /// Devices that were lied to and are not back where everybody is.
+    pub doubtful: Vec<usize>,
     /// Promises that were not kept.
     pub failures: Vec<Failure>,
 }
@@ -129,6 +131,7 @@ fn empty(seed: u64) -> Report {
         sent: 0,
         lies: 0,
         alarms: BTreeMap::new(),
+        doubtful: Vec::new(),
         failures: Vec::new(),
     }
 }
@@ -167,6 +170,7 @@ fn sum(seed: u64, taken: usize, play: &Play<'_>) -> Report {
         sent: play.world.sent_bytes,
         lies: play.lies(),
         alarms: oracle.alarms.clone(),
+        doubtful: oracle.doubtful(&play.world),
         failures: oracle.failures.clone(),
     }
 }
