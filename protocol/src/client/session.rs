@@ -14,6 +14,7 @@
 //! | `Resume` | reply | `Online` |
 //! | `Resume` | `TokenExpired`, `TokenInvalid` | `Refresh`, once |
 //! | `Resume`, `Refresh` | `ProofInvalid`, a rotation under way | the same, with the next key |
+//! | `Resume` of a login | the same | another connection, and the login again |
 //! | any | refused for good | `Anonymous`, and an event says why |
 
 use super::directory::{self, Identity};
@@ -23,7 +24,7 @@ use super::{Client, WrongReply};
 use crate::auth::device::session_statement;
 use crate::auth::token;
 use crate::crypto::identity::DeviceKey;
-use crate::error::ErrorCode;
+use crate::error::{CloseCode, ErrorCode};
 use crate::id::{Digest, Sender, ServerId};
 use crate::store::batch::Op;
 use crate::wire::message::{Failure, Reply, Request, Tokens};
@@ -180,6 +181,11 @@ impl Client {
                 if code == ErrorCode::ProofInvalid && self.try_next_key() =>
             {
                 match self.tokens.clone() {
+                    // What a login brought is of the key that it proved: it begins again, with the new one.
+                    _ if self.auth.is_some() => {
+                        self.close_connection(CloseCode::DONE);
+                        self.connect_soon();
+                    }
                     Some(tokens) if *call == Call::Refresh => self.refresh(&tokens),
                     Some(tokens) => self.resume(&tokens),
                     None => {}

@@ -1,11 +1,11 @@
 //! Crash everywhere: a script is run once to count the batches of each device and the transactions of the server, and
 //! then again for each of them, with a crash there, and another at the first one of the recovery. After each, all that the
-//! script wants has come true, or was told, and nothing is lost, twice, or different for two.
+//! script wants has come true, and every promise is kept: the oracle watches each run.
 
-mod check;
 pub mod scripts;
+mod watched;
+mod wishes;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use qpc_protocol::id::Digest;
 use qpc_protocol::io::Ticket;
 
 use crate::takeover;
-use crate::world::{Moment, Remains, Rules, World};
+use crate::world::{Moment, Rules, World};
+use watched::{Past, Watched};
 
 /// How often a person asks for the same thing.
 const TRIES: u32 = 8;
@@ -27,39 +28,37 @@ const CONVERGE: Duration = Duration::from_secs(2 * 60 * 60);
 /// Something that a person wants of a device.
 pub struct Wish {
     /// What, for people.
-    pub name: &'static str,
+    name: &'static str,
     /// Whose.
-    pub by: usize,
-    /// Once it is durable, the machine sees to it and need not be asked again.
-    pub kept: bool,
+    by: usize,
     /// Asks for it. `None`: nothing is told of it.
-    pub ask: Ask,
+    ask: Ask,
     /// Whether it has come true; without it, only by being told.
-    pub holds: Option<Holds>,
+    holds: Option<Holds>,
 }
 
 /// Gives a command.
-pub type Ask = Box<dyn Fn(&mut World) -> Result<Option<Ticket>, Refused>>;
+type Ask = Box<dyn Fn(&mut Watched) -> Result<Option<Ticket>, Refused>>;
 /// Looks at the world.
-pub type Holds = Box<dyn Fn(&World) -> bool>;
+type Holds = Box<dyn Fn(&World) -> bool>;
 
 /// A script: a world with a past, and what is wanted in it, one thing after the other.
 pub struct Script {
     /// Its name.
     pub name: &'static str,
     /// The world that it begins in; everybody is on, nothing is under way.
-    pub past: fn() -> World,
+    past: fn() -> Watched,
     /// What is wanted.
-    pub wishes: fn(&World) -> Vec<Wish>,
+    wishes: fn(&World) -> Vec<Wish>,
 }
 
 impl Script {
     /// Its past, made once: each run has a thread of its own.
-    fn made(&self, rules: Rules) -> Remains {
+    fn made(&self, rules: Rules) -> Past {
         takeover::run(rules.seed, || {
             let mut world = (self.past)();
             world.until(all_rest);
-            world.remains()
+            world.past()
         })
     }
 }
@@ -164,7 +163,7 @@ impl Count {
 fn twice(
     rules: Rules,
     script: &Script,
-    past: &Remains,
+    past: &Past,
     point: Option<Point>,
 ) -> Result<Count, String> {
     let first = guarded(rules, script, past, point)?;
@@ -177,7 +176,7 @@ fn twice(
 fn guarded(
     rules: Rules,
     script: &Script,
-    past: &Remains,
+    past: &Past,
     point: Option<Point>,
 ) -> Result<Count, String> {
     let run = || takeover::run(rules.seed, || Run::new(rules, past, point).play(script));
@@ -190,36 +189,29 @@ fn guarded(
 
 /// A script that is being run.
 struct Run {
-    world: World,
+    world: Watched,
     point: Option<Point>,
     /// The second crash is still to come.
     again: bool,
     /// Something has crashed: calls under way may have failed.
     crashed: bool,
-    /// A name had led to two accounts before: that is told with every start.
-    mistaken: bool,
-    /// How many batches of a device were durable when it first went off since it was asked for something.
-    durable: BTreeMap<usize, u64>,
 }
 
 impl Run {
-    fn new(rules: Rules, past: &Remains, point: Option<Point>) -> Self {
-        let mut world = World::from(rules, past);
+    fn new(rules: Rules, past: &Past, point: Option<Point>) -> Self {
+        let mut world = Watched::from(rules, past);
         for device in 0..world.devices.len() {
             world.start(device);
         }
         // Whoever just came on is let come to rest before it counts.
         world.until(all_rest);
-        let changed = |event: &Event| matches!(event, Event::AccountChanged { .. });
-        let mistaken = world.devices.iter().any(|device| device.log.iter().any(changed));
         for device in &mut world.devices {
             device.batches = 0;
             device.crashes = 0;
         }
         world.storage.transactions = 0;
         let again = point.is_some_and(|point| point.again);
-        let durable = BTreeMap::new();
-        let mut run = Self { world, point, again, crashed: false, mistaken, durable };
+        let mut run = Self { world, point, again, crashed: false };
         if let Some(point) = point {
             run.arm(point, point.at);
         }
@@ -241,9 +233,9 @@ impl Run {
 
     fn play(mut self, script: &Script) -> Result<Count, String> {
         let wishes = (script.wishes)(&self.world);
-        let mut spoken = Vec::new();
-        for wish in &wishes {
-            self.fulfil(wish, &mut spoken).map_err(|why| format!("{}: {why}", wish.name))?;
+        for (number, wish) in wishes.iter().enumerate() {
+            self.world.begin(number);
+            self.fulfil(wish).map_err(|why| format!("{}: {why}", wish.name))?;
         }
         self.calm()?;
         let count = Count {
@@ -256,58 +248,43 @@ impl Run {
         }
         self.world.storage.crash_in = None;
         self.calm()?;
-        check::all_hold(&self.world, &spoken, self.mistaken)?;
+        self.world.rest();
+        self.world.kept()?;
         Ok(Count { trace: self.world.trace, ..count })
     }
 
     /// Asks for something until it has come true.
-    fn fulfil(&mut self, wish: &Wish, spoken: &mut Vec<Asked>) -> Result<(), String> {
+    fn fulfil(&mut self, wish: &Wish) -> Result<(), String> {
         let mut told = Vec::new();
         for _ in 0..TRIES {
-            let (batches, crashes) = self.life(wish.by);
-            self.durable.clear();
-            let ticket = match (wish.ask)(&mut self.world) {
-                Ok(Some(ticket)) => ticket,
-                Ok(None) => return Ok(()),
-                Err(refused) => {
-                    told.push(refused.to_string());
-                    self.calm()?;
-                    if wish.holds.as_ref().is_some_and(|holds| holds(&self.world)) {
-                        return Ok(());
-                    }
-                    continue;
+            let by = wish.by;
+            let crashes = self.world.devices[by].crashes;
+            let from = self.world.devices[by].log.len();
+            let given = (wish.ask)(&mut self.world);
+            let Ok(Some(ticket)) = given else {
+                let Err(refused) = given else { return Ok(()) };
+                told.push(refused.to_string());
+                self.calm()?;
+                if wish.holds(&self.world) == Some(true) {
+                    return Ok(());
                 }
+                continue;
             };
             // A ticket that a crash left nothing of is given again.
-            let by = wish.by;
-            let asked = Asked { by, ticket, from: self.world.devices[by].log.len() };
-            spoken.push(asked);
+            let asked = Asked { by, ticket, from };
             self.go(|world| asked.answer(world).is_some() || world.devices[by].crashes > crashes)?;
-            if asked.answer(&self.world) == Some(Ok(())) && wish.holds.is_none() {
+            if wish.holds.is_none() && asked.answer(&self.world) == Some(Ok(())) {
                 return Ok(());
             }
-            let durable = self.durable.get(&by).copied().unwrap_or(self.life(by).0);
-            let kept = wish.kept && durable > batches;
             self.calm()?;
-            let answer = asked.answer(&self.world);
-            let holds = wish.holds.as_ref().is_some_and(|holds| holds(&self.world));
-            match answer {
-                _ if holds => return Ok(()),
-                Some(Ok(())) if wish.holds.is_none() => return Ok(()),
-                Some(Ok(())) => return Err("told to be done, and is not".into()),
-                Some(Err(failed)) if self.crashed => told.push(format!("{failed:?}")),
-                Some(Err(failed)) => return Err(format!("{failed:?}")),
-                None if kept => return Err("it was durable, and is lost".into()),
-                None if self.crashed => told.push("nothing".into()),
-                None => return Err("nothing is told".into()),
+            match (wish.holds(&self.world), asked.answer(&self.world)) {
+                (Some(true), _) | (None, Some(Ok(()))) => return Ok(()),
+                (Some(false), Some(Ok(()))) => return Err("told to be done, and is not".into()),
+                (_, answer) if !self.crashed => return Err(format!("{answer:?}")),
+                (_, answer) => told.push(format!("{answer:?}")),
             }
         }
         Err(format!("asked for it {TRIES} times: {told:?}"))
-    }
-
-    fn life(&self, device: usize) -> (u64, u64) {
-        let device = &self.world.devices[device];
-        (device.batches, device.crashes)
     }
 
     /// Whoever is off is switched on; whether anybody was.
@@ -320,7 +297,6 @@ impl Run {
         }
         self.crashed = true;
         for device in off {
-            self.durable.entry(device).or_insert(self.world.devices[device].batches);
             self.world.start(device);
         }
         if server {
@@ -349,10 +325,8 @@ impl Run {
                     self.world.advance(wake.saturating_sub(now).max(Duration::from_micros(1)));
                 }
                 None => {
-                    return Err(format!(
-                        "the world does not converge: {}",
-                        check::last(&self.world)
-                    ));
+                    let last = last(&self.world);
+                    return Err(format!("the world does not converge: {last}"));
                 }
             }
         }
@@ -360,15 +334,39 @@ impl Run {
 
     /// Goes on until nothing is left to do, and does not come up either.
     fn calm(&mut self) -> Result<(), String> {
+        let end = self.world.now.mono + CONVERGE;
         loop {
             self.go(all_rest)?;
             self.world.pass(Duration::from_secs(2));
+            self.world.kept()?;
             let off = self.world.devices.iter().any(|device| device.client.is_none());
-            if self.world.server.is_some() && !off && all_rest(&self.world) {
-                return Ok(());
+            if self.world.server.is_none() || off || !all_rest(&self.world) {
+                continue;
+            }
+            match self.world.unsettled() {
+                None => return Ok(()),
+                Some(why) if self.world.now.mono > end => return Err(why),
+                Some(_) => {}
             }
         }
     }
+}
+
+impl Wish {
+    /// Whether it has come true, if that can be seen.
+    fn holds(&self, world: &World) -> Option<bool> {
+        self.holds.as_ref().map(|holds| holds(world))
+    }
+}
+
+/// The last events of everybody, for a failure.
+fn last(world: &World) -> String {
+    let mut text = String::new();
+    for (number, device) in world.devices.iter().enumerate() {
+        let events: Vec<_> = device.log.iter().rev().take(6).collect();
+        text.push_str(&format!("\n  device {number}: {:?} {events:?}", device.client));
+    }
+    text
 }
 
 /// Whether nobody who is on has anything left to do.
@@ -391,16 +389,11 @@ struct Asked {
 }
 
 impl Asked {
-    fn answers<'a>(&self, world: &'a World) -> impl Iterator<Item = Result<(), Failed>> + 'a {
-        let ticket = self.ticket;
-        world.devices[self.by].log[self.from..].iter().filter_map(move |event| match event {
-            Event::Done(of, _) if *of == ticket => Some(Ok(())),
-            Event::Failed(of, failed) if *of == ticket => Some(Err(failed.clone())),
+    fn answer(&self, world: &World) -> Option<Result<(), Failed>> {
+        world.devices[self.by].log[self.from..].iter().find_map(|event| match event {
+            Event::Done(of, _) if *of == self.ticket => Some(Ok(())),
+            Event::Failed(of, failed) if *of == self.ticket => Some(Err(failed.clone())),
             _ => None,
         })
-    }
-
-    fn answer(&self, world: &World) -> Option<Result<(), Failed>> {
-        self.answers(world).next()
     }
 }

@@ -1,30 +1,36 @@
 //! The oracle: a small model of accounts, devices, channels and messages that is made from the outside, from commands,
 //! their answers and what the store says, and from nothing that the machines think. What does not fit is a failure.
 
+mod accounts;
+mod answers;
 mod calm;
+mod limits;
 mod log;
 mod reader;
 mod said;
+mod secrets;
+mod stored;
 mod wire;
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use qpc_protocol::client::event::{Event, GroupChange, Message, NameConflict, Outcome, Why};
+use qpc_protocol::client::event::{Event, Message, NameConflict, Why};
 use qpc_protocol::id::{AccountId, ChannelId, Sender};
 use qpc_protocol::io::{Output, Ticket};
-use qpc_protocol::limits::{KEY_PACKAGES_PER_DEVICE, UNREAD_EVENTS};
+use qpc_protocol::limits::UNREAD_EVENTS;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
-use qpc_protocol::wire::message::{EntryKind, Part};
+use qpc_protocol::wire::message::Part;
 
-use self::log::{Broken, Logs};
-use self::reader::{At, Reader, is_alarm};
+use self::limits::Queues;
+use self::log::{Broken, Logs, Place};
+use self::reader::{At, Issued, Reader, is_alarm, subject};
 use self::said::Said;
 use self::wire::Wire;
 use crate::recorder::{MessageKey, Recorder};
-use crate::world::Seen;
+use crate::world::{Seen, World};
 
-pub(crate) use self::reader::Asked;
+pub(crate) use self::answers::Asked;
 pub(crate) use self::wire::PLANTED;
 
 /// A promise that was not kept.
@@ -41,6 +47,7 @@ pub struct Failure {
 }
 
 /// The model, and what it found.
+#[derive(Clone)]
 pub(crate) struct Oracle {
     /// What was found, in order.
     pub(crate) failures: Vec<Failure>,
@@ -50,8 +57,8 @@ pub(crate) struct Oracle {
     pub(crate) checks: u64,
     /// What machines said in this step.
     outputs: u64,
-    /// What machines were alarmed by, and how often.
-    pub(crate) alarms: BTreeMap<String, usize>,
+    /// What machines were alarmed by: which, and how often.
+    pub(crate) alarms: BTreeMap<String, BTreeMap<usize, usize>>,
     /// How often a device said that it fell out of a group.
     pub(crate) fallen: usize,
     /// Somebody was dishonest: alarms are as they should be.
@@ -66,7 +73,12 @@ pub(crate) struct Oracle {
     keys: BTreeMap<At, MessageKey>,
     /// Channels in the order in which they came to be.
     channels: Vec<ChannelId>,
+    /// Who first had which authenticator in an epoch.
+    authenticators: BTreeMap<(ChannelId, Place), (usize, Vec<u8>)>,
+    /// Who rules a group from an epoch on, as members were told.
+    admins: BTreeMap<(ChannelId, Place), BTreeSet<AccountId>>,
     wire: Wire,
+    queues: Queues,
 }
 
 /// More failures than these are not kept: they follow from the first ones.
@@ -92,8 +104,16 @@ impl Oracle {
             said: Vec::new(),
             keys: BTreeMap::new(),
             channels: Vec::new(),
+            authenticators: BTreeMap::new(),
+            admins: BTreeMap::new(),
             wire: Wire::new(keys),
+            queues: Queues::default(),
         }
+    }
+
+    /// What it knows, for another world that goes on from the same disks. `keys`: as in [`Self::new`].
+    pub(crate) fn later(&self, keys: Option<&'static Recorder>) -> Self {
+        Self { wire: self.wire.later(keys), queues: Queues::default(), ..self.clone() }
     }
 
     fn fail(&mut self, rule: &str, what: String) {
@@ -129,7 +149,8 @@ impl Oracle {
 
     /// A device was switched on again.
     pub(crate) fn started(&mut self, device: usize) {
-        self.readers[device].start();
+        let lost = self.readers[device].start();
+        self.never_read(lost);
         self.wire.started(device);
     }
 
@@ -140,10 +161,16 @@ impl Oracle {
             |id: &ChannelId| disk.contains_key([b"d/c/".as_slice(), &id.0].concat().as_slice());
         if let Some(of) = reader.sender {
             let was_in = self.logs.channels.iter().filter(|(_, log)| log.was_member(of));
-            reader.lost = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
+            let lost: Vec<_> = was_in.map(|(id, _)| *id).filter(|id| !known(id)).collect();
+            reader.rows.retain(|id, _| known(id));
+            lost.into_iter().for_each(|id| reader.lose(id));
         }
-        reader.put_back(disk);
-        self.forget_order(device);
+        let again = reader.put_back(disk);
+        let generations = reader.rows.iter().map(|(id, row)| (*id, row.generation));
+        let now = |id| self.logs.channels.get(&id).map_or(0, |log| log.place.0);
+        reader.forgot.extend(generations.filter(|(id, generation)| *generation < now(*id)));
+        self.wire.forget_claim(device);
+        self.sent_again(device, again);
     }
 
     /// A record of a device was torn while it was off; whether it began with that. How far it was with a channel is nothing
@@ -158,7 +185,8 @@ impl Oracle {
     /// Somebody lies to a device, or changes what it says.
     pub(crate) fn lied(&mut self, device: usize) {
         self.dishonest = true;
-        self.readers[device].lied = true;
+        self.readers[device].is_lied_to();
+        self.spoil(device);
     }
 
     /// From now on the server leads these devices into another history.
@@ -181,12 +209,6 @@ impl Oracle {
         others.filter(|others| !has(&self.logs) && has(others)).unwrap_or(&self.logs)
     }
 
-    /// From now on the path secrets of a device's commits are forged.
-    pub(crate) fn forges(&mut self, device: usize) {
-        self.lied(device);
-        self.readers[device].forger = true;
-    }
-
     /// A further device goes on from the disk of this one, and so is who it is.
     pub(crate) fn stolen(&mut self, device: usize) {
         self.lied(device);
@@ -203,7 +225,9 @@ impl Oracle {
 
     /// A command was accepted.
     pub(crate) fn issued(&mut self, device: usize, ticket: Ticket, asked: Asked) {
-        let twice = self.readers[device].issued(ticket, asked);
+        let devices = self.readers[device].sender.map(|own| self.logs.devices_of(own.account));
+        let issued = Issued::new(asked, devices.unwrap_or_default());
+        let twice = self.readers[device].issued(ticket, issued);
         self.broken(twice.map(|what| ("a ticket is given once", what)));
     }
 
@@ -235,6 +259,14 @@ impl Oracle {
         reader.ended && reader.sender.is_some_and(|sender| self.logs.is_active(sender))
     }
 
+    /// Devices that were lied to, or whose words were changed, and that are on and not whole again.
+    pub(crate) fn doubtful(&self, world: &World) -> Vec<usize> {
+        let readers = self.readers.iter().zip(&world.devices).enumerate();
+        let doubtful =
+            readers.filter(|(_, (reader, device))| reader.lied && device.client.is_some());
+        doubtful.map(|(device, _)| device).collect()
+    }
+
     /// Where a device is in the model, by its place in the world.
     pub(crate) fn sender(&self, device: usize) -> Option<Sender> {
         self.readers[device].sender
@@ -251,10 +283,13 @@ impl Oracle {
             let what = format!("{OUTPUTS} outputs in one step");
             return Err(Failure { rule, what, at: now, step: self.step });
         }
+        let broken = self.queues.see(seen);
+        self.broken(broken);
         match seen {
             Seen::Output(who, Output::Event(event), _) => self.event(*who, event),
             Seen::Output(who, Output::Send { link, .. }, bytes) => {
-                let broken = self.wire.sent(*who, *link, bytes, self.readers.get(*who));
+                let (wire, queues) = (&mut self.wire, &mut self.queues);
+                let broken = wire.sent(*who, *link, bytes, self.readers.get(*who), queues);
                 self.broken(broken);
             }
             Seen::Output(..)
@@ -271,9 +306,7 @@ impl Oracle {
             }
             Seen::NotStored => self.server_has_room(),
             Seen::Persisted(device, batch) => {
-                if let Some(reader) = self.readers.get_mut(*device) {
-                    reader.persisted(batch);
-                }
+                self.persisted(*device, batch);
             }
             Seen::Stored(ops, replies) => {
                 for (op, reply) in ops.iter().zip(*replies) {
@@ -287,6 +320,9 @@ impl Oracle {
     fn stored(&mut self, op: &StoreOp, reply: &StoreReply) {
         let broken = self.logs.executed(op, reply).err();
         self.broken(broken);
+        if let (StoreOp::PutDevice { record, .. }, StoreReply::Told { .. }) = (op, reply) {
+            self.registered(record.sender());
+        }
         match (op, reply) {
             (StoreOp::CreateChannel { channel, .. }, StoreReply::Done) => {
                 self.channels.push(*channel);
@@ -300,71 +336,84 @@ impl Oracle {
         }
     }
 
+    /// Whoever sent that record is that device, whether it hears of it or not.
+    fn registered(&mut self, sender: Sender) {
+        let devices = self.readers.iter_mut().enumerate();
+        let nobody = devices.filter(|(_, reader)| reader.sender.is_none());
+        for (device, reader) in nobody {
+            reader.sender = self.wire.claims(device).filter(|claimed| *claimed == sender);
+        }
+    }
+
     fn event(&mut self, device: usize, event: &Event) {
         let cut_off = matches!(event, Event::Gap { .. } | Event::Evicted { by: None, .. });
         if is_alarm(event) || cut_off {
             let text = format!("{event:?}");
             let word = text.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
-            *self.alarms.entry(word).or_default() += 1;
-            self.readers[device].alarmed = true;
+            *self.alarms.entry(word).or_default().entry(device).or_default() += 1;
+            self.readers[device].alarmed.extend(subject(event));
         }
         let expected = match event {
-            Event::Unreadable { channel, .. } => {
+            Event::Unreadable { channel, seq, .. } => {
                 let reader = &self.readers[device];
                 let gone = reader.sender.is_some_and(|sender| !self.logs.is_active(sender));
-                gone || reader.is_disturbed(*channel)
+                let log = self.logs.channels.get(channel);
+                let place = log.and_then(|log| log.entry(*seq)).map(|entry| entry.place);
+                gone || reader.is_disturbed((*channel, *seq), place)
             }
+            Event::AccountChanged { .. } => self.readers[device].misled,
             // Its name went with it.
             Event::NameContradicted { account, conflict: NameConflict::Unknown, .. } => {
                 self.logs.deleted.contains(account)
             }
             _ => false,
         };
-        let alarm = is_alarm(event) && !self.dishonest && !expected;
+        let caused = self.is_caused(device, event);
+        self.readers[device].misled |= caused && matches!(event, Event::AccountChanged { .. });
+        let alarm = is_alarm(event) && !caused && !expected;
         self.check(!alarm, "no alarm without a cause", || format!("device {device}: {event:?}"));
         match event {
             Event::Message(message) => self.message(device, message),
             Event::Done(ticket, outcome) => {
-                if let Some(asked) = self.answered(device, *ticket) {
-                    self.done(device, &asked, outcome);
+                if let Some(issued) = self.answered(device, *ticket) {
+                    self.done(device, *ticket, &issued, outcome);
                 }
             }
-            Event::Failed(ticket, _) => {
-                if let Some(Asked::Said(number)) = self.answered(device, *ticket)
-                    && let Some(said) = self.said.get_mut(number as usize)
-                {
-                    said.failed = !self.readers[device].lied;
-                    let read = said.at.filter(|_| said.failed);
-                    self.check(read.is_none(), "what failed is not read", || format!("{number}"));
+            Event::Failed(ticket, failed) => {
+                if let Some(issued) = self.answered(device, *ticket) {
+                    self.failed(device, &issued, failed);
                 }
             }
             Event::Changed(change) => self.changed(device, change),
             Event::Joined { channel, .. } => self.joined(device, *channel),
             Event::FellOut { channel, .. } => {
                 self.fallen += 1;
-                self.readers[device].out.insert(*channel);
+                self.readers[device].fell_out(*channel);
             }
             Event::Rejoined { channel, epoch, why } => {
                 self.came_in(device, *channel);
-                let generation = self.logs.channels.get(channel).map_or(0, |log| log.place.0);
                 let reader = &mut self.readers[device];
-                reader.out.remove(channel);
-                reader.lost.remove(channel);
-                let torn = reader.torn.remove(channel);
-                let gap = reader.gaps.iter().any(|(of, ..)| of == channel);
+                let generation = reader.rows.get(channel).map_or(0, |row| row.generation);
                 // A group that could be read till then is read on.
-                if *why != Why::Asked || torn || gap || reader.alarmed {
-                    reader.back.insert(*channel, (generation, *epoch));
+                if *why != Why::Asked || !reader.reads_on(*channel) {
+                    reader.came_back(*channel, (generation, *epoch));
                 }
             }
             Event::Gap { channel, from, to } => {
-                self.readers[device].gaps.push((*channel, *from, *to));
+                let entries = || (*from..*to).all(|seq| self.logs.is_gone(*channel, seq));
+                let reader = &self.readers[device];
+                let own = reader.between.contains(channel) || reader.is_out_of(*channel);
+                let gone = reader.lied || reader.restored || own || entries();
+                self.check(gone, "what is told to be gone is", || format!("{device}: {event:?}"));
+                self.readers[device].gap(*channel, *from, *to);
                 self.inbox_lost(device, *channel);
             }
             // Nothing is left that says whose group it was.
             Event::Unreadable { channel, why, .. } if why.contains("a member has to remove") => {
                 let reader = &mut self.readers[device];
-                reader.lost.extend(reader.torn.contains(channel).then_some(*channel));
+                if reader.torn.contains(channel) {
+                    reader.lose(*channel);
+                }
             }
             Event::Reset { channel, by, .. } => {
                 self.readers[device].between.insert(*channel);
@@ -372,29 +421,44 @@ impl Oracle {
                     self.came_in(device, *channel);
                 }
             }
-            Event::Unreadable { channel, .. } if self.has_forger(*channel) => {
-                self.readers[device].unopened.insert(*channel);
-            }
             Event::LeaveUndone { channel } => {
                 self.readers[device].leaving.remove(channel);
             }
             // A server that says so to a device which cannot read the log keeps it out until a member acts.
             Event::Evicted { channel, by: None } if self.readers[device].lied => {
-                self.readers[device].lost.insert(*channel);
+                self.readers[device].lose(*channel);
             }
             Event::Restored { .. } => {
-                let expected = self.readers[device].restored || self.dishonest;
+                let expected = self.readers[device].restored || self.readers[device].lied;
                 self.check(expected, "no alarm without a cause", || format!("{device}: {event:?}"));
             }
-            Event::SessionEnded(_) => self.readers[device].ended = true,
+            Event::SessionEnded(code) => self.ended(device, *code),
             Event::Online { .. } => self.readers[device].ended = false,
             _ => {}
         }
     }
 
+    /// Whether somebody's dishonesty can be what an alarm is about: that to this device, or to somebody in the same group.
+    fn is_caused(&self, device: usize, event: &Event) -> bool {
+        let liars = || self.readers.iter().filter(|reader| reader.lied);
+        let group = subject(event).and_then(|channel| self.logs.channels.get(&channel));
+        let of_group = |log: &log::Log| {
+            liars().any(|reader| reader.sender.is_some_and(|sender| log.was_member(sender)))
+        };
+        let of_anybody = matches!(event, Event::NameContradicted { .. } | Event::Done(..));
+        let parted = subject(event).is_some_and(|channel| {
+            self.readers.iter().any(|reader| reader.parted.contains(&channel))
+        });
+        self.readers[device].lied
+            || parted
+            || group.is_some_and(of_group)
+            || (of_anybody && liars().next().is_some())
+    }
+
     fn joined(&mut self, device: usize, channel: ChannelId) {
         let reader = &mut self.readers[device];
         reader.torn.remove(&channel);
+        reader.parted.remove(&channel);
         if !reader.between.remove(&channel) {
             reader.leaving.remove(&channel);
         }
@@ -402,30 +466,23 @@ impl Oracle {
         let since = |logs: &Logs| logs.channels.get(&channel)?.since(of?);
         let others = self.others.as_ref().filter(|_| reader.forked);
         let since = since(&self.logs).or_else(|| since(others?));
+        let by = of.and_then(|of| self.logs.joined_by(channel, of));
+        reader.joined_by.extend(by.map(|by| (channel, by.clone())));
         // What was before is not known to a backup that did not know of the group.
-        let unread = reader.unwelcomed.remove(&channel) | reader.unopened.remove(&channel);
-        let lost = reader.lost.remove(&channel) | unread;
-        if let (true, Some(place)) = (lost, since) {
-            reader.back.insert(channel, place);
+        let unread = reader.unwelcomed.remove(&channel);
+        if let (true, Some(place)) = (reader.has_lost(channel) || unread, since) {
+            reader.came_back(channel, place);
         }
         self.came_in(device, channel);
         self.check(since.is_some(), "who joins was added", || format!("{device} {channel}"));
     }
 
-    /// Whether somebody was in a group who forges path secrets: a commit from outside with such ones brings nobody back.
-    fn has_forger(&self, channel: ChannelId) -> bool {
-        let Some(log) = self.logs.channels.get(&channel) else { return false };
-        let forgers = self.readers.iter().filter(|reader| reader.forger);
-        forgers.filter_map(|reader| reader.sender).any(|of| log.was_member(of))
-    }
-
     /// A device knows of its membership.
-    fn came_in(&mut self, device: usize, channel: ChannelId) {
+    pub(super) fn came_in(&mut self, device: usize, channel: ChannelId) {
         let reader = &mut self.readers[device];
         let log = self.logs.channels.get(&channel);
         let since = reader.sender.zip(log).and_then(|(of, log)| log.since(of));
         reader.unwelcomed.remove(&channel);
-        reader.unopened.remove(&channel);
         reader.joined.extend(since.map(|since| (channel, since)));
     }
 
@@ -439,9 +496,9 @@ impl Oracle {
         reader.unwelcomed.extend(unknown.map(|(id, _)| *id));
     }
 
-    fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Asked> {
+    fn answered(&mut self, device: usize, ticket: Ticket) -> Option<Issued> {
         match self.readers[device].answered(ticket) {
-            Ok(asked) => asked,
+            Ok(issued) => Some(issued),
             Err(what) => {
                 self.fail("a command is answered once", format!("device {device}: {what}"));
                 None
@@ -509,68 +566,5 @@ impl Oracle {
         self.check(may || (lied && had), "only members of its epoch read a message", who);
         self.placed(number, seq);
         Some(number)
-    }
-
-    fn done(&mut self, device: usize, asked: &Asked, outcome: &Outcome) {
-        match (asked, outcome) {
-            (Asked::Said(number), Outcome::Sent(sent)) => {
-                let seq = sent.accepted.seq;
-                let found = self.logs.find(sent.channel, sent.message) == Some(seq);
-                let what = || format!("device {device}, text {number}, seq {seq}");
-                self.check(found || self.dishonest, "what is told to be sent is in the log", what);
-                self.placed(*number, seq);
-            }
-            (_, Outcome::Account { account, device: id, .. }) => {
-                let sender = Sender { account: *account, device: *id };
-                let reader = &mut self.readers[device];
-                reader.ended = false;
-                let before = reader.sender.replace(sender);
-                let same = before.is_none_or(|before| before == sender);
-                self.check(same, "a device stays itself", || format!("device {device}"));
-            }
-            (Asked::Leave(channel), Outcome::Done) => {
-                self.readers[device].leaving.insert(*channel);
-            }
-            (Asked::Lookup(name), Outcome::Lookup { account, username, .. }) => {
-                let known = self.logs.accounts.get(username);
-                let right = known == Some(account) && username.as_str() == name;
-                self.check(right || self.dishonest, "a name leads to its account", || name.clone());
-            }
-            (Asked::Members(channel), Outcome::Members(members)) => {
-                let told: BTreeSet<Sender> = members.iter().map(|member| member.sender).collect();
-                let known = |logs: &Logs| {
-                    let log = logs.channels.get(channel);
-                    log.is_some_and(|log| log.memberships().any(|set| *set == told))
-                };
-                let known = known(self.logs_of(device, known));
-                self.check(known, "members are who was added", || format!("device {device}"));
-            }
-            (_, Outcome::Group(channel)) => {
-                let is = |logs: &Logs| logs.channels.contains_key(channel);
-                let made = is(self.logs_of(device, is));
-                self.check(made, "a group that was made is there", || format!("{channel}"));
-                self.came_in(device, *channel);
-            }
-            (_, Outcome::KeyPackages { available, .. }) => {
-                let fits = *available as usize <= KEY_PACKAGES_PER_DEVICE;
-                self.check(fits, "limits::KEY_PACKAGES_PER_DEVICE", || available.to_string());
-            }
-            _ => {}
-        }
-    }
-
-    fn changed(&mut self, device: usize, change: &GroupChange) {
-        let before = change.epoch.saturating_sub(1);
-        let made = |logs: &Logs| {
-            let log = logs.channels.get(&change.channel);
-            log.is_some_and(|log| {
-                log.entries().any(|(_, entry)| {
-                    let at = entry.kind == EntryKind::Commit && entry.place.1 == before;
-                    at && entry.sender == change.by
-                })
-            })
-        };
-        let made = made(self.logs_of(device, made));
-        self.check(made, "an epoch is made by its commit", || format!("{device}: {change:?}"));
     }
 }

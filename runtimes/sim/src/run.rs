@@ -45,10 +45,12 @@ pub struct Report {
     pub sent: u64,
     /// Frames that were told otherwise than they were meant.
     pub lies: usize,
-    /// What machines were alarmed by, and how often.
-    pub alarms: BTreeMap<String, usize>,
+    /// What machines were alarmed by: which devices, and how often.
+    pub alarms: BTreeMap<String, BTreeMap<usize, usize>>,
     /// How often a device said that it fell out of a group.
     pub fallen: usize,
+    /// Devices that were lied to and are not back where everybody is.
+    pub doubtful: Vec<usize>,
     /// Promises that were not kept.
     pub failures: Vec<Failure>,
 }
@@ -167,6 +169,7 @@ fn empty(seed: u64) -> Report {
         lies: 0,
         alarms: BTreeMap::new(),
         fallen: 0,
+        doubtful: Vec::new(),
         failures: Vec::new(),
     }
 }
@@ -210,6 +213,7 @@ fn sum(seed: u64, taken: usize, play: &Play<'_>) -> Report {
         lies: play.lies(),
         alarms: oracle.alarms.clone(),
         fallen: oracle.fallen,
+        doubtful: oracle.doubtful(&play.world),
         failures: oracle.failures.clone(),
     }
 }

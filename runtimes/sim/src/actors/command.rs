@@ -51,13 +51,14 @@ impl Play<'_> {
             Step::Create { device, suite } => {
                 let device = self.device(device);
                 let suite = suite_of(suite);
-                self.give(device, Asked::Other("create"), |client, now| {
-                    client.create_group(now, &format!("{PLANTED}-name"), suite)
-                })
+                let name = format!("{PLANTED}-name");
+                let asked = Asked::Create(name.clone(), suite);
+                self.give(device, asked, |client, now| client.create_group(now, &name, suite))
             }
             Step::Direct { device, account } => {
                 let (device, name) = (self.device(device), self.name(account));
-                self.give(device, Asked::Direct, |client, now| client.open_direct(now, &name))
+                let asked = Asked::Direct(name.clone());
+                self.give(device, asked, |client, now| client.open_direct(now, &name))
             }
             _ => self.of_group(step),
         }
@@ -72,7 +73,7 @@ impl Play<'_> {
     /// A device logs in with its own name and password.
     pub(super) fn log_in(&mut self, device: usize) -> bool {
         let (name, password) = self.password(device);
-        let asked = Asked::Other("login");
+        let asked = Asked::Account(name.clone());
         self.give(device, asked, |client, now| client.login(now, &name, password.into()))
     }
 
@@ -82,13 +83,13 @@ impl Play<'_> {
             Step::Register { device } => {
                 let device = self.device(device);
                 let (name, password) = self.password(device);
-                let asked = Asked::Other("register");
+                let asked = Asked::Account(name.clone());
                 self.give(device, asked, |client, now| client.register(now, &name, password.into()))
             }
             Step::Login { device } => self.log_in(self.device(device)),
             Step::Logout { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("logout"), |client, now| client.logout(now))
+                self.give(device, Asked::Logout, |client, now| client.logout(now))
             }
             Step::Lookup { device, account } => {
                 let (device, name) = (self.device(device), self.name(account));
@@ -97,7 +98,7 @@ impl Play<'_> {
             }
             Step::Devices { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("devices"), |client, now| client.devices(now))
+                self.give(device, Asked::Devices, |client, now| client.devices(now))
             }
             Step::Revoke { device, other } => {
                 let (device, other) = (self.device(device), self.device(other));
@@ -108,33 +109,33 @@ impl Play<'_> {
                 }) else {
                     return false;
                 };
-                let asked = Asked::Other("revoke");
+                let asked = Asked::Revoke(other.device);
                 self.give(device, asked, |client, now| client.revoke(now, other.device))
             }
             Step::Rotate { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("rotate"), |client, now| client.rotate(now))
+                self.give(device, Asked::Rotate, |client, now| client.rotate(now))
             }
             Step::Delete { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("delete"), |client, now| client.delete_account(now))
+                self.give(device, Asked::Delete, |client, now| client.delete_account(now))
             }
             Step::Verify { device, account } => {
                 let (device, contact) = (self.device(device), contact(self, account));
                 let Some(contact) = contact else { return false };
-                let asked = Asked::Other("verify");
+                let asked = Asked::Verify(contact);
                 self.give(device, asked, |client, now| client.mark_verified(now, contact))
             }
             Step::Accept { device, account } => {
                 let (device, contact) = (self.device(device), contact(self, account));
                 let Some(contact) = contact else { return false };
-                let asked = Asked::Other("accept");
+                let asked = Asked::Accept(contact);
                 self.give(device, asked, |client, now| client.accept_change(now, contact))
             }
             Step::Forget { device, account } => {
                 let (device, contact) = (self.device(device), contact(self, account));
                 let Some(contact) = contact else { return false };
-                let asked = Asked::Other("forget");
+                let asked = Asked::Forget(contact);
                 self.give(device, asked, |client, now| client.forget(now, contact))
             }
             _ => false,
@@ -145,20 +146,20 @@ impl Play<'_> {
         match step {
             Step::Packages { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("packages"), |client, now| client.key_packages(now))
+                self.give(device, Asked::Packages, |client, now| client.key_packages(now))
             }
             Step::Refresh { device } => {
                 let device = self.device(device);
-                let asked = Asked::Other("refresh");
+                let asked = Asked::Packages;
                 self.give(device, asked, |client, now| client.refresh_key_packages(now))
             }
             Step::Ping { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("ping"), |client, now| client.ping(now))
+                self.give(device, Asked::Ping, |client, now| client.ping(now))
             }
             Step::Health { device } => {
                 let device = self.device(device);
-                self.give(device, Asked::Other("health"), |client, now| client.health(now))
+                self.give(device, Asked::Health, |client, now| client.health(now))
             }
             Step::Connect { device } => {
                 let device = self.device(device);
@@ -207,7 +208,7 @@ impl Play<'_> {
             Step::Compare { other, .. } => self.compare(device, channel, self.device(other)),
             Step::Invite { account, .. } => {
                 let name = self.name(account);
-                let asked = Asked::Other("invite");
+                let asked = Asked::Invite(channel, name.clone());
                 self.give(device, asked, |client, now| client.invite(now, channel, &name))
             }
             Step::Remove { account, .. } | Step::Role { account, .. } => {
@@ -216,12 +217,13 @@ impl Play<'_> {
                 match step {
                     Step::Role { admin, .. } => {
                         let role = if admin == 1 { Role::Admin } else { Role::Member };
-                        self.give(device, Asked::Other("role"), |client, now| {
+                        let asked = Asked::Role(channel, account, admin == 1);
+                        self.give(device, asked, |client, now| {
                             client.set_role(now, channel, account, role)
                         })
                     }
                     _ => {
-                        let asked = Asked::Other("remove");
+                        let asked = Asked::Remove(channel, account);
                         self.give(device, asked, |client, now| client.remove(now, channel, account))
                     }
                 }
@@ -231,27 +233,26 @@ impl Play<'_> {
                 self.give(device, asked, |client, now| client.leave(now, channel))
             }
             Step::Update { .. } => {
-                let asked = Asked::Other("update");
+                let asked = Asked::Update(channel);
                 self.give(device, asked, |client, now| client.update(now, channel))
             }
             Step::Rejoin { .. } => {
-                let asked = Asked::Other("rejoin");
+                let asked = Asked::Rejoin(channel);
                 self.give(device, asked, |client, now| client.rejoin(now, channel))
             }
             Step::Reset { suite, .. } => {
                 let suite = (suite == 1).then_some(Suite::Hybrid);
-                let asked = Asked::Other("reset");
+                let asked = Asked::Reset(channel, suite);
                 self.give(device, asked, |client, now| client.reset(now, channel, suite))
             }
             Step::Describe { .. } => {
-                let name = Some(format!("{PLANTED}-name again"));
-                let change = ProfileChange { name, ..ProfileChange::default() };
-                self.give(device, Asked::Other("describe"), |client, now| {
-                    client.set_metadata(now, channel, change)
-                })
+                let name = format!("{PLANTED}-name again");
+                let asked = Asked::Describe(channel);
+                let change = ProfileChange { name: Some(name), ..ProfileChange::default() };
+                self.give(device, asked, |client, now| client.set_metadata(now, channel, change))
             }
             Step::Proofs { .. } => {
-                let asked = Asked::Other("proofs");
+                let asked = Asked::Proofs(channel);
                 self.give(device, asked, |client, now| client.proofs(now, channel, 0, 100))
             }
             Step::Members { .. } => {

@@ -90,7 +90,7 @@ impl Play<'_> {
             Step::Forge { device, how } => {
                 let device = self.device(device);
                 let forgery = if how == 0 { Forgery::Sealed } else { Forgery::Secret };
-                self.oracle.borrow_mut().forges(device);
+                self.oracle.borrow_mut().lied(device);
                 self.world.devices[device].forgery = Some(forgery);
             }
             Step::Honest {} => return self.be_honest(),

@@ -2,19 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure is a panic")]
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use qpc_protocol::client::event::{Event, Outcome, Trust};
 use qpc_protocol::client::{Client, ProfileChange, Role};
 use qpc_protocol::env::Now;
 use qpc_protocol::error::Refused;
-use qpc_protocol::id::{AccountId, ChannelId};
-use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Reply};
 
+use super::watched::{Watched, planted};
+use super::wishes::{
+    account_of, hears, invites, is_member, later_epoch, logs_in, may, named, reads, registers,
+    removes, says, wish,
+};
 use super::{Ask, Holds, Script, Wish};
+use crate::oracle::Asked;
 use crate::world::{Rules, World};
 
 const ALICE: usize = 0;
@@ -46,10 +47,12 @@ pub const ALL: &[Script] = &[
 
 // ---- pasts --------------------------------------------------------------------------------------
 
-fn people() -> World {
-    let mut world = World::new(Rules::new(1));
+fn people() -> Watched {
+    let mut world = Watched::new(Rules::new(1));
     for name in ["alice", "bob", "carol"] {
-        world.register(name);
+        let device = world.device();
+        let ticket = world.register(device, name).unwrap();
+        world.outcome(device, ticket);
     }
     world.device();
     world.until(|world| {
@@ -58,40 +61,48 @@ fn people() -> World {
     world
 }
 
-fn group(suite: Suite) -> World {
+fn group(suite: Suite) -> Watched {
     let mut world = people();
-    let made = world.done(ALICE, |client, now| client.create_group(now, "g", suite));
+    let name = planted("g");
+    let made = world.done(ALICE, Asked::Create(name.clone(), suite), |client, now| {
+        client.create_group(now, &name, suite)
+    });
     let Outcome::Group(channel) = made else { unreachable!("{made:?}") };
     for name in ["bob", "carol"] {
-        world.done(ALICE, |client, now| client.invite(now, channel, name));
+        let asked = Asked::Invite(channel, name.into());
+        world.done(ALICE, asked, |client, now| client.invite(now, channel, name));
     }
     world
 }
 
-fn together() -> World {
+fn together() -> Watched {
     group(Suite::Classical)
 }
 
-fn together_hybrid() -> World {
+fn together_hybrid() -> Watched {
     group(Suite::Hybrid)
 }
 
-fn admins() -> World {
+fn admins() -> Watched {
     let mut world = together();
     let channel = named(&world, ALICE, "g").unwrap();
     for device in [BOB, CAROL] {
         let account = account_of(&world, device).unwrap();
-        world.done(ALICE, |client, now| client.set_role(now, channel, account, Role::Admin));
+        world.done(ALICE, Asked::Role(channel, account, true), |client, now| {
+            client.set_role(now, channel, account, Role::Admin)
+        });
     }
     world
 }
 
 /// A name that alice knows leads to somebody else by now.
-fn mistaken() -> World {
+fn mistaken() -> Watched {
     let mut world = people();
     let carol = account_of(&world, CAROL).unwrap();
     let bob = |client: &mut Client, now| client.lookup(now, "bob");
-    world.done(ALICE, bob);
+    let asked = Asked::Lookup("bob".into());
+    world.done(ALICE, asked.clone(), bob);
+    world.lied(ALICE);
     world.liar = Some(Box::new(move |_, _, mut frame| {
         if let Body::Reply(Reply::Account { account, .. }) = &mut frame.body {
             *account = carol;
@@ -99,152 +110,27 @@ fn mistaken() -> World {
         vec![frame]
     }));
     world.cut(ALICE);
-    world.done(ALICE, bob);
+    world.done(ALICE, asked, bob);
     world.liar = None;
     world.cut(ALICE);
     world
-}
-
-// ---- looking ------------------------------------------------------------------------------------
-
-fn named(world: &World, device: usize, name: &str) -> Option<ChannelId> {
-    let groups = world.groups(device).into_iter();
-    groups.filter(|group| group.name.as_deref() == Some(name)).map(|group| group.channel).next()
-}
-
-fn account_of(world: &World, device: usize) -> Option<AccountId> {
-    let (_, sender, _) = world.devices[device].client.as_ref()?.whoami()?;
-    Some(sender.account)
-}
-
-fn is_member(world: &World, device: usize, channel: ChannelId) -> bool {
-    world.groups(device).iter().any(|group| group.channel == channel && group.member)
-}
-
-fn epoch(world: &World, device: usize, channel: ChannelId) -> Option<(u32, u64)> {
-    let group = world.groups(device).into_iter().find(|group| group.channel == channel);
-    group.map(|group| (group.generation, group.epoch))
-}
-
-fn heard(world: &World, device: usize, text: &str) -> bool {
-    world.bodies(device).iter().any(|body| body == text)
-}
-
-fn may(world: &World, device: usize) -> Result<(), Refused> {
-    world.devices[device].client.as_ref().map_or(Err(Refused::Stopped), Client::may_connect)
-}
-
-// ---- wishing ------------------------------------------------------------------------------------
-
-fn wish(
-    name: &'static str,
-    by: usize,
-    ask: impl Fn(&mut Client, Now) -> Result<Ticket, Refused> + 'static,
-) -> Wish {
-    let ask: Ask = Box::new(move |world| {
-        let now = world.now_of(by);
-        ask(world.client(by), now).map(Some)
-    });
-    Wish { name, by, kept: false, ask, holds: None }
-}
-
-impl Wish {
-    /// It is kept once it is durable, and it has come true when that holds.
-    fn kept_until(self, holds: impl Fn(&World) -> bool + 'static) -> Self {
-        Self { kept: true, ..self.until(holds) }
-    }
-
-    fn until(self, holds: impl Fn(&World) -> bool + 'static) -> Self {
-        let holds: Holds = Box::new(holds);
-        Self { holds: Some(holds), ..self }
-    }
-}
-
-fn says(by: usize, channel: ChannelId, text: &'static str, to: &'static [usize]) -> Wish {
-    wish("send", by, move |client, now| client.send(now, channel, text.as_bytes()))
-        .kept_until(move |world| to.iter().all(|device| heard(world, *device, text)))
-}
-
-fn reads(by: usize, channel: ChannelId) -> Wish {
-    let ask: Ask = Box::new(move |world| {
-        let now = world.now_of(by);
-        let last = world.messages(by).iter().map(|message| message.seq).max().unwrap_or(0);
-        world.client(by).ack(now, channel, last)?;
-        world.client(by).prefer(now, channel)?;
-        Ok(None)
-    });
-    Wish { name: "ack", by, kept: false, ask, holds: None }
-}
-
-fn invites(by: usize, channel: ChannelId, name: &'static str, device: usize) -> Wish {
-    wish("invite", by, move |client, now| client.invite(now, channel, name))
-        .kept_until(move |world| is_member(world, device, channel))
-}
-
-fn removes(world: &World, by: usize, channel: ChannelId, device: usize) -> Wish {
-    let account = account_of(world, device).unwrap();
-    let gone = move |world: &World| {
-        let known = world.groups(by).into_iter().find(|group| group.channel == channel);
-        known.is_some_and(|group| group.members < 3) && may(world, device).is_err()
-            || !is_member(world, device, channel)
-    };
-    wish("remove", by, move |client, now| client.remove(now, channel, account)).kept_until(gone)
-}
-
-/// The epoch of a group at a device has to be a later one.
-fn later_epoch(
-    name: &'static str,
-    by: usize,
-    channel: ChannelId,
-    ask: impl Fn(&mut Client, Now) -> Result<Ticket, Refused> + 'static,
-) -> Wish {
-    let before = Rc::new(Cell::new(None));
-    let first = before.clone();
-    let ask: Ask = Box::new(move |world| {
-        first.set(first.get().or(epoch(world, by, channel)));
-        let now = world.now_of(by);
-        ask(world.client(by), now).map(Some)
-    });
-    let holds: Holds = Box::new(move |world| epoch(world, by, channel) > before.get());
-    Wish { name, by, kept: true, ask, holds: Some(holds) }
-}
-
-fn password(name: &str) -> zeroize::Zeroizing<String> {
-    format!("password of {name}").into()
-}
-
-/// Registers, or logs in if a crash left an account behind.
-fn registers(by: usize, name: &'static str) -> Wish {
-    let tries = Cell::new(0);
-    wish("register", by, move |client, now| {
-        tries.set(tries.get() + 1);
-        if tries.get() % 2 == 1 && client.whoami().is_none() {
-            client.register(now, name, password(name))
-        } else {
-            client.login(now, name, password(name))
-        }
-    })
-    .until(move |world| may(world, by).is_ok())
-}
-
-fn logs_in(by: usize, name: &'static str) -> Wish {
-    wish("login", by, move |client, now| client.login(now, name, password(name)))
-        .until(move |world| may(world, by).is_ok())
 }
 
 // ---- the scripts --------------------------------------------------------------------------------
 
 fn account(_: &World) -> Vec<Wish> {
     vec![
-        wish("health", FRESH, Client::health),
+        wish("health", FRESH, Asked::Health, Client::health),
         registers(FRESH, "dave"),
-        wish("ping", FRESH, Client::ping),
-        wish("refresh_key_packages", FRESH, Client::refresh_key_packages),
-        wish("key_packages", FRESH, Client::key_packages),
-        wish("logout", FRESH, Client::logout)
+        wish("ping", FRESH, Asked::Ping, Client::ping),
+        wish("refresh_key_packages", FRESH, Asked::Packages, Client::refresh_key_packages),
+        wish("key_packages", FRESH, Asked::Packages, Client::key_packages),
+        wish("logout", FRESH, Asked::Logout, Client::logout)
             .until(|world| may(world, FRESH) == Err(Refused::LoggedOut)),
         logs_in(FRESH, "dave"),
-        wish("lookup", ALICE, |client, now| client.lookup(now, "dave")),
+        wish("lookup", ALICE, Asked::Lookup("dave".into()), |client, now| {
+            client.lookup(now, "dave")
+        }),
     ]
 }
 
@@ -262,17 +148,21 @@ fn questions(world: &World) -> Vec<Wish> {
     });
     let compare: Ask = Box::new(move |world| {
         let theirs = world.client(ALICE).checkpoint(channel)?.encode();
-        let now = world.now_of(BOB);
-        world.client(BOB).compare_checkpoint(now, channel, &theirs).map(Some)
+        let compare = |client: &mut Client, now| client.compare_checkpoint(now, channel, &theirs);
+        world.give(BOB, Asked::Compare, compare).map(Some)
     });
     vec![
-        wish("devices", ALICE, Client::devices),
-        wish("members", BOB, move |client, now| client.members(now, channel)),
-        Wish { name: "disconnect", by: BOB, kept: false, ask: away, holds: None },
-        Wish { name: "connect", by: BOB, kept: false, ask: back, holds: None },
+        wish("devices", ALICE, Asked::Devices, Client::devices),
+        wish("members", BOB, Asked::Members(channel), move |client, now| {
+            client.members(now, channel)
+        }),
+        Wish { name: "disconnect", by: BOB, ask: away, holds: None },
+        Wish { name: "connect", by: BOB, ask: back, holds: None },
         says(ALICE, channel, "to be proved", &[BOB, CAROL]),
-        wish("proofs", ALICE, move |client, now| client.proofs(now, channel, 0, 10)),
-        Wish { name: "compare", by: BOB, kept: false, ask: compare, holds: None },
+        wish("proofs", ALICE, Asked::Proofs(channel), move |client, now| {
+            client.proofs(now, channel, 0, 10)
+        }),
+        Wish { name: "compare", by: BOB, ask: compare, holds: None },
     ]
 }
 
@@ -280,8 +170,8 @@ fn second_device(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     let revoke: Ask = Box::new(|world| {
         let (_, sender, _) = world.client(FRESH).whoami().ok_or(Refused::NoAccount)?;
-        let now = world.now_of(BOB);
-        world.client(BOB).revoke(now, sender.device).map(Some)
+        let revoke = |client: &mut Client, now| client.revoke(now, sender.device);
+        world.give(BOB, Asked::Revoke(sender.device), revoke).map(Some)
     });
     let revoked: Holds = Box::new(move |world| {
         let ended = |event: &Event| matches!(event, Event::SessionEnded(_));
@@ -292,7 +182,7 @@ fn second_device(world: &World) -> Vec<Wish> {
     vec![
         Wish { holds: Some(Box::new(joined)), ..logs_in(FRESH, "bob") },
         says(FRESH, channel, "from the second", &[ALICE, BOB, CAROL]),
-        Wish { name: "revoke", by: BOB, kept: false, ask: revoke, holds: Some(revoked) },
+        Wish { name: "revoke", by: BOB, ask: revoke, holds: Some(revoked) },
         says(CAROL, channel, "without it", &[ALICE, BOB]),
     ]
 }
@@ -302,27 +192,27 @@ fn ended_by(world: &World, device: usize, is: impl Fn(&Event) -> bool) -> bool {
 }
 
 fn founding(_: &World) -> Vec<Wish> {
-    let create = wish("create_group", ALICE, |client, now| {
-        client.create_group(now, "new", Suite::Classical)
+    let asked = Asked::Create(planted("new"), Suite::Classical);
+    let create = wish("create_group", ALICE, asked, |client, now| {
+        client.create_group(now, &planted("new"), Suite::Classical)
     });
     let invite: Ask = Box::new(|world| {
         let channel = named(world, ALICE, "new").ok_or(Refused::UnknownChannel)?;
-        let now = world.now_of(ALICE);
-        world.client(ALICE).invite(now, channel, "bob").map(Some)
+        let invite = |client: &mut Client, now| client.invite(now, channel, "bob");
+        world.give(ALICE, Asked::Invite(channel, "bob".into()), invite).map(Some)
     });
     let send: Ask = Box::new(|world| {
         let channel = named(world, BOB, "new").ok_or(Refused::UnknownChannel)?;
-        let now = world.now_of(BOB);
-        world.client(BOB).send(now, channel, b"I am in").map(Some)
+        world.say(BOB, channel, "I am in").map(Some)
     });
     let invited: Holds = Box::new(|world| {
         named(world, BOB, "new").is_some_and(|channel| is_member(world, BOB, channel))
     });
-    let sent: Holds = Box::new(|world| heard(world, ALICE, "I am in"));
+    let sent: Holds = Box::new(|world| hears(world, ALICE, "I am in"));
     vec![
-        create.kept_until(|world| named(world, ALICE, "new").is_some()),
-        Wish { name: "invite", by: ALICE, kept: true, ask: invite, holds: Some(invited) },
-        Wish { name: "send", by: BOB, kept: true, ask: send, holds: Some(sent) },
+        create.until(|world| named(world, ALICE, "new").is_some()),
+        Wish { name: "invite", by: ALICE, ask: invite, holds: Some(invited) },
+        Wish { name: "send", by: BOB, ask: send, holds: Some(sent) },
     ]
 }
 
@@ -351,8 +241,8 @@ fn coming_and_going(world: &World) -> Vec<Wish> {
 fn leaving(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     let leave = |by: usize| {
-        wish("leave", by, move |client, now| client.leave(now, channel))
-            .kept_until(move |world| !is_member(world, by, channel))
+        wish("leave", by, Asked::Leave(channel), move |client, now| client.leave(now, channel))
+            .until(move |world| !is_member(world, by, channel))
     };
     vec![
         says(CAROL, channel, "farewell", &[ALICE, BOB]),
@@ -366,27 +256,34 @@ fn leaving(world: &World) -> Vec<Wish> {
 fn keys(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     vec![
-        later_epoch("update", BOB, channel, move |client, now| client.update(now, channel)),
+        later_epoch("update", BOB, channel, Asked::Update(channel), move |client, now| {
+            client.update(now, channel)
+        }),
         says(BOB, channel, "new leaf", &[ALICE, CAROL]),
-        wish("rotate", ALICE, Client::rotate),
+        wish("rotate", ALICE, Asked::Rotate, Client::rotate),
         says(ALICE, channel, "new key", &[BOB, CAROL]),
     ]
+}
+
+/// Another name for a group.
+fn h() -> ProfileChange {
+    ProfileChange { name: Some(planted("h")), ..ProfileChange::default() }
 }
 
 fn profile_and_roles(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     let bob = account_of(world, BOB).unwrap();
-    let rename = move |client: &mut Client, now: Now| {
-        let change = ProfileChange { name: Some("h".into()), ..ProfileChange::default() };
-        client.set_metadata(now, channel, change)
-    };
+    let rename = move |client: &mut Client, now: Now| client.set_metadata(now, channel, h());
     vec![
-        wish("set_metadata", ALICE, rename).kept_until(|world| {
-            [ALICE, BOB, CAROL].iter().all(|d| named(world, *d, "h").is_some())
-        }),
-        later_epoch("set_role", ALICE, channel, move |client, now| {
-            client.set_role(now, channel, bob, Role::Admin)
-        }),
+        wish("set_metadata", ALICE, Asked::Describe(channel), rename)
+            .until(|world| [ALICE, BOB, CAROL].iter().all(|d| named(world, *d, "h").is_some())),
+        later_epoch(
+            "set_role",
+            ALICE,
+            channel,
+            Asked::Role(channel, bob, true),
+            move |client, now| client.set_role(now, channel, bob, Role::Admin),
+        ),
         removes(world, BOB, channel, CAROL),
         says(BOB, channel, "an admin", &[ALICE]),
     ]
@@ -397,38 +294,38 @@ fn contention(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     let bob = account_of(world, BOB).unwrap();
     let all: Ask = Box::new(move |world| {
-        let change = ProfileChange { name: Some("h".into()), ..ProfileChange::default() };
         for _ in 0..4 {
             for device in [ALICE, BOB] {
-                let now = world.now_of(device);
-                world.client(device).update(now, channel)?;
+                let update = |client: &mut Client, now| client.update(now, channel);
+                world.give(device, Asked::Update(channel), update)?;
             }
         }
-        let now = world.now_of(BOB);
-        world.client(BOB).set_metadata(now, channel, change)?;
-        let now = world.now_of(CAROL);
-        world.client(CAROL).remove(now, channel, bob).map(Some)
+        let rename = |client: &mut Client, now| client.set_metadata(now, channel, h());
+        world.give(BOB, Asked::Describe(channel), rename)?;
+        let remove = |client: &mut Client, now| client.remove(now, channel, bob);
+        world.give(CAROL, Asked::Remove(channel, bob), remove).map(Some)
     });
     let removed: Holds = Box::new(move |world| !is_member(world, BOB, channel));
     vec![
-        Wish { name: "all at once", by: CAROL, kept: true, ask: all, holds: Some(removed) },
+        Wish { name: "all at once", by: CAROL, ask: all, holds: Some(removed) },
         says(CAROL, channel, "at last", &[ALICE]),
     ]
 }
 
 fn direct(_: &World) -> Vec<Wish> {
     let open = |by: usize, name: &'static str| {
-        wish("open_direct", by, move |client, now| client.open_direct(now, name))
-            .kept_until(move |world| named(world, by, name).is_some())
+        wish("open_direct", by, Asked::Direct(name.into()), move |client, now| {
+            client.open_direct(now, name)
+        })
+        .until(move |world| named(world, by, name).is_some())
     };
     let send = |by: usize, name: &'static str, to: usize, text: &'static str| {
         let ask: Ask = Box::new(move |world| {
             let channel = named(world, by, name).ok_or(Refused::UnknownChannel)?;
-            let now = world.now_of(by);
-            world.client(by).send(now, channel, text.as_bytes()).map(Some)
+            world.say(by, channel, text).map(Some)
         });
-        let holds: Holds = Box::new(move |world| heard(world, to, text));
-        Wish { name: "send", by, kept: true, ask, holds: Some(holds) }
+        let holds: Holds = Box::new(move |world| hears(world, to, text));
+        Wish { name: "send", by, ask, holds: Some(holds) }
     };
     vec![
         open(ALICE, "bob"),
@@ -448,8 +345,10 @@ fn reset(world: &World) -> Vec<Wish> {
     };
     vec![
         says(BOB, channel, "before", &[ALICE, CAROL]),
-        wish("reset", ALICE, move |client, now| client.reset(now, channel, None))
-            .kept_until(all_back),
+        wish("reset", ALICE, Asked::Reset(channel, None), move |client, now| {
+            client.reset(now, channel, None)
+        })
+        .until(all_back),
         says(CAROL, channel, "after", &[ALICE, BOB]),
     ]
 }
@@ -457,7 +356,9 @@ fn reset(world: &World) -> Vec<Wish> {
 fn rejoin(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     vec![
-        later_epoch("rejoin", BOB, channel, move |client, now| client.rejoin(now, channel)),
+        later_epoch("rejoin", BOB, channel, Asked::Rejoin(channel), move |client, now| {
+            client.rejoin(now, channel)
+        }),
         says(BOB, channel, "back", &[ALICE, CAROL]),
         says(ALICE, channel, "good", &[BOB, CAROL]),
     ]
@@ -468,10 +369,12 @@ fn trust(world: &World) -> Vec<Wish> {
     let known =
         move |world: &World| world.devices[ALICE].client.as_ref().and_then(|c| c.trust(bob));
     vec![
-        wish("lookup", ALICE, |client, now| client.lookup(now, "bob")),
-        wish("mark_verified", ALICE, move |client, now| client.mark_verified(now, bob))
-            .kept_until(move |world| known(world) == Some(Trust::Verified)),
-        wish("forget", ALICE, move |client, now| client.forget(now, bob))
+        wish("lookup", ALICE, Asked::Lookup("bob".into()), |client, now| client.lookup(now, "bob")),
+        wish("mark_verified", ALICE, Asked::Verify(bob), move |client, now| {
+            client.mark_verified(now, bob)
+        })
+        .until(move |world| known(world) == Some(Trust::Verified)),
+        wish("forget", ALICE, Asked::Forget(bob), move |client, now| client.forget(now, bob))
             .until(move |world| known(world) != Some(Trust::Verified)),
     ]
 }
@@ -481,17 +384,21 @@ fn acceptance(world: &World) -> Vec<Wish> {
     let known =
         move |world: &World| world.devices[ALICE].client.as_ref().and_then(|c| c.trust(carol));
     vec![
-        wish("accept_change", ALICE, move |client, now| client.accept_change(now, carol))
-            .kept_until(move |world| known(world) == Some(Trust::Seen)),
-        wish("mark_verified", ALICE, move |client, now| client.mark_verified(now, carol))
-            .kept_until(move |world| known(world) == Some(Trust::Verified)),
+        wish("accept_change", ALICE, Asked::Accept(carol), move |client, now| {
+            client.accept_change(now, carol)
+        })
+        .until(move |world| known(world) == Some(Trust::Seen)),
+        wish("mark_verified", ALICE, Asked::Verify(carol), move |client, now| {
+            client.mark_verified(now, carol)
+        })
+        .until(move |world| known(world) == Some(Trust::Verified)),
     ]
 }
 
 fn end_of_account(world: &World) -> Vec<Wish> {
     let channel = named(world, ALICE, "g").unwrap();
     vec![
-        wish("delete_account", CAROL, Client::delete_account)
+        wish("delete_account", CAROL, Asked::Delete, Client::delete_account)
             .until(|world| may(world, CAROL).is_err()),
         removes(world, ALICE, channel, CAROL),
         says(BOB, channel, "one less", &[ALICE]),

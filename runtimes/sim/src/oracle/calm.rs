@@ -9,8 +9,11 @@ use qpc_protocol::id::{ChannelId, Sender};
 use qpc_protocol::wire::message::ChannelKind;
 
 use super::Oracle;
+use super::answers::Asked;
+use super::limits;
 use super::log::{Broken, Log};
-use super::reader::{Asked, Issued, Reader};
+use super::reader::{Issued, Reader};
+use super::secrets::left_over;
 use crate::world::World;
 
 /// What is not true yet, if anything: a promise, and what is there in its place.
@@ -20,15 +23,11 @@ pub(crate) type Converging = Option<Broken>;
 type Present<'a> = (usize, &'a Client, Sender);
 
 impl Oracle {
-    /// The devices that can have a session, but for those that were lied to and said so: what they were told may keep
-    /// them out of a group until somebody acts.
+    /// The devices that can have a session.
     fn present<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Present<'a>> {
         self.readers.iter().zip(&world.devices).enumerate().filter_map(
             |(index, (reader, device))| {
                 let client = device.client.as_ref()?;
-                if reader.lied && reader.alarmed {
-                    return None;
-                }
                 let sender = reader.sender.filter(|sender| self.logs.is_active(*sender))?;
                 client.may_connect().is_ok().then_some((index, client, sender))
             },
@@ -44,7 +43,8 @@ impl Oracle {
             let reader = &self.readers[device];
             // Who founded a direct channel and was kept from adding the other waits, and the other too. So it does if
             // the founder does not come back, and the founder as long as there is nobody to be added.
-            let asks = |issued: &Issued| issued.asked == Asked::Direct && !issued.answered;
+            let asks =
+                |issued: &Issued| matches!(issued.asked, Asked::Direct(_)) && !issued.answered;
             let unmet = reader.tickets.values().any(asks)
                 && (self.dishonest
                     || self.is_founded_and_left(world, sender)
@@ -54,14 +54,18 @@ impl Oracle {
                 let log = self.logs.channels.get(id);
                 log.is_some_and(|log| log.members().contains(&sender))
             };
+            let stays = |(id, log): (&ChannelId, &Log)| {
+                let lost = reader.has_lost(*id) && kept_out(id);
+                lost || reader.is_denied(*id) || reader.is_kept(*id, log)
+            };
             let mut groups = client.groups().into_iter();
             let strange = groups.any(|group| self.waits_for_a_member(reader, &group));
-            let waits = behind || unmet || strange || reader.lost.iter().any(kept_out);
+            let waits = behind || unmet || strange || self.logs.channels.iter().any(stays);
             if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
             let open = reader.tickets.iter().find(|(_, issued)| {
-                let waits = waits || issued.asked == Asked::Direct;
+                let waits = waits || matches!(issued.asked, Asked::Direct(_));
                 issued.life == reader.life && !issued.answered && !waits
             });
             if let Some((ticket, issued)) = open {
@@ -87,19 +91,18 @@ impl Oracle {
 
     /// Those of them who bring others back into a group that they have reset: a backup may not know that it has.
     fn faithful(&self, world: &World, id: ChannelId) -> BTreeSet<Sender> {
-        let restored = self.readers.iter().filter(|reader| reader.restored);
+        let now = self.logs.channels.get(&id).map_or(0, |log| log.place.0);
+        let forgot = |reader: &&Reader| reader.forgot.get(&id).is_some_and(|of| *of < now);
+        let restored = self.readers.iter().filter(forgot);
         let restored: BTreeSet<_> = restored.filter_map(|reader| reader.sender).collect();
         self.staying(world, id).difference(&restored).copied().collect()
     }
 
     /// Whether a device that cannot read the log on, since it was restored or away for too long, does not know who moved
-    /// the group last: it says so, and waits until somebody does whom it knows. Or what moved it was forged.
+    /// the group last: it says so, and waits until somebody does whom it knows.
     fn waits_for_a_member(&self, reader: &Reader, group: &GroupSummary) -> bool {
         let log = self.logs.channels.get(&group.channel);
-        if reader.unopened.contains(&group.channel) {
-            return true;
-        }
-        (reader.restored || reader.out.contains(&group.channel))
+        (reader.restored || reader.is_out_of(group.channel))
             && log.is_some_and(|log| log.is_moved_by_a_stranger((group.generation, group.epoch)))
     }
 
@@ -139,12 +142,13 @@ impl Oracle {
 
     /// Members who do not stand where the log ends, or not in the same epoch.
     fn disagreement(&self, world: &World, id: ChannelId, log: &Log) -> Converging {
-        let mut said: Option<(usize, Vec<u8>)> = None;
+        let mut said: Option<(usize, GroupSummary)> = None;
         for (device, client, sender) in self.present(world) {
             let group = client.groups().into_iter().find(|group| group.channel == id);
             let reader = &self.readers[device];
             // Whose records of a group do not even tell whose it was has said so, and waits for a member.
-            let mut unknown = reader.torn.contains(&id) && reader.lost.contains(&id);
+            let mut unknown = reader.torn.contains(&id) && reader.has_lost(id);
+            unknown |= reader.is_denied(id) || reader.is_kept(id, log);
             // A backup from between two memberships.
             unknown |= reader.restored && group.as_ref().is_some_and(|group| !group.member);
             if reader.leaving.contains(&id) || unknown {
@@ -160,7 +164,7 @@ impl Oracle {
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
                 // What a thief did with the device's own keys, the device does not know.
-                let kept_out = reader.stolen || reader.lost.contains(&id);
+                let kept_out = reader.stolen || reader.has_lost(id);
                 if (log.kind == ChannelKind::Direct && alone) || kept_out {
                     continue;
                 }
@@ -169,16 +173,30 @@ impl Oracle {
             if self.waits_for_a_member(reader, &group) {
                 continue;
             }
-            if let Some(what) = difference(log, &group, reader) {
+            let difference = difference(log, &group);
+            let difference = difference.or_else(|| {
+                let told = reader.lied && reader.alarmed.contains(&id);
+                let another = parts(log, &group) && !told && !reader.parted.contains(&id);
+                another.then(|| "another chain".into())
+            });
+            if let Some(what) = difference {
                 let what = format!("device {device}, {id}: {what}");
                 return Some(("members stand where the log ends", what));
             }
             match &said {
-                None => said = Some((device, group.authenticator)),
-                Some((_, authenticator)) if *authenticator == group.authenticator => {}
-                Some((other, _)) => {
-                    let what = format!("devices {device} and {other}, {id}, {:?}", log.place);
-                    return Some(("an epoch has one authenticator", what));
+                None => said = Some((device, group)),
+                Some((other, first)) => {
+                    let what = || format!("devices {device} and {other}, {id}, {:?}", log.place);
+                    if first.authenticator != group.authenticator {
+                        return Some(("an epoch has one authenticator", what()));
+                    }
+                    // Whoever has heard no name yet says none.
+                    let named = log.kind == ChannelKind::Group
+                        && group.name.is_some()
+                        && first.name.is_some();
+                    if named && first.name != group.name {
+                        return Some(("members call a group the same", what()));
+                    }
                 }
             }
         }
@@ -197,16 +215,63 @@ impl Oracle {
         let missing = self.missing(&present);
         let kept = self.kept(world, &present);
         let unread = self.unread_for_nothing(&present);
+        let over = self.left_over(world);
         self.checks += self.said.len() as u64;
         self.broken(missing);
         self.broken(kept);
         self.broken(unread);
+        self.broken(over);
+        self.excuses_end(world);
+    }
+
+    /// What is on a disk and should be gone, or is too much.
+    fn left_over(&self, world: &World) -> Option<Broken> {
+        let devices = self.readers.iter().zip(&world.devices).enumerate();
+        let mut honest = devices.filter(|(_, (reader, _))| !reader.lied && !reader.restored);
+        honest.find_map(|(device, (reader, at))| {
+            let ended = at.client.as_ref()?.may_connect().is_err();
+            limits::kept(reader, &at.disk)
+                .or_else(|| left_over(reader, &at.disk, world.now_of(device).wall, ended))
+                .map(|(rule, what)| (rule, format!("device {device}: {what}")))
+        })
+    }
+
+    /// Who stands where everybody stands, in all its groups, is not excused any more.
+    fn excuses_end(&mut self, world: &World) {
+        let mut whole = Vec::new();
+        for (device, client, sender) in self.present(world) {
+            let groups = client.groups();
+            let stands = |(id, log): (&ChannelId, &Log)| {
+                let group = groups.iter().find(|group| group.channel == *id);
+                let member = log.members().contains(&sender);
+                match group.filter(|group| group.member) {
+                    Some(group) => difference(log, group).is_none(),
+                    None => !member || self.readers[device].leaving.contains(id),
+                }
+            };
+            let parts = |group: &&GroupSummary| {
+                let log = self.logs.channels.get(&group.channel);
+                group.member && log.is_some_and(|log| parts(log, group))
+            };
+            let parted: BTreeSet<_> = groups.iter().filter(parts).map(|g| g.channel).collect();
+            let reader = &self.readers[device];
+            let told = |id| reader.alarmed.contains(id) || reader.parted.contains(id);
+            let whole_again = parted.iter().all(told) && self.logs.channels.iter().all(stands);
+            if client.is_idle() && whole_again {
+                whole.push((device, parted));
+            }
+        }
+        for (device, parted) in whole {
+            self.readers[device].parted = parted;
+            let heads = self.logs.channels.iter().map(|(id, log)| (*id, log.head()));
+            self.readers[device].is_whole(heads);
+        }
     }
 
     /// Messages that a device should have read and did not.
     fn missing(&self, present: &BTreeMap<usize, Sender>) -> Option<Broken> {
         for (number, said) in (0_u32..).zip(&self.said) {
-            let (Some(seq), false) = (said.at, self.readers[said.device].lied) else { continue };
+            let (Some(seq), false) = (said.at, said.spoilt) else { continue };
             let Some(log) = self.logs.channels.get(&said.channel) else { continue };
             let Some(entry) = log.entry(seq) else { continue };
             for (device, sender) in present {
@@ -242,9 +307,6 @@ impl Oracle {
     fn kept(&self, world: &World, present: &BTreeMap<usize, Sender>) -> Option<Broken> {
         for (device, sender) in present {
             let reader = &self.readers[*device];
-            if reader.lied || reader.restored || !reader.out.is_empty() || !reader.back.is_empty() {
-                continue;
-            }
             let disk = &world.devices[*device].disk;
             let records: Vec<u8> = disk
                 .iter()
@@ -254,7 +316,9 @@ impl Oracle {
             for ((channel, seq), key) in &self.keys {
                 let Some(log) = self.logs.channels.get(channel) else { continue };
                 let own = log.entry(*seq).is_some_and(|entry| entry.sender == *sender);
-                if !(own || log.is_for(*sender, *seq)) || !log.members().contains(sender) {
+                let missed = reader.has_missed(*channel);
+                if missed || !(own || log.is_for(*sender, *seq)) || !log.members().contains(sender)
+                {
                     continue;
                 }
                 let found = memmem::find(&records, &key.key).is_some()
@@ -276,7 +340,7 @@ impl Oracle {
     }
 }
 
-fn difference(log: &Log, group: &GroupSummary, reader: &Reader) -> Option<String> {
+fn difference(log: &Log, group: &GroupSummary) -> Option<String> {
     let ours = (group.generation, group.epoch);
     if !group.member || ours != log.place {
         return Some(format!("{ours:?}, member: {}; the log: {:?}", group.member, log.place));
@@ -287,6 +351,11 @@ fn difference(log: &Log, group: &GroupSummary, reader: &Reader) -> Option<String
     if group.members as usize != log.members().len() {
         return Some(format!("{} members; the log: {}", group.members, log.members().len()));
     }
-    let other = log.chain.is_some_and(|chain| chain != group.chain);
-    (other && !reader.lied).then(|| "another chain".to_owned())
+    None
+}
+
+/// Whether a device has read another log than there is.
+fn parts(log: &Log, group: &GroupSummary) -> bool {
+    let chain = log.chain_at(log.head());
+    group.cursor == log.head() && chain.is_some_and(|chain| chain != group.chain)
 }

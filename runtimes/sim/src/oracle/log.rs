@@ -7,6 +7,8 @@ use qpc_protocol::limits::PAST_EPOCHS;
 use qpc_protocol::server::op::{Append, Commit, Reset, StoreOp, StoreReply};
 use qpc_protocol::wire::message::{self as wire, ChannelKind, EntryKind, Username};
 
+use super::secrets::package_of;
+
 /// A generation of a channel and an epoch of it: in this order.
 pub(super) type Place = (u32, u64);
 
@@ -33,8 +35,9 @@ struct Span {
 pub(super) struct Log {
     pub(super) kind: ChannelKind,
     pub(super) place: Place,
-    /// Up to the head; not known right after an entry that the store wrote itself.
-    pub(super) chain: Option<Digest>,
+    /// After each entry; not known of one that the store wrote itself.
+    chains: Vec<Option<Digest>>,
+    creator: Sender,
     /// The seq of the last reset; 0 if there was none.
     reset: u64,
     entries: Vec<Entry>,
@@ -85,9 +88,24 @@ impl Log {
         })
     }
 
+    /// Who had a leaf in an epoch.
+    pub(super) fn members_at(&self, place: Place) -> Option<&BTreeSet<Sender>> {
+        self.members.get(&place)
+    }
+
     /// Every membership there was.
-    pub(super) fn memberships(&self) -> impl Iterator<Item = &BTreeSet<Sender>> {
-        self.members.values()
+    pub(super) fn memberships(&self) -> impl Iterator<Item = (&Place, &BTreeSet<Sender>)> {
+        self.members.iter()
+    }
+
+    /// The chain up to an entry, if it is known.
+    pub(super) fn chain_at(&self, seq: u64) -> Option<Digest> {
+        *self.chains.get(usize::try_from(seq.checked_sub(1)?).ok()?)?
+    }
+
+    /// Who made it.
+    pub(super) fn creator(&self) -> Sender {
+        self.creator
     }
 
     /// Whether the device has the keys of an epoch.
@@ -123,8 +141,9 @@ impl Log {
         self.spans.iter().any(|span| span.device == device)
     }
 
-    fn push(&mut self, entry: Entry) {
+    fn push(&mut self, entry: Entry, chain: Option<Digest>) {
         self.entries.push(entry);
+        self.chains.push(chain);
     }
 
     fn join(&mut self, device: Sender, seq: u64) {
@@ -166,17 +185,32 @@ impl Span {
 pub(super) struct Logs {
     pub(super) channels: BTreeMap<ChannelId, Log>,
     pub(super) accounts: BTreeMap<Username, AccountId>,
+    /// The devices that were registered, and their keys.
+    pub(super) devices: BTreeMap<Sender, [u8; 32]>,
+    /// Those whose tokens were ended.
+    pub(super) logged_out: BTreeSet<Sender>,
+    /// What was counted of whose key packages.
+    pub(super) packages: BTreeMap<Sender, BTreeSet<(u32, bool)>>,
     /// Revoked, or of a deleted account.
-    gone: BTreeSet<DeviceId>,
+    pub(super) gone: BTreeSet<DeviceId>,
+    /// By which key package each device came in, the last time.
+    joined_by: BTreeMap<(ChannelId, Sender), Vec<u8>>,
+    /// Up to where entries of a channel are gone.
+    gone_to: BTreeMap<ChannelId, u64>,
     /// Key packages that were handed out, but for those of last resort.
-    claimed: BTreeSet<Digest>,
+    pub(super) claimed: BTreeSet<Digest>,
     pub(super) deleted: BTreeSet<AccountId>,
 }
 
 impl Logs {
-    /// Whether a device may still have sessions.
-    pub(super) fn is_active(&self, device: Sender) -> bool {
-        !self.gone.contains(&device.device) && !self.deleted.contains(&device.account)
+    /// The key package by which a device was added to a channel last.
+    pub(super) fn joined_by(&self, channel: ChannelId, device: Sender) -> Option<&Vec<u8>> {
+        self.joined_by.get(&(channel, device))
+    }
+
+    /// Whether the store has let an entry go.
+    pub(super) fn is_gone(&self, channel: ChannelId, seq: u64) -> bool {
+        self.gone_to.get(&channel).is_some_and(|gone| seq <= *gone)
     }
 
     /// The entry of a submission.
@@ -187,13 +221,8 @@ impl Logs {
 
     /// One operation was executed.
     pub(super) fn executed(&mut self, op: &StoreOp, reply: &StoreReply) -> Result<(), Broken> {
+        self.of_accounts(op, reply)?;
         match (op, reply) {
-            (StoreOp::CreateAccount(row), StoreReply::Done) => {
-                let before = self.accounts.insert(row.username.clone(), row.account);
-                if before.is_some() {
-                    return Err(("one account per name", row.username.to_string()));
-                }
-            }
             (StoreOp::DeleteAccount { account, .. }, StoreReply::Done) => {
                 self.deleted.insert(*account);
                 for log in self.channels.values_mut() {
@@ -220,22 +249,22 @@ impl Logs {
                 self.append(append, *seq, *chain, *duplicate)?;
             }
             (StoreOp::Commit(commit), StoreReply::Appended { seq, chain, duplicate, .. }) => {
+                for (added, welcome) in commit.adds.iter().zip(&commit.welcomes) {
+                    let at = (commit.channel, added.sender);
+                    self.joined_by.extend(package_of(welcome).map(|by| (at, by.to_vec())));
+                }
                 self.commit(commit, *seq, *chain, *duplicate)?;
             }
             (StoreOp::ResetChannel(reset), StoreReply::Appended { seq, chain, duplicate, .. }) => {
                 self.reset(reset, *seq, *chain, *duplicate)?;
             }
-            (StoreOp::Fetch { channel, reader, .. }, StoreReply::Entries { entries, .. }) => {
+            (
+                StoreOp::Fetch { channel, reader, .. },
+                StoreReply::Entries { entries, first, .. },
+            ) => {
+                let gone = self.gone_to.entry(*channel).or_default();
+                *gone = (*gone).max(first.saturating_sub(1));
                 self.fetched(*channel, *reader, entries)?;
-            }
-            (StoreOp::ClaimKeyPackages { .. }, StoreReply::Claimed(claimed)) => {
-                let once = claimed.iter().filter(|claimed| !claimed.last_resort);
-                for package in once.filter_map(|claimed| claimed.package.as_ref()) {
-                    if !self.claimed.insert(Digest::of(&[package])) {
-                        let what = format!("{} bytes", package.len());
-                        return Err(("a key package is handed out once", what));
-                    }
-                }
             }
             _ => {}
         }
@@ -264,7 +293,8 @@ impl Logs {
         let mut log = Log {
             kind,
             place,
-            chain: None,
+            chains: Vec::new(),
+            creator,
             reset: 0,
             entries: Vec::new(),
             members: BTreeMap::from([(place, BTreeSet::from([creator]))]),
@@ -285,8 +315,7 @@ impl Logs {
         let Some(log) = self.channels.get_mut(&id) else { return Ok(()) };
         in_order(log, seq)?;
         let (kind, place, message) = (EntryKind::Revocation, log.place, MessageId([0; 16]));
-        log.push(Entry { kind, place, sender: by, message });
-        log.chain = None;
+        log.push(Entry { kind, place, sender: by, message }, None);
         log.leave(Sender { account: by.account, device }, seq);
         Ok(())
     }
@@ -346,8 +375,10 @@ impl Logs {
             return Err(("only members submit", format!("{} {seq}", op.channel)));
         }
         let place = (op.generation, op.epoch);
-        log.push(Entry { kind: op.kind, place, sender: op.sender, message: op.message });
-        log.chain = Some(chain);
+        log.push(
+            Entry { kind: op.kind, place, sender: op.sender, message: op.message },
+            Some(chain),
+        );
         Ok(())
     }
 
@@ -376,8 +407,10 @@ impl Logs {
         if !log.members().contains(&op.sender) {
             return Err(("only members commit", format!("{} {seq}", op.channel)));
         }
-        log.push(Entry { kind: EntryKind::Commit, place, sender: op.sender, message: op.message });
-        log.chain = Some(chain);
+        log.push(
+            Entry { kind: EntryKind::Commit, place, sender: op.sender, message: op.message },
+            Some(chain),
+        );
         let mut members = log.members().clone();
         log.place.1 += 1;
         for device in &op.removes {
@@ -410,8 +443,7 @@ impl Logs {
         let before: Vec<_> = log.members().iter().copied().collect();
         let place = (op.generation, 0);
         let (kind, sender, message) = (EntryKind::Reset, op.founder, op.message);
-        log.push(Entry { kind, place, sender, message });
-        log.chain = Some(chain);
+        log.push(Entry { kind, place, sender, message }, Some(chain));
         before.iter().for_each(|device| log.leave(*device, seq));
         // Who waits since the reset before reads on to this one.
         let last = Some(log.reset).filter(|reset| *reset > 0);

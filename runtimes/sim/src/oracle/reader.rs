@@ -3,37 +3,63 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use qpc_protocol::client::event::{Event, Failed, Outcome};
-use qpc_protocol::id::{ChannelId, Sender};
+use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Sender};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::store::batch::{Batch, Op};
+use qpc_protocol::store::record;
 
-use super::log::Place;
-
-/// What a command asked for, as far as its answer can be held against anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
-    /// A message: its number in [`Oracle::said`](super::Oracle::said).
-    Said(u32),
-    /// The direct channel with somebody: waits for the other.
-    Direct,
-    /// To leave a group.
-    Leave(ChannelId),
-    /// Somebody's account.
-    Lookup(String),
-    /// Who is in a group.
-    Members(ChannelId),
-    /// Whether another device read the same.
-    Compare,
-    /// Something else.
-    Other(&'static str),
-}
+use super::answers::Asked;
+use super::log::{Log, Place};
+use super::secrets::Joined;
+use super::stored::{Contact, Rotation, Row, channel_of, contact_of};
 
 /// A command that was accepted.
 #[derive(Clone, Debug)]
 pub(super) struct Issued {
-    pub(super) life: u32,
     pub(super) asked: Asked,
+    /// The devices of its account then, and their keys.
+    pub(super) devices: BTreeMap<DeviceId, [u8; 32]>,
+    /// The life of the device in which it has to be answered: in which it was given, or in which what is stored of it was
+    /// found.
+    pub(super) life: u32,
+    /// Something of it was on the disk.
+    durable: bool,
+    /// What became of it was on the disk: whoever goes off before telling it never does.
+    settled: bool,
     pub(super) answered: bool,
+}
+
+impl Issued {
+    pub(super) fn new(asked: Asked, devices: BTreeMap<DeviceId, [u8; 32]>) -> Self {
+        Self { asked, devices, life: 0, durable: false, settled: false, answered: false }
+    }
+}
+
+/// Entries that a device cannot read: those of a channel behind the seq, up to there.
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    channel: ChannelId,
+    after: u64,
+    until: Until,
+}
+
+/// Where a device is whole again.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// At that entry, which it has.
+    Seq(u64),
+    /// In that epoch.
+    Epoch(Place),
+}
+
+impl Missed {
+    fn is(&self, (channel, seq): At, place: Place) -> bool {
+        let before = match self.until {
+            Until::Seq(until) => seq < until,
+            Until::Epoch(epoch) => place < epoch,
+        };
+        self.channel == channel && seq > self.after && before
+    }
 }
 
 /// Where a message is: channel and seq.
@@ -62,35 +88,47 @@ pub(super) struct Reader {
     pub(super) tickets: BTreeMap<Ticket, Issued>,
     /// The outbox as it is on its disk.
     pub(super) outbox: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// Came back to a group at this place; what is before it may be missed.
-    pub(super) back: BTreeMap<ChannelId, Place>,
-    /// Fell out of these, and is not back.
-    pub(super) out: BTreeSet<ChannelId>,
-    /// Entries that were gone before it read them.
-    pub(super) gaps: Vec<(ChannelId, u64, u64)>,
-    /// It was lied to, or its own words were changed.
+    /// Commands that are on its disk.
+    queued: BTreeSet<Ticket>,
+    /// The change of its key that is on its disk.
+    rotating: Option<Ticket>,
+    /// What it has stored of its channels.
+    pub(super) rows: BTreeMap<ChannelId, Row>,
+    /// What it has stored of others.
+    pub(super) contacts: BTreeMap<AccountId, Contact>,
+    /// What it missed, for good.
+    missed: Vec<Missed>,
+    /// Fell out of these when it had read so far, and is not back.
+    out: BTreeMap<ChannelId, u64>,
+    /// It was lied to, or its own words were changed, and it is not whole again.
     pub(super) lied: bool,
+    /// How far it had read when that began.
+    honest_to: BTreeMap<ChannelId, u64>,
     /// Somebody else goes on from a copy of its disk.
     pub(super) stolen: bool,
-    /// The path secrets of its commits were forged.
-    pub(super) forger: bool,
-    /// Groups of a forger of which it has said that it cannot read them on: it does not come back by what is from outside.
-    pub(super) unopened: BTreeSet<ChannelId>,
     /// It was led into another history.
     pub(super) forked: bool,
-    /// It said that something is wrong with what it was told.
-    pub(super) alarmed: bool,
-    /// Its disk was put back to an older state.
+    /// The groups of which it said that something is wrong with what it was told.
+    pub(super) alarmed: BTreeSet<ChannelId>,
+    /// Groups whose log it has read otherwise than others, which it said: that stays so until it comes in anew.
+    pub(super) parted: BTreeSet<ChannelId>,
+    /// It was told that a name leads to another account than it did, and is told so again after each start.
+    pub(super) misled: bool,
+    /// The key packages by which it came in.
+    pub(super) joined_by: Vec<Joined>,
+    /// Its disk was put back to an older state, and it is not whole again.
     pub(super) restored: bool,
+    /// Generations that its backup was in, of groups that were in another one then.
+    pub(super) forgot: BTreeMap<ChannelId, u32>,
     /// Groups of which a record was torn.
     pub(super) torn: BTreeSet<ChannelId>,
-    /// Groups that it is kept out of: added to after the backup that it was restored from.
-    pub(super) lost: BTreeSet<ChannelId>,
     /// Where it was told that it became a member, the last time.
     pub(super) joined: BTreeMap<ChannelId, Place>,
     /// Groups whose welcome may have gone from its inbox before it was read, which it was told: it comes in from outside,
     /// if it still is a member.
     pub(super) unwelcomed: BTreeSet<ChannelId>,
+    /// Groups that it is kept out of, and how far it had read them: added to after the backup that it was restored from.
+    lost: BTreeMap<ChannelId, u64>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
@@ -100,39 +138,84 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// It was switched on again.
-    pub(super) fn start(&mut self) {
+    /// It was switched on again: what is on its disk of a command has to be answered in this life. Returns the texts of
+    /// which there is nothing.
+    pub(super) fn start(&mut self) -> Vec<u32> {
         self.life += 1;
         self.last.clear();
         self.read.clear();
         self.unread = 0;
+        let mut lost = Vec::new();
+        for (ticket, issued) in &mut self.tickets {
+            let owed = self.queued.contains(ticket) && !issued.settled;
+            if owed || self.rotating == Some(*ticket) {
+                issued.life = self.life;
+            } else if let (Asked::Said(number), false, false) =
+                (&issued.asked, issued.answered, issued.durable)
+            {
+                lost.push(*number);
+            }
+        }
+        lost
     }
 
-    /// Its disk is an older one: what it was told and what it asked for may come again.
-    pub(super) fn put_back(&mut self, disk: &BTreeMap<Vec<u8>, Vec<u8>>) {
+    /// Its disk is an older one: what it was told and what it asked for may come again. Returns the texts that are queued
+    /// on it.
+    pub(super) fn put_back(&mut self, disk: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u32> {
         self.restored = true;
         if !disk.contains_key(b"d/identity".as_slice()) {
             self.sender = None;
         }
         self.acked.clear();
         self.told.clear();
-        self.tickets.clear();
         self.leaving.clear();
-        self.stored = disk.keys().filter_map(|key| message_key(key)).collect();
-        let outbox = disk.iter().filter(|(key, _)| key.starts_with(b"d/o/"));
-        self.outbox = outbox.map(|(key, value)| (key.clone(), value.clone())).collect();
+        self.stored.clear();
+        self.outbox.clear();
+        self.queued.clear();
+        self.rotating = None;
+        self.contacts.clear();
+        self.rows.clear();
+        disk.iter().for_each(|(key, value)| self.put(key, value));
+        let queued =
+            |ticket: &Ticket| self.queued.contains(ticket) || self.rotating == Some(*ticket);
+        self.tickets.retain(|ticket, _| queued(ticket));
+        for issued in self.tickets.values_mut() {
+            (issued.settled, issued.answered) = (false, false);
+        }
+        let texts = self.tickets.values().filter_map(|issued| match issued.asked {
+            Asked::Said(number) => Some(number),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.stored.extend(message_key(key));
+        if key.starts_with(b"d/o/") {
+            self.outbox.insert(key.to_vec(), value.to_vec());
+        }
+        self.queued.extend(ticket_key(key));
+        if let Some((of, row)) = channel_of(key).zip(record::decode(key, value).ok()) {
+            self.rows.insert(of, row);
+        }
+        if key == b"d/rotation" {
+            self.rotating = Rotation::read(value).and_then(|rotation| rotation.ticket());
+        }
+        for ticket in ticket_key(key).into_iter().chain(self.rotating) {
+            if let Some(issued) = self.tickets.get_mut(&ticket) {
+                issued.durable = true;
+            }
+        }
+        if let Some((of, contact)) = contact_of(key).zip(record::decode(key, value).ok()) {
+            self.contacts.insert(of, contact);
+        }
     }
 
     /// A batch became durable.
     pub(super) fn persisted(&mut self, batch: &Batch) {
         for op in &batch.ops {
             match op {
-                Op::Put(key, value) => {
-                    self.stored.extend(message_key(key));
-                    if key.starts_with(b"d/o/") {
-                        self.outbox.insert(key.clone(), value.clone());
-                    }
-                }
+                Op::Put(key, value) => self.put(key, value),
                 Op::Delete(key) => {
                     if let Some(at) = message_key(key)
                         && self.stored.remove(&at)
@@ -141,8 +224,18 @@ impl Reader {
                         self.acked.extend(self.told.contains_key(&at).then_some(at));
                     }
                     self.outbox.remove(key);
+                    if let Some(ticket) = ticket_key(key) {
+                        self.queued.remove(&ticket);
+                        if let Some(issued) = self.tickets.get_mut(&ticket) {
+                            issued.settled = true;
+                        }
+                    }
+                    contact_of(key).map(|of| self.contacts.remove(&of));
+                    channel_of(key).map(|id| self.rows.remove(&id));
                 }
-                Op::DeletePrefix(_) => {}
+                Op::DeletePrefix(prefix) => {
+                    channel_of(prefix).map(|id| self.rows.remove(&id));
+                }
             }
         }
     }
@@ -154,43 +247,155 @@ impl Reader {
     }
 
     /// A command was accepted under this ticket.
-    pub(super) fn issued(&mut self, ticket: Ticket, asked: Asked) -> Option<String> {
-        let issued = Issued { life: self.life, asked, answered: false };
-        let before = self.tickets.insert(ticket, issued);
+    pub(super) fn issued(&mut self, ticket: Ticket, issued: Issued) -> Option<String> {
+        let before = self.tickets.insert(ticket, Issued { life: self.life, ..issued });
         // One that comes again after a restart is of a command that a crash left nothing of.
-        let twice = before.is_some_and(|before| before.life == self.life);
+        let twice = before.is_some_and(|before| before.life == self.life || before.durable);
         twice.then(|| format!("{ticket:?}"))
     }
 
     /// A command was answered: what it had asked for.
-    pub(super) fn answered(&mut self, ticket: Ticket) -> Result<Option<Asked>, String> {
+    pub(super) fn answered(&mut self, ticket: Ticket) -> Result<Issued, String> {
         match self.tickets.get_mut(&ticket) {
-            Some(issued) if issued.answered && !self.restored => Err(format!("{ticket:?} again")),
+            Some(issued) if issued.answered => Err(format!("{ticket:?} again")),
             Some(issued) => {
                 issued.answered = true;
-                Ok(Some(issued.asked.clone()))
+                Ok(issued.clone())
             }
-            None if self.restored => Ok(None),
             None => Err(format!("{ticket:?}, which nobody has")),
         }
     }
 
-    /// Whether it has told, or has reason, that it cannot read all of a group.
-    pub(super) fn is_disturbed(&self, channel: ChannelId) -> bool {
-        let out = self.out.contains(&channel) || self.back.contains_key(&channel);
-        self.lied || self.restored || out || self.torn.contains(&channel)
+    /// How far it has read a channel, by its disk.
+    fn read_to(&self, channel: ChannelId) -> u64 {
+        self.rows.get(&channel).map_or(0, Row::read_to)
+    }
+
+    /// Groups that it knows of and is not in yet.
+    pub(super) fn unopened(&self) -> usize {
+        self.rows.values().filter(|row| row.is_unopened()).count()
+    }
+
+    // ---- excuses: of one device, in one channel, from one entry to another ----------------------
+
+    /// Somebody lies to it, or changes what it says.
+    pub(super) fn is_lied_to(&mut self) {
+        if !self.lied {
+            self.lied = true;
+            self.honest_to = self.rows.iter().map(|(id, row)| (*id, row.read_to())).collect();
+        }
+    }
+
+    /// Whether it fell out of a group and is not back.
+    pub(super) fn is_out_of(&self, channel: ChannelId) -> bool {
+        self.out.contains_key(&channel)
+    }
+
+    /// It fell out of a group.
+    pub(super) fn fell_out(&mut self, channel: ChannelId) {
+        let read = self.read_to(channel);
+        self.out.entry(channel).or_insert(read);
+    }
+
+    /// It is kept out of a group.
+    pub(super) fn lose(&mut self, channel: ChannelId) {
+        let read = self.read_to(channel);
+        self.lost.entry(channel).or_insert(read);
+    }
+
+    /// Whether it is kept out of a group.
+    pub(super) fn has_lost(&self, channel: ChannelId) -> bool {
+        self.lost.contains_key(&channel)
+    }
+
+    /// Whether a server has begun a reset of this device's and denied that: it waits in the group that is over, and has
+    /// said that something is wrong. Another reset helps.
+    pub(super) fn is_denied(&self, channel: ChannelId) -> bool {
+        let asked = |issued: &Issued| matches!(issued.asked, Asked::Reset(of, _) if of == channel);
+        self.lied && self.alarmed.contains(&channel) && self.tickets.values().any(asked)
+    }
+
+    /// Whether what it was told keeps it where it is until somebody writes, and it has said that something is wrong: it
+    /// has read further than the log goes, or passed over a commit of which no entry has shown yet that it was one.
+    pub(super) fn is_kept(&self, channel: ChannelId, log: &Log) -> bool {
+        let Some(row) = self.rows.get(&channel) else { return false };
+        let last = log.entries().all(|(_, entry)| entry.place <= row.place());
+        let doubts = self.lied && self.alarmed.contains(&channel);
+        doubts && (row.read_to() > log.head() || last)
+    }
+
+    /// It is in a group again, from an epoch on.
+    pub(super) fn came_back(&mut self, channel: ChannelId, epoch: Place) {
+        let (out, lost) = (self.out.remove(&channel), self.lost.remove(&channel));
+        let after = out.into_iter().chain(lost).min().unwrap_or_default();
+        self.torn.remove(&channel);
+        self.parted.remove(&channel);
+        self.missed.push(Missed { channel, after, until: Until::Epoch(epoch) });
+    }
+
+    /// It is in a group again that it could read till then: whether it can read on all that is for it.
+    pub(super) fn reads_on(&mut self, channel: ChannelId) -> bool {
+        let out = self.out.remove(&channel);
+        let disturbed = self.has_missed(channel)
+            || self.has_lost(channel)
+            || self.torn.contains(&channel)
+            || self.alarmed.contains(&channel);
+        if disturbed {
+            self.out.extend(out.map(|read| (channel, read)));
+        }
+        !disturbed
+    }
+
+    /// Entries were gone before it read them: from one up to another.
+    pub(super) fn gap(&mut self, channel: ChannelId, from: u64, to: u64) {
+        let after = from.saturating_sub(1);
+        self.missed.push(Missed { channel, after, until: Until::Seq(to) });
+    }
+
+    /// It is where everybody is in all its groups, which end there: no excuse goes on.
+    pub(super) fn is_whole(&mut self, heads: impl Iterator<Item = (ChannelId, u64)>) {
+        if core::mem::take(&mut self.lied) {
+            let missed = heads.map(|(channel, head)| Missed {
+                channel,
+                after: self.honest_to.get(&channel).copied().unwrap_or_default(),
+                until: Until::Seq(head + 1),
+            });
+            self.missed.extend(missed);
+        }
+        self.alarmed.clear();
+        self.restored = false;
+    }
+
+    /// Whether it has told, or has reason, that it cannot read an entry.
+    pub(super) fn is_disturbed(&self, at: At, place: Option<Place>) -> bool {
+        let missed = place.is_none_or(|place| self.may_miss(at, place));
+        self.lied || self.restored || missed || self.torn.contains(&at.0)
     }
 
     /// Whether this device may miss an entry: it was not there, or was lied to.
-    pub(super) fn may_miss(&self, (channel, seq): At, place: Place) -> bool {
-        self.lied
-            || self.lost.contains(&channel)
+    pub(super) fn may_miss(&self, at: At, place: Place) -> bool {
+        let (channel, seq) = at;
+        let behind = |places: &BTreeMap<ChannelId, u64>| {
+            places.get(&channel).is_some_and(|read| seq > *read)
+        };
+        let lied = self.lied && seq > self.honest_to.get(&channel).copied().unwrap_or_default();
+        lied || behind(&self.lost)
             || self.unwelcomed.contains(&channel)
-            || self.unopened.contains(&channel)
-            || self.out.contains(&channel)
-            || self.back.get(&channel).is_some_and(|back| place < *back)
-            || self.gaps.iter().any(|(of, from, to)| *of == channel && (*from..*to).contains(&seq))
+            || behind(&self.out)
+            || self.missed.iter().any(|missed| missed.is(at, place))
     }
+
+    /// Whether it has missed nothing that it could have keys of still.
+    pub(super) fn has_missed(&self, channel: ChannelId) -> bool {
+        let missed = self.missed.iter().any(|missed| missed.channel == channel);
+        self.lied || self.restored || missed || self.out.contains_key(&channel)
+    }
+}
+
+/// The ticket of a command that a record is stored of.
+fn ticket_key(key: &[u8]) -> Option<Ticket> {
+    let rest = key.strip_prefix(b"d/i/").or_else(|| key.strip_prefix(b"d/o/"))?;
+    rest.try_into().ok().map(|rest| Ticket(u64::from_be_bytes(rest)))
 }
 
 /// What a stored message's key says.
@@ -198,6 +403,18 @@ fn message_key(key: &[u8]) -> Option<At> {
     let rest = key.strip_prefix(b"m/")?;
     let (channel, seq) = rest.split_first_chunk::<16>()?;
     Some((ChannelId(*channel), u64::from_be_bytes(seq.try_into().ok()?)))
+}
+
+/// The group that an alarm is about.
+pub(super) fn subject(event: &Event) -> Option<ChannelId> {
+    match event {
+        Event::ForkDetected { channel, .. }
+        | Event::ForkSuspected { channel, .. }
+        | Event::Unreadable { channel, .. }
+        | Event::Gap { channel, .. }
+        | Event::Evicted { channel, .. } => Some(*channel),
+        _ => None,
+    }
 }
 
 /// What an honest server and honest members never cause.

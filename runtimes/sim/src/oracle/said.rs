@@ -14,6 +14,8 @@ pub(super) struct Said {
     /// Where it is in the log, once that is known.
     pub(super) at: Option<u64>,
     pub(super) failed: bool,
+    /// Its sender's words were changed, or what it was told of them.
+    pub(super) spoilt: bool,
     /// Whether it has a place among the others of its sender: a backup that is put back sends again what was queued
     /// then, after what was queued since, and a server without room takes what comes once it has room again.
     ordered: bool,
@@ -22,12 +24,35 @@ pub(super) struct Said {
 impl Oracle {
     /// A text that nobody has sent yet, of about that length.
     pub(crate) fn text(&mut self, device: usize, channel: ChannelId, bytes: usize) -> Vec<u8> {
-        let mut body = format!("{PLANTED}-{:08x}-", self.said.len()).into_bytes();
-        body.resize(body.len().max(bytes), b'.');
-        let said =
-            Said { device, channel, body: body.clone(), at: None, failed: false, ordered: true };
+        let start = Self::start(0).len();
+        self.words(device, channel, &".".repeat(bytes.saturating_sub(start)))
+    }
+
+    fn start(number: usize) -> String {
+        format!("{PLANTED}-{number:08x}-")
+    }
+
+    /// A text that nobody has sent yet, with these words at its end.
+    pub(crate) fn words(&mut self, device: usize, channel: ChannelId, words: &str) -> Vec<u8> {
+        let body = [Self::start(self.said.len()).as_str(), words].concat().into_bytes();
+        let spoilt = self.readers[device].lied;
+        let said = Said {
+            device,
+            channel,
+            body: body.clone(),
+            at: None,
+            failed: false,
+            spoilt,
+            ordered: true,
+        };
         self.said.push(said);
         body
+    }
+
+    /// A device's words are changed from now on: those too that are on their way.
+    pub(super) fn spoil(&mut self, device: usize) {
+        let on_their_way = |said: &&mut Said| said.device == device && said.at.is_none();
+        self.said.iter_mut().filter(on_their_way).for_each(|said| said.spoilt = true);
     }
 
     /// The number of the last text.
@@ -40,11 +65,15 @@ impl Oracle {
         let Some(said) = self.said.get_mut(number as usize) else { return };
         let known = said.at.replace(seq) == Some(seq);
         let (device, channel, ordered) = (said.device, said.channel, said.ordered);
-        if known || !ordered || self.readers[device].lied {
+        if known || !ordered || self.said[number as usize].spoilt {
             return;
         }
         let of_sender = |said: &Said| {
-            said.device == device && said.channel == channel && said.ordered && !said.failed
+            said.device == device
+                && said.channel == channel
+                && said.ordered
+                && !said.failed
+                && !said.spoilt
         };
         let mut others = (0..).zip(&self.said).filter(|(_, said)| of_sender(said));
         let turned = others.find_map(|(other, said)| {
@@ -63,9 +92,24 @@ impl Oracle {
         on_their_way.for_each(|said| said.ordered = false);
     }
 
-    /// A device goes on from an older state of its disk.
-    pub(super) fn forget_order(&mut self, device: usize) {
+    /// A device goes on from an older state of its disk, in which these are queued.
+    pub(super) fn sent_again(&mut self, device: usize, queued: Vec<u32>) {
         let of_device = self.said.iter_mut().filter(|said| said.device == device);
         of_device.for_each(|said| said.ordered = false);
+        for number in queued {
+            self.said[number as usize].failed = false;
+        }
+    }
+
+    /// A crash left nothing of these.
+    pub(super) fn never_read(&mut self, lost: Vec<u32>) {
+        for number in lost {
+            let Some(said) = self.said.get_mut(number as usize) else { continue };
+            said.failed = true;
+            let read = said.at;
+            self.check(read.is_none(), "what a crash left nothing of is not read", || {
+                format!("text {number}")
+            });
+        }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use memchr::memmem;
-use qpc_protocol::id::Digest;
+use qpc_protocol::id::{Digest, Sender};
 use qpc_protocol::io::LinkId;
-use qpc_protocol::limits::{FETCH_ENTRIES, FRAME_BYTES};
+use qpc_protocol::limits::FRAME_BYTES;
 use qpc_protocol::wire::frame::Decoder;
-use qpc_protocol::wire::message::{Body, Push, Reply, Request, SubmitKind};
+use qpc_protocol::wire::message::{Body, Request, SubmitKind};
 
+use super::limits::Queues;
 use super::log::Broken;
 use super::reader::Reader;
 use crate::recorder::{MessageKey, Recorder};
@@ -22,6 +23,8 @@ pub(super) struct Wire {
     links: BTreeMap<(usize, LinkId), Decoder>,
     /// By message key: the ciphertext that left.
     used: BTreeMap<[u8; 16], Digest>,
+    /// The last device record that each machine asked the server to take: whose.
+    claims: BTreeMap<usize, Sender>,
     keys: Option<&'static Recorder>,
 }
 
@@ -29,6 +32,21 @@ impl Wire {
     /// Nothing seen yet. `keys`: who knows what made a ciphertext.
     pub(super) fn new(keys: Option<&'static Recorder>) -> Self {
         Self { keys, ..Self::default() }
+    }
+
+    /// The same for other links.
+    pub(super) fn later(&self, keys: Option<&'static Recorder>) -> Self {
+        Self { keys, ..self.clone() }
+    }
+
+    /// Who a machine said that it is.
+    pub(super) fn claims(&self, who: usize) -> Option<Sender> {
+        self.claims.get(&who).copied()
+    }
+
+    /// A machine is another one.
+    pub(super) fn forget_claim(&mut self, who: usize) {
+        self.claims.remove(&who);
     }
 
     /// A machine begins anew: what it has sent of a frame is not continued.
@@ -48,6 +66,7 @@ impl Wire {
         link: LinkId,
         bytes: &[u8],
         reader: Option<&Reader>,
+        queues: &mut Queues,
     ) -> Vec<Broken> {
         let mut broken = Vec::new();
         let mut left = bytes;
@@ -61,16 +80,15 @@ impl Wire {
                     break;
                 }
             };
+            broken.extend(queues.sent(who, link, &frame));
             match &frame.body {
                 Body::Request(Request::Submit(submit))
                     if submit.kind == SubmitKind::Application =>
                 {
                     broken.extend(self.submitted(&submit.payload, reader));
                 }
-                Body::Push(Push::Entries(entries)) | Body::Reply(Reply::Entries(entries))
-                    if entries.entries.len() > FETCH_ENTRIES =>
-                {
-                    broken.push(("limits::FETCH_ENTRIES", entries.entries.len().to_string()));
+                Body::Request(Request::DeviceRegister { record, .. }) => {
+                    self.claims.insert(who, record.sender());
                 }
                 _ => {}
             }
@@ -100,6 +118,14 @@ impl Wire {
     }
 }
 
+/// A copy is of another world: its links are others.
+impl Clone for Wire {
+    fn clone(&self) -> Self {
+        let (used, claims) = (self.used.clone(), self.claims.clone());
+        Self { links: BTreeMap::new(), used, claims, keys: self.keys }
+    }
+}
+
 /// The ciphertext of an MLSMessage with a PrivateMessage (RFC 9420 §6, §6.3).
 fn ciphertext(message: &[u8]) -> Option<&[u8]> {
     let rest = message.strip_prefix(&[0, 1, 0, 2])?;
@@ -111,7 +137,7 @@ fn ciphertext(message: &[u8]) -> Option<&[u8]> {
 }
 
 /// A vector with a variable-size length (RFC 9420 §2.1.2).
-fn vector(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn vector(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let first = *bytes.first()?;
     let size = 1 << (first >> 6);
     let (head, rest) = bytes.split_at_checked(size)?;
