@@ -105,6 +105,7 @@ impl Oracle {
         });
         match (&issued.asked, outcome) {
             (Asked::Said(number), Outcome::Sent(sent)) => self.placed(*number, sent.accepted.seq),
+            (Asked::Logout | Asked::Delete, _) => self.readers[device].closed = true,
             (Asked::Leave(channel), _) => {
                 self.readers[device].leaving.insert(*channel);
             }
