@@ -433,7 +433,10 @@ impl Oracle {
                 self.check(expected, "no alarm without a cause", || format!("{device}: {event:?}"));
             }
             Event::SessionEnded(code) => self.ended(device, *code),
-            Event::Online { .. } => self.readers[device].ended = false,
+            Event::Online { .. } => {
+                let reader = &mut self.readers[device];
+                (reader.ended, reader.closed) = (false, false);
+            }
             _ => {}
         }
     }

@@ -70,7 +70,7 @@ impl Oracle {
     /// A device's session ended for good: somebody wanted that, or it was away for longer than its tokens live.
     pub(super) fn ended(&mut self, device: usize, code: ErrorCode) {
         let reader = &mut self.readers[device];
-        reader.ended = true;
+        (reader.ended, reader.closed) = (true, true);
         // A login that it does not hear of takes the tokens of the one before.
         let login = |issued: &Issued| matches!(issued.asked, Asked::Account(_)) && !issued.answered;
         let again = reader.tickets.values().any(login);

@@ -106,6 +106,7 @@ impl Oracle {
         match (&issued.asked, outcome) {
             (Asked::Said(number), Outcome::Sent(sent)) => self.placed(*number, sent.accepted.seq),
             (_, Outcome::Group(channel)) => self.came_in(device, *channel),
+            (Asked::Logout | Asked::Delete, _) => self.readers[device].closed = true,
             (Asked::Leave(channel), _) => {
                 self.readers[device].leaving.insert(*channel);
             }

@@ -230,6 +230,10 @@ impl Oracle {
         let mut honest = devices.filter(|(_, (reader, _))| !reader.lied && !reader.restored);
         honest.find_map(|(device, (reader, at))| {
             let ended = at.client.as_ref()?.may_connect().is_err();
+            // Until it is told, it is on its way to the disk.
+            if ended && !reader.closed {
+                return None;
+            }
             limits::kept(reader, &at.disk)
                 .or_else(|| left_over(reader, &at.disk, world.now_of(device).wall, ended))
                 .map(|(rule, what)| (rule, format!("device {device}: {what}")))

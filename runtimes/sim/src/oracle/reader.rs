@@ -135,6 +135,8 @@ pub(super) struct Reader {
     pub(super) between: BTreeSet<ChannelId>,
     /// Its session ended for good, until it logs in again.
     pub(super) ended: bool,
+    /// The same, or it was told that it is logged out.
+    pub(super) closed: bool,
 }
 
 impl Reader {
@@ -146,16 +148,18 @@ impl Reader {
         self.read.clear();
         self.unread = 0;
         let mut lost = Vec::new();
-        for (ticket, issued) in &mut self.tickets {
+        self.tickets.retain(|ticket, issued| {
             let owed = self.queued.contains(ticket) && !issued.settled;
             if owed || self.rotating == Some(*ticket) {
                 issued.life = self.life;
-            } else if let (Asked::Said(number), false, false) =
-                (&issued.asked, issued.answered, issued.durable)
-            {
-                lost.push(*number);
             }
-        }
+            let nothing = !issued.answered && !issued.durable;
+            match issued.asked {
+                Asked::Said(number) if nothing => lost.push(number),
+                _ => {}
+            }
+            !nothing
+        });
         lost
     }
 
@@ -202,7 +206,9 @@ impl Reader {
             self.rotating = Rotation::read(value).and_then(|rotation| rotation.ticket());
         }
         for ticket in ticket_key(key).into_iter().chain(self.rotating) {
-            if let Some(issued) = self.tickets.get_mut(&ticket) {
+            // The machine gives tickets to itself, too: those that a crash left nothing of.
+            let issued = self.tickets.get_mut(&ticket).filter(|issued| issued.life == self.life);
+            if let Some(issued) = issued {
                 issued.durable = true;
             }
         }
