@@ -266,7 +266,7 @@ pub enum WakeReason {
     KeepAlive,
     /// A token has to be refreshed.
     Token,
-    /// Key packages have to be replaced.
+    /// Key packages have to be replaced, or keys of before erased.
     KeyPackages,
     /// Something that the server could not do is asked again.
     Retry,

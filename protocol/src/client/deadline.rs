@@ -39,7 +39,9 @@ impl Client {
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
-        let sweep = self.sweep_due().map(|at| self.now.mono + at.since(self.now.wall));
+        let sweep = [self.sweep_due(), self.old_keys_end(), self.old_envelopes_end()];
+        let sweep = sweep.into_iter().flatten().min();
+        let sweep = sweep.map(|at| self.now.mono + at.since(self.now.wall));
         let held =
             self.channels.values().flat_map(|channel| [channel.hold_until, channel.flush_at]);
         let told = self.channels.values().filter(|channel| channel.ready);
@@ -81,6 +83,8 @@ impl Client {
             self.connect_now();
         }
         self.sweep_packages();
+        self.forget_old_keys();
+        self.forget_old_envelopes();
         let Some(conn) = &self.net.conn else { return };
         if !settled(conn.phase) && conn.handshake_by <= mono {
             return self.drop_connection("the server did not answer in time".into());

@@ -110,22 +110,29 @@ impl Client {
             && listed.verify(backend, &identity.device_key.public()).is_ok()
     }
 
-    /// When envelope keys are to be replaced or erased.
+    /// When envelope keys are to be replaced.
     pub(super) fn envelope_deadline(&self) -> Option<Duration> {
         let renew = self.envelopes.since.plus(ENVELOPE_KEY_TIME);
-        let renew = (!self.envelopes_wait()).then_some(renew);
-        let old = self.envelopes.old.iter().map(|(_, since)| since.plus(ENVELOPE_KEY_GRACE));
-        let at = old.chain(renew).min()?;
-        Some(self.now.mono + at.since(self.now.wall))
+        (!self.envelopes_wait()).then(|| self.now.mono + renew.since(self.now.wall))
     }
 
-    /// Erases those whose grace is over, and offers new ones if it is time. For an open session.
-    pub(super) fn check_envelopes(&mut self) {
-        let (mono, wall) = (self.now.mono, self.now.wall);
-        if self.envelopes.old.iter().any(|(_, since)| wall.since(*since) >= ENVELOPE_KEY_GRACE) {
+    /// When the first of those before are to go, online or not.
+    pub(super) fn old_envelopes_end(&self) -> Option<UnixMillis> {
+        self.envelopes.old.iter().map(|(_, since)| since.plus(ENVELOPE_KEY_GRACE)).min()
+    }
+
+    /// Erases those whose grace is over.
+    pub(super) fn forget_old_envelopes(&mut self) {
+        let wall = self.now.wall;
+        if self.old_envelopes_end().is_some_and(|at| at <= wall) {
             self.envelopes.old.retain(|(_, since)| wall.since(*since) < ENVELOPE_KEY_GRACE);
             self.store_envelopes();
         }
+    }
+
+    /// Offers new ones if it is time. For an open session.
+    pub(super) fn check_envelopes(&mut self) {
+        let (mono, wall) = (self.now.mono, self.now.wall);
         if self.envelope_retry.is_some_and(|at| at <= mono) {
             self.envelope_retry = None;
         }

@@ -208,15 +208,17 @@ impl Client {
 
     /// Forgets keys that nothing needs any more.
     pub(super) fn forget_old_keys(&mut self) {
-        let wanted = |intent: &Intent| matches!(intent.want, Want::Rotate);
-        if self.rotation.old.is_empty() || self.intents.values().any(wanted) {
-            return;
-        }
         let wall = self.now.wall;
-        let before = self.rotation.old.len();
-        self.rotation.old.retain(|(_, since)| wall.since(*since) < OLD_DEVICE_KEY_TIME);
-        if self.rotation.old.len() < before {
+        if self.old_keys_end().is_some_and(|at| at <= wall) {
+            self.rotation.old.retain(|(_, since)| wall.since(*since) < OLD_DEVICE_KEY_TIME);
             self.store_rotation();
         }
+    }
+
+    /// When the first of them are to go, online or not. `None` while a group has the key of before.
+    pub(super) fn old_keys_end(&self) -> Option<UnixMillis> {
+        let wanted = |intent: &Intent| matches!(intent.want, Want::Rotate);
+        let ends = self.rotation.old.iter().map(|(_, since)| since.plus(OLD_DEVICE_KEY_TIME));
+        ends.min().filter(|_| !self.intents.values().any(wanted))
     }
 }

@@ -146,7 +146,6 @@ impl Client {
             self.greeting = Some((task.ticket, outcome));
         }
         self.open_pushes();
-        self.forget_old_keys();
         self.offer_key();
         self.begin_sync();
         self.ask_waiting();

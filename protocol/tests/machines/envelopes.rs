@@ -68,6 +68,12 @@ fn envelope_keys_are_new_every_week_and_those_before_are_erased_a_week_later() {
     world.settle();
     assert_eq!(published(&mut world).sequence, first.sequence + 3);
     assert_eq!(world.devices[ALICE].disk[RECORD].len(), stored);
+    // Those of before go from a device that is offline, too.
+    let secret = secret_of_before(&world);
+    world.devices[ALICE].connect = false;
+    world.cut(ALICE);
+    world.pass(DAY * 8);
+    assert!(!is_stored(&world, &secret));
 }
 
 #[test]

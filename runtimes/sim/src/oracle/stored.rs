@@ -121,6 +121,10 @@ impl Oracle {
             return self.fail("a channel's record reads", format!("device {device}, {id}"));
         };
         let place = row.place();
+        // Another history has other epochs.
+        if self.readers[device].forked {
+            return;
+        }
         // A group that the server does not know yet, or an inbox.
         let Some(log) = self.logs.channels.get(&id) else { return };
         let reader = &self.readers[device];
