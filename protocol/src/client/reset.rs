@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use super::Client;
 use super::channel::{Channel, Slot};
 use super::commit::CONTRADICTED;
+use super::direct::is_direct;
 use super::directory;
 use super::event::{Event, Failed, Outcome};
 use super::intent::{Intent, Successor, Want};
@@ -337,8 +338,13 @@ impl Client {
             self.forget_accepted(id, at.seq());
             self.forget_arrived(id);
         }
+        let profile = metadata.as_ref().and_then(|known| known.open(self.config.backend));
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = directory::group_prefix(id, channel.row.generation);
+        // What it was called when it was made: a name that the group before was given since is not in it.
+        if let (Some(profile), false) = (profile, is_direct(id)) {
+            channel.row.name = Some(profile.name.clone());
+        }
         channel.slot = Slot::Cold;
         channel.ended = None;
         channel.row.generation = generation;

@@ -8,9 +8,7 @@ use qpc_protocol::limits::KEY_PACKAGES_PER_DEVICE;
 use qpc_protocol::server::op::{StoreOp, StoreReply};
 
 use super::Oracle;
-use super::answers::Asked;
 use super::log::{Broken, Logs};
-use super::reader::Issued;
 
 impl Logs {
     /// Whether a device may still have sessions.
@@ -70,11 +68,8 @@ impl Oracle {
     /// A device's session ended for good: somebody wanted that, or it was away for longer than its tokens live.
     pub(super) fn ended(&mut self, device: usize, code: ErrorCode) {
         let reader = &mut self.readers[device];
-        (reader.ended, reader.closed) = (true, true);
-        // A login that it does not hear of takes the tokens of the one before.
-        let login = |issued: &Issued| matches!(issued.asked, Asked::Account(_)) && !issued.answered;
-        let again = reader.tickets.values().any(login);
-        let excused = reader.lied || reader.restored || reader.stolen || again;
+        (reader.ended, reader.closed, reader.logged_out_alone) = (true, true, false);
+        let excused = reader.lied || reader.stolen || reader.may_have_old_tokens();
         let wanted = reader.sender.is_none_or(|sender| {
             self.logs.logged_out.contains(&sender) || !self.logs.is_active(sender)
         });

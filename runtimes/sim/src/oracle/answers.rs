@@ -93,11 +93,16 @@ impl Oracle {
         if let Outcome::Account { account, device: id, .. } = outcome {
             let sender = Sender { account: *account, device: *id };
             let reader = &mut self.readers[device];
-            reader.ended = false;
+            (reader.ended, reader.login_unheard) = (false, false);
             let before = reader.sender.replace(sender);
             let same = before.is_none_or(|before| before == sender);
             self.check(same, "a device stays itself", || format!("device {device}"));
         }
+        let own = self.readers[device].sender;
+        self.readers[device].logged_out_alone = issued.asked == Asked::Logout
+            && own.is_some_and(|own| {
+                !self.logs.logged_out.contains(&own) && self.logs.is_active(own)
+            });
         let true_ = self.came_true(device, ticket, issued, outcome).is_some_and(|is| is);
         let excused = self.readers[device].lied;
         self.check(true_ || excused, "what is told to be done is done", || {
@@ -153,7 +158,8 @@ impl Oracle {
         let own = reader.sender?;
         Some(match (&issued.asked, outcome) {
             (Asked::Logout, Outcome::Done) => {
-                logs.logged_out.contains(&own) || !logs.is_active(own)
+                let gone = logs.logged_out.contains(&own) || !logs.is_active(own);
+                gone || reader.logged_out_alone
             }
             (Asked::Delete, Outcome::Done) => logs.deleted.contains(&own.account),
             (Asked::Revoke(other), Outcome::Done) => {
@@ -166,8 +172,9 @@ impl Oracle {
                 let is = |device: DeviceId| Sender { device, ..own };
                 let told: BTreeSet<_> = listed.iter().map(|entry| entry.record.device).collect();
                 let revoked = listed.iter().filter(|entry| entry.revocation.is_some());
+                let all = issued.devices.keys().all(|device| told.contains(device));
                 told.iter().all(|device| logs.devices.contains_key(&is(*device)))
-                    && issued.devices.keys().all(|device| told.contains(device))
+                    && (all || logs.deleted.contains(&own.account))
                     && revoked.map(|entry| is(entry.record.device)).all(|of| !logs.is_active(of))
             }
             (Asked::Lookup(name), Outcome::Lookup { account, username, .. }) => {
@@ -240,10 +247,13 @@ impl Oracle {
                     || ended
                     || log(id)?.entries().any(asks)
             }
-            (
-                Asked::Update(id) | Asked::Rejoin(id) | Asked::Describe(id),
-                Outcome::Epoch(epoch),
-            ) => began(log(id)?, *epoch, own),
+            (Asked::Update(id) | Asked::Describe(id), Outcome::Epoch(epoch)) => {
+                began(log(id)?, *epoch, own)
+            }
+            // Somebody else may have brought it back, by a reset.
+            (Asked::Rejoin(id), Outcome::Epoch(epoch)) => {
+                of_epoch(log(id)?, *epoch).any(|members| members.contains(&own))
+            }
             (Asked::Role(id, account, admin), Outcome::Epoch(epoch)) => {
                 let places = log(id)?.memberships().map(|(place, _)| *place);
                 let mut places = places.filter(|place| place.1 == *epoch);

@@ -48,7 +48,7 @@ impl Oracle {
             let unmet = reader.tickets.values().any(asks)
                 && (self.dishonest
                     || self.is_founded_and_left(world, sender)
-                    || (reader.restored && self.was_put_out(sender))
+                    || self.was_put_out(sender)
                     || self.is_founded_for_nobody(world, sender));
             let kept_out = |id: &ChannelId| {
                 let log = self.logs.channels.get(id);
@@ -60,7 +60,9 @@ impl Oracle {
             };
             let mut groups = client.groups().into_iter();
             let strange = groups.any(|group| self.waits_for_a_member(reader, &group));
-            let waits = behind || unmet || strange || self.logs.channels.iter().any(stays);
+            let elsewhere = reader.forked && !reader.alarmed.is_empty();
+            let waits =
+                elsewhere || behind || unmet || strange || self.logs.channels.iter().any(stays);
             if !waits && (!client.is_idle() || client.pending() > 0) {
                 return Some(("the world comes to rest", format!("device {device}: {client:?}")));
             }
@@ -119,7 +121,7 @@ impl Oracle {
         })
     }
 
-    /// Whether this device was in a direct channel and is none of its members any more. A backup from before does not know
+    /// Whether this device was in a direct channel and is none of its members any more. A backup from before may not know
     /// that only who is in it can open it again, and waits for that.
     fn was_put_out(&self, device: Sender) -> bool {
         self.logs.channels.values().any(|log| {
@@ -233,6 +235,12 @@ impl Oracle {
             // Until it is told, it is on its way to the disk.
             if ended && !reader.closed {
                 return None;
+            }
+            if reader.logged_out_alone {
+                return Some((
+                    "what is told to be done is done",
+                    format!("device {device}: logout"),
+                ));
             }
             limits::kept(reader, &at.disk)
                 .or_else(|| left_over(reader, &at.disk, world.now_of(device).wall, ended))

@@ -133,6 +133,11 @@ pub(super) struct Reader {
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
     pub(super) between: BTreeSet<ChannelId>,
+    /// It asked for a login and was not told that it is logged in: one that it does not hear of takes the tokens of the one
+    /// before.
+    pub(super) login_unheard: bool,
+    /// It was told that it is logged out, and the server has not heard of that: its session has to have ended otherwise.
+    pub(super) logged_out_alone: bool,
     /// Its session ended for good, until it logs in again.
     pub(super) ended: bool,
     /// The same, or it was told that it is logged out.
@@ -254,6 +259,7 @@ impl Reader {
 
     /// A command was accepted under this ticket.
     pub(super) fn issued(&mut self, ticket: Ticket, issued: Issued) -> Option<String> {
+        self.login_unheard |= matches!(issued.asked, Asked::Account(_));
         let before = self.tickets.insert(ticket, Issued { life: self.life, ..issued });
         // One that comes again after a restart is of a command that a crash left nothing of.
         let twice = before.is_some_and(|before| before.life == self.life || before.durable);
@@ -280,6 +286,11 @@ impl Reader {
     /// Groups that it knows of and is not in yet.
     pub(super) fn unopened(&self) -> usize {
         self.rows.values().filter(|row| row.is_unopened()).count()
+    }
+
+    /// Whether its tokens may be older than those that the server gave it.
+    pub(super) fn may_have_old_tokens(&self) -> bool {
+        self.restored || self.login_unheard
     }
 
     // ---- excuses: of one device, in one channel, from one entry to another ----------------------
@@ -327,7 +338,7 @@ impl Reader {
         let Some(row) = self.rows.get(&channel) else { return false };
         let last = log.entries().all(|(_, entry)| entry.place <= row.place());
         let doubts = self.lied && self.alarmed.contains(&channel);
-        doubts && (row.read_to() > log.head() || last)
+        doubts && (self.forked || row.read_to() > log.head() || last)
     }
 
     /// It is in a group again, from an epoch on.
@@ -360,6 +371,10 @@ impl Reader {
 
     /// It is where everybody is in all its groups, which end there: no excuse goes on.
     pub(super) fn is_whole(&mut self, heads: impl Iterator<Item = (ChannelId, u64)>) {
+        // What it read in another history comes up again and again.
+        if self.forked {
+            return;
+        }
         if core::mem::take(&mut self.lied) {
             let missed = heads.map(|(channel, head)| Missed {
                 channel,
@@ -375,7 +390,7 @@ impl Reader {
     /// Whether it has told, or has reason, that it cannot read an entry.
     pub(super) fn is_disturbed(&self, at: At, place: Option<Place>) -> bool {
         let missed = place.is_none_or(|place| self.may_miss(at, place));
-        self.lied || self.restored || missed || self.torn.contains(&at.0)
+        self.lied || self.restored || missed || self.is_out_of(at.0) || self.torn.contains(&at.0)
     }
 
     /// Whether this device may miss an entry: it was not there, or was lied to.
