@@ -370,8 +370,8 @@ pub(crate) fn holds(dir: &Path, needle: &str) -> bool {
     })
 }
 
-/// Where a new server listens. Each has an address of its own, as far as the system has several for the loopback: while one
-/// is killed another must not get its port, and be taken for it by who knows both by the same key.
+/// Where a new server listens. Each has an address of its own, as far as the system has several for the loopback: while
+/// one is killed another must not get its port, and be taken for it by who knows both by the same key.
 fn fresh_address() -> String {
     static SERVERS: AtomicU32 = AtomicU32::new(0);
     if cfg!(not(target_os = "linux")) {

@@ -151,14 +151,15 @@ impl Client {
         self.finish_bulk(link);
     }
 
-    /// A welcome is passed over. A group's log cannot be read past an entry that is not to be had: the next session
-    /// tries again.
+    /// A welcome is passed over; it is in a group all the same, and asks for that later. A group's log cannot be read
+    /// past an entry that is not to be had: the next session tries again.
     fn give_up_blob(&mut self, id: ChannelId, why: &str) {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         channel.wrong_blobs = 0;
         let link = channel.download.as_mut().and_then(|download| download.blob.link.take());
         if channel.inbox {
             self.finish_bulk(link);
+            self.doubt_memberships();
             return self.end_join(id, Some(why));
         }
         let Some(seq) = channel.download.as_ref().map(|download| download.entry.seq) else {

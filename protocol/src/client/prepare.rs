@@ -90,8 +90,8 @@ impl Client {
         }
     }
 
-    /// The server did not take a founding: if it was made with a key that this device does not have any more, it is made anew.
-    /// Whether it is.
+    /// The server did not take a founding: if it was made with a key that this device does not have any more, it is
+    /// made anew. Whether it is.
     fn found_anew(&mut self, ticket: Ticket) -> bool {
         if self.rotation.is_under_way() {
             return true;

@@ -6,8 +6,8 @@
 //! the batch that reads it. If the log shows another commit, or the server refuses this one, what was made is dropped,
 //! and a newer GroupInfo asked for after a random while.
 //!
-//! Who was added by a welcome that it cannot open comes in the same way, and who finds that its group has ended and that it
-//! is in the next one already.
+//! Who was added by a welcome that it cannot open comes in the same way, and who finds that its group has ended and
+//! that it is in the next one already.
 //!
 //! A log that can be read is read to its head first, by the old group, and on from there. One that cannot is
 //! read on from where the GroupInfo says that it stood; nothing before it could be used.

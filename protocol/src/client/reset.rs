@@ -97,7 +97,8 @@ impl Client {
         })
     }
 
-    /// Whether who is in a channel is not known here, its log being gone, and will be soon: the first try is waited for.
+    /// Whether who is in a channel is not known here, its log being gone, and will be soon: the first try is waited
+    /// for.
     fn comes_back_first(&self, id: ChannelId) -> bool {
         let first = |channel: &Channel| channel.comes_back() && channel.rejoins == 0;
         self.channels.get(&id).is_some_and(|channel| channel.fall.cut && first(channel))

@@ -107,8 +107,8 @@ pub(super) fn validate(crypto: &Crypto, package: &[u8]) -> Result<KeyPackage, Ml
     Ok(package)
 }
 
-/// The furthest end that a key package may have at this time of the calendar. One that ends later was made by a clock that
-/// is ahead: nobody takes it before its time.
+/// The furthest end that a key package may have at this time of the calendar. One that ends later was made by a clock
+/// that is ahead: nobody takes it before its time.
 pub fn latest_end(last_resort: bool, wall: UnixMillis) -> UnixMillis {
     wall.plus(life(last_resort)).plus(limits::CLOCK_SKEW)
 }

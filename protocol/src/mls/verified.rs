@@ -1,5 +1,5 @@
-//! Signatures verified ahead of OpenMLS, which verifies one after the other: those of the leaves of a tree that a joiner
-//! is handed, and of the key packages of a commit that adds many.
+//! Signatures verified ahead of OpenMLS, which verifies one after the other: those of the leaves of a tree that a
+//! joiner is handed, and of the key packages of a commit that adds many.
 //!
 //! What is read here from bytes decides nothing: a signature that is not found, or not where it was looked for, OpenMLS
 //! verifies itself.

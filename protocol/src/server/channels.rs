@@ -177,8 +177,8 @@ impl Server {
         self.plain(call, reply);
     }
 
-    /// Not founded: perhaps this very founding is there, and is sent again since its answer was lost. The founder may have
-    /// another key by now.
+    /// Not founded: perhaps this very founding is there, and is sent again since its answer was lost. The founder may
+    /// have another key by now.
     fn look_for_channel(
         &mut self,
         call: Call,

@@ -101,11 +101,11 @@ pub enum StoreOp {
         most: u32,
         at: UnixMillis,
     },
-    /// Those that hold at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody was
-    /// given yet. → `KeyPackages`.
+    /// Those that hold at `at`, of all suites or of the one, and whether there is such a last-resort one that nobody
+    /// was given yet. → `KeyPackages`.
     CountKeyPackages { sender: Sender, suite: Option<Suite>, at: UnixMillis },
-    /// For each active device of the account, or for the one: the oldest package of the suite that holds, removed; else the
-    /// last-resort one of that suite if it holds, kept; else none. → `Claimed`, or `AccountUnknown`.
+    /// For each active device of the account, or for the one: the oldest package of the suite that holds, removed; else
+    /// the last-resort one of that suite if it holds, kept; else none. → `Claimed`, or `AccountUnknown`.
     ClaimKeyPackages { account: AccountId, suite: Suite, device: Option<DeviceId>, at: UnixMillis },
 
     /// Creates a channel with its first member; a direct one `with` another account. → `Done`, or `ChannelExists`,

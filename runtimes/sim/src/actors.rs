@@ -1,5 +1,5 @@
-//! Those who do what a scenario says: applications that give their devices commands, whoever breaks and mends things, and
-//! those who are not honest.
+//! Those who do what a scenario says: applications that give their devices commands, whoever breaks and mends things,
+//! and those who are not honest.
 
 mod command;
 mod fault;

@@ -1,6 +1,6 @@
 //! Crash everywhere: a script is run once to count the batches of each device and the transactions of the server, and
-//! then again for each of them, with a crash there, and another at the first one of the recovery. After each, all that the
-//! script wants has come true, and every promise is kept: the oracle watches each run.
+//! then again for each of them, with a crash there, and another at the first one of the recovery. After each, all that
+//! the script wants has come true, and every promise is kept: the oracle watches each run.
 
 pub mod scripts;
 mod watched;
@@ -103,8 +103,8 @@ pub struct Tally {
     pub bad: Vec<String>,
 }
 
-/// Runs a script without a crash, and with one at every `stride`-th point from the `offset`-th on, each twice: all outputs
-/// are the same.
+/// Runs a script without a crash, and with one at every `stride`-th point from the `offset`-th on, each twice: all
+/// outputs are the same.
 pub fn everywhere(rules: Rules, script: &Script, stride: usize, offset: usize) -> Tally {
     let past = script.made(rules);
     let mut tally = Tally { runs: 1, ..Tally::default() };

@@ -1,5 +1,5 @@
-//! quicprochat in a simulated world: the same client and server machines as everywhere, over disks, links and clocks that
-//! are values, everything from one seed.
+//! quicprochat in a simulated world: the same client and server machines as everywhere, over disks, links and clocks
+//! that are values, everything from one seed.
 
 mod actors;
 pub mod cli;

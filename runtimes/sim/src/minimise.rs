@@ -1,5 +1,5 @@
-//! Makes a failing scenario smaller while the same promise stays broken: first whole actors, then stretches of steps, then
-//! single steps, then what is special about the setting.
+//! Makes a failing scenario smaller while the same promise stays broken: first whole actors, then stretches of steps,
+//! then single steps, then what is special about the setting.
 
 use qpc_protocol::io::Links;
 use qpc_protocol::mls::suite::Suite;

@@ -173,8 +173,8 @@ impl Oracle {
         self.sent_again(device, again);
     }
 
-    /// A record of a device was torn while it was off; whether it began with that. How far it was with a channel is nothing
-    /// it can be without; a record of a group costs no more than that group.
+    /// A record of a device was torn while it was off; whether it began with that. How far it was with a channel is
+    /// nothing it can be without; a record of a group costs no more than that group.
     pub(crate) fn torn(&mut self, device: usize, key: &[u8], begun: bool) {
         let group = key.strip_prefix(b"g/").and_then(|rest| rest.first_chunk::<16>());
         let what = || format!("device {device}: {}", key.escape_ascii());
@@ -441,7 +441,8 @@ impl Oracle {
         }
     }
 
-    /// Whether somebody's dishonesty can be what an alarm is about: that to this device, or to somebody in the same group.
+    /// Whether somebody's dishonesty can be what an alarm is about: that to this device, or to somebody in the same
+    /// group.
     fn is_caused(&self, device: usize, event: &Event) -> bool {
         let liars = || self.readers.iter().filter(|reader| reader.lied);
         let group = subject(event).and_then(|channel| self.logs.channels.get(&channel));

@@ -1,7 +1,7 @@
 //! A scenario: everything that happens in a world, as plain data.
 //!
-//! There are three ways to one: drawn from a seed ([`Scenario::draw`]), decoded from any bytes ([`Scenario::decode`], so
-//! that a fuzzer's input is one), and read from text ([`str::parse`]; printed by `Display`).
+//! There are three ways to one: drawn from a seed ([`Scenario::draw`]), decoded from any bytes ([`Scenario::decode`],
+//! so that a fuzzer's input is one), and read from text ([`str::parse`]; printed by `Display`).
 
 mod draw;
 mod step;
@@ -99,8 +99,9 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario that bytes stand for; any do.
     ///
-    /// Bytes: seed (8), a byte for each part of the setting, a byte for the first steps (odd: everybody has an account and
-    /// is in a group, as in a drawn one), then the steps: a byte for the kind, one for each number. What is missing is 0.
+    /// Bytes: seed (8), a byte for each part of the setting, a byte for the first steps (odd: everybody has an account
+    /// and is in a group, as in a drawn one), then the steps: a byte for the kind, one for each number. What is missing
+    /// is 0.
     pub fn decode(bytes: &[u8]) -> Self {
         let mut bytes = bytes.iter().copied();
         let mut next = || bytes.next().unwrap_or(0);

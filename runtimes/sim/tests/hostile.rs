@@ -1,7 +1,7 @@
-//! Each way of being dishonest, alone: a group of three accounts and four devices talks, changes and is lied to, or has a
-//! member who misbehaves. Whatever is told, nobody reads what was not sent, or twice, or what is not theirs; and once all
-//! are honest again, everybody is back in one epoch, and reads. Who is alarmed by what is said here, or why nobody is; so
-//! it is in the table of `docs/scenarios.md`.
+//! Each way of being dishonest, alone: a group of three accounts and four devices talks, changes and is lied to, or has
+//! a member who misbehaves. Whatever is told, nobody reads what was not sent, or twice, or what is not theirs; and once
+//! all are honest again, everybody is back in one epoch, and reads. Who is alarmed by what is said here, or why nobody
+//! is; so it is in the table of `docs/scenarios.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failure is a panic")]
 
@@ -62,7 +62,8 @@ fn after(act: &str, talk: &str) -> Report {
     let scenario: Scenario = text.parse().unwrap();
     let report = run(&scenario);
     assert!(report.failures.is_empty(), "{report}");
-    // Whoever was lied to is back where everybody is, and has read all that was said since: nothing is excused any more.
+    // Whoever was lied to is back where everybody is, and has read all that was said since: nothing is excused any
+    // more.
     assert!(report.doubtful.is_empty(), "{:?} are not back: {report}", report.doubtful);
     report
 }
@@ -97,8 +98,8 @@ fn row(name: &str, detected: &str, harmless: &str) -> String {
     }
 }
 
-/// A thief has a device's disk and goes on from it at the same time, as device 5: to everybody it is that device, and it
-/// takes part until it is caught. What the two say under one key is read once; the other is told to be unreadable.
+/// A thief has a device's disk and goes on from it at the same time, as device 5: to everybody it is that device, and
+/// it takes part until it is caught. What the two say under one key is read once; the other is told to be unreadable.
 #[test]
 fn a_disk_is_stolen() {
     let talk = format!("pass ms=500\nsend device=5 group=0 bytes=9\npass ms=500\n{TALK}honest\n");
@@ -110,8 +111,8 @@ fn a_disk_is_stolen() {
     assert!(documented(&row), "not in the documentation:\n{row}");
 }
 
-/// The server goes on from a copy of its store as well, and leads one to three devices there, until they meet the others
-/// again: then it is found out.
+/// The server goes on from a copy of its store as well, and leads one to three devices there, until they meet the
+/// others again: then it is found out.
 #[test]
 fn members_are_led_into_two_histories() {
     for devices in 1..=3 {

@@ -1,5 +1,5 @@
-//! Every verb, killed at every step: `kill -9` right before and right after each batch that the client makes durable, and
-//! then the same for each transaction of the server. What was asked for comes true once, or is told; whoever saw
+//! Every verb, killed at every step: `kill -9` right before and right after each batch that the client makes durable,
+//! and then the same for each transaction of the server. What was asked for comes true once, or is told; whoever saw
 //! neither asks again. Nothing that was said is lost or told twice, and everybody talks on in the same epoch.
 
 mod verbs;
@@ -62,8 +62,8 @@ fn at_every_step(
         again += usize::from(asked_again);
         let stored = verb.stored_from.is_some_and(|from| of_the_client && step >= from);
         assert!(!asked_again || !stored, "{name}: what was stored did not come true by itself");
-        // Each takes several processes: the one that says more is done more often. Steps are before and after something by
-        // turns, so it is every third and fifth: now of the ones, now of the others.
+        // Each takes several processes: the one that says more is done more often. Steps are before and after something
+        // by turns, so it is every third and fifth: now of the ones, now of the others.
         let now_and_then = step % 5 == 0 || !struck.killed;
         if verb.of_the_team || now_and_then {
             talk(world, verb, step, &name);
@@ -114,8 +114,8 @@ fn prepared(first: &Arc<Kept>, verb: &Verb) -> Arc<Kept> {
     world.keep()
 }
 
-/// As a person would: looks, and asks again for what did not happen. Whether that was needed: it must not be once the wish
-/// was stored.
+/// As a person would: looks, and asks again for what did not happen. Whether that was needed: it must not be once the
+/// wish was stored.
 fn recover(world: &World, verb: &Verb, struck: &Struck, name: &str) -> bool {
     assert!(struck.killed, "{name}: {}", struck.done.err);
     if (verb.is_true)(world) {
@@ -172,8 +172,8 @@ fn every_verb_survives_its_client() {
     });
 }
 
-/// The server dies before and after each of its transactions, and is started again. Its first moment is before its store
-/// is open.
+/// The server dies before and after each of its transactions, and is started again. Its first moment is before its
+/// store is open.
 #[test]
 fn every_verb_survives_the_server() {
     all(verbs(), false, |world, verb, step| {

@@ -11,7 +11,8 @@ pub(super) type Words = &'static [&'static str];
 pub(super) struct Verb {
     pub(super) by: &'static str,
     pub(super) words: Words,
-    /// Whether who is to be added or removed is proposed, as after three lost races, and then committed by whoever is first.
+    /// Whether who is to be added or removed is proposed, as after three lost races, and then committed by whoever is
+    /// first.
     pub(super) proposes: bool,
     /// What others do first, undisturbed.
     pub(super) before: &'static [(&'static str, Words)],
@@ -25,9 +26,9 @@ pub(super) struct Verb {
     /// Whether its wish has come true, looked at by commands that a person would run; what was queued goes out with
     /// them. Whoever sees that it has not runs the verb again.
     pub(super) is_true: fn(&World) -> bool,
-    /// From which moment of its own process on its wish is stored, and comes true without being asked for again: 1, right
-    /// after the first batch, unless something has to be asked of the server before. `None`: it is a question that the server
-    /// answers, or several wishes one after the other.
+    /// From which moment of its own process on its wish is stored, and comes true without being asked for again: 1,
+    /// right after the first batch, unless something has to be asked of the server before. `None`: it is a question
+    /// that the server answers, or several wishes one after the other.
     pub(super) stored_from: Option<u64>,
     /// Exit codes of running it again, besides 0: it says that there is nothing left to do.
     pub(super) again: &'static [i32],

@@ -25,8 +25,8 @@ const LOG: &str = "server.log";
 /// Of Carol's, in the team.
 pub(super) const UNREAD: &str = "unread when it happened";
 
-/// Alice is the admin of `team`, and `second` a second device of hers; Bob and Carol are members; Dave and Erin are in no
-/// group. A message of Carol's is unread by the others.
+/// Alice is the admin of `team`, and `second` a second device of hers; Bob and Carol are members; Dave and Erin are in
+/// no group. A message of Carol's is unread by the others.
 pub(super) struct World {
     place: Place,
     kept: Arc<Kept>,

@@ -1,5 +1,5 @@
-//! Those who are not honest: a server that lies to a device, and a device that sends the server what it should not. Both
-//! change frames on their way; what is dishonest about it is theirs to do, for neither has anybody else's keys.
+//! Those who are not honest: a server that lies to a device, and a device that sends the server what it should not.
+//! Both change frames on their way; what is dishonest about it is theirs to do, for neither has anybody else's keys.
 
 use core::time::Duration;
 
@@ -144,8 +144,8 @@ impl Play<'_> {
         true
     }
 
-    /// All lies end, and thieves are caught. Who was lied to begins again with another connection. Returns whether there
-    /// was anything to end.
+    /// All lies end, and thieves are caught. Who was lied to begins again with another connection. Returns whether
+    /// there was anything to end.
     pub(super) fn be_honest(&mut self) -> bool {
         let lies = core::mem::take(&mut self.liars.borrow_mut().lies);
         self.world.liar = None;

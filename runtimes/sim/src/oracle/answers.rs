@@ -123,15 +123,20 @@ impl Oracle {
     pub(super) fn failed(&mut self, device: usize, issued: &Issued, failed: &Failed) {
         let Asked::Said(number) = issued.asked else { return };
         let reader = &self.readers[device];
-        // A backup sends again what was sent since: the server says that it has something of that name.
-        let again = matches!(failed, Failed::Server { code: ErrorCode::MessageIdReused, .. });
+        // A backup sends again what was sent since: the server says that it has something of that name, or that the
+        // device is out of the group.
+        let again = matches!(
+            failed,
+            Failed::Server { code: ErrorCode::MessageIdReused, .. } | Failed::Obsolete(_)
+        );
         let Some(said) = self.said.get_mut(number as usize) else { return };
         said.failed = !(reader.lied || reader.restored && again);
         let read = said.at.filter(|_| said.failed);
         self.check(read.is_none(), "what failed is not read", || format!("text {number}"));
     }
 
-    /// Whether the model shows what is told. `None`: the answer is none to that command, or about nothing that is there.
+    /// Whether the model shows what is told. `None`: the answer is none to that command, or about nothing that is
+    /// there.
     fn came_true(
         &self,
         device: usize,
@@ -315,7 +320,9 @@ impl Oracle {
         // Its generation is not told: where it is clear, all else is compared.
         let mut alike = true;
         let mut admins = None;
-        if let [generation] = generations[..] {
+        let forked = self.readers[device].forked;
+        if let ([generation], false) = (&generations[..], forked) {
+            let generation = *generation;
             let place = (generation, change.epoch);
             let log = &logs.channels[&change.channel];
             let of = |place| log.members_at(place).cloned().unwrap_or_default();

@@ -84,7 +84,8 @@ impl Oracle {
         self.present(world).map(|(device, _, sender)| (device, sender)).collect()
     }
 
-    /// Those who are present and have not left the channel: who is alone in a group leaves it without a word to the log.
+    /// Those who are present and have not left the channel: who is alone in a group leaves it without a word to the
+    /// log.
     fn staying(&self, world: &World, id: ChannelId) -> BTreeSet<Sender> {
         let stays = |device: &usize| !self.readers[*device].leaving.contains(&id);
         let present = self.present(world).filter(|(device, ..)| stays(device));
@@ -100,8 +101,8 @@ impl Oracle {
         self.staying(world, id).difference(&restored).copied().collect()
     }
 
-    /// Whether a device that cannot read the log on, since it was restored or away for too long, does not know who moved
-    /// the group last: it says so, and waits until somebody does whom it knows.
+    /// Whether a device that cannot read the log on, since it was restored or away for too long, does not know who
+    /// moved the group last: it says so, and waits until somebody does whom it knows.
     fn waits_for_a_member(&self, reader: &Reader, group: &GroupSummary) -> bool {
         let log = self.logs.channels.get(&group.channel);
         (reader.restored || reader.is_out_of(group.channel))
@@ -121,8 +122,8 @@ impl Oracle {
         })
     }
 
-    /// Whether this device was in a direct channel and is none of its members any more. A backup from before may not know
-    /// that only who is in it can open it again, and waits for that.
+    /// Whether this device was in a direct channel and is none of its members any more. A backup from before may not
+    /// know that only who is in it can open it again, and waits for that.
     fn was_put_out(&self, device: Sender) -> bool {
         self.logs.channels.values().any(|log| {
             let direct = log.kind == ChannelKind::Direct;
@@ -152,7 +153,9 @@ impl Oracle {
             let mut unknown = reader.torn.contains(&id) && reader.has_lost(id);
             unknown |= reader.is_denied(id) || reader.is_kept(id, log);
             // A backup from between two memberships.
-            unknown |= reader.restored && group.as_ref().is_some_and(|group| !group.member);
+            let put_out = group.as_ref().is_some_and(|group| !group.member);
+            // Or it was put out in another history.
+            unknown |= (reader.restored || reader.forked) && put_out;
             if reader.leaving.contains(&id) || unknown {
                 continue;
             }

@@ -1,5 +1,5 @@
-//! Queues and what bounds them, by its name in `limits.rs`, as far as they can be seen from outside: by what machines put
-//! out, what they have stored, and what the store has.
+//! Queues and what bounds them, by its name in `limits.rs`, as far as they can be seen from outside: by what machines
+//! put out, what they have stored, and what the store has.
 
 use std::collections::{BTreeMap, BTreeSet};
 

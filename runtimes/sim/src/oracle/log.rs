@@ -78,8 +78,8 @@ impl Log {
         &self.members[&self.place]
     }
 
-    /// Whether the last commit is by an account that a device which stands at `place` does not know for a member: by the
-    /// server's word alone it goes nowhere.
+    /// Whether the last commit is by an account that a device which stands at `place` does not know for a member: by
+    /// the server's word alone it goes nowhere.
     pub(super) fn is_moved_by_a_stranger(&self, place: Place) -> bool {
         let last = self.entries.iter().rfind(|entry| entry.kind == EntryKind::Commit);
         let known = self.members.get(&place);

@@ -19,8 +19,8 @@ pub(super) struct Issued {
     pub(super) asked: Asked,
     /// The devices of its account then, and their keys.
     pub(super) devices: BTreeMap<DeviceId, [u8; 32]>,
-    /// The life of the device in which it has to be answered: in which it was given, or in which what is stored of it was
-    /// found.
+    /// The life of the device in which it has to be answered: in which it was given, or in which what is stored of it
+    /// was found.
     pub(super) life: u32,
     /// Something of it was on the disk.
     durable: bool,
@@ -124,19 +124,21 @@ pub(super) struct Reader {
     pub(super) torn: BTreeSet<ChannelId>,
     /// Where it was told that it became a member, the last time.
     pub(super) joined: BTreeMap<ChannelId, Place>,
-    /// Groups whose welcome may have gone from its inbox before it was read, which it was told: it comes in from outside,
-    /// if it still is a member.
+    /// Groups whose welcome may have gone from its inbox before it was read, which it was told: it comes in from
+    /// outside, if it still is a member.
     pub(super) unwelcomed: BTreeSet<ChannelId>,
-    /// Groups that it is kept out of, and how far it had read them: added to after the backup that it was restored from.
+    /// Groups that it is kept out of, and how far it had read them: added to after the backup that it was restored
+    /// from.
     lost: BTreeMap<ChannelId, u64>,
     /// Wishes to leave that were taken.
     pub(super) leaving: BTreeSet<ChannelId>,
     /// Groups that are over, and whose next generation it has not joined: a wish to leave goes for that one too.
     pub(super) between: BTreeSet<ChannelId>,
-    /// It asked for a login and was not told that it is logged in: one that it does not hear of takes the tokens of the one
-    /// before.
+    /// It asked for a login and was not told that it is logged in: one that it does not hear of takes the tokens of the
+    /// one before.
     pub(super) login_unheard: bool,
-    /// It was told that it is logged out, and the server has not heard of that: its session has to have ended otherwise.
+    /// It was told that it is logged out, and the server has not heard of that: its session has to have ended
+    /// otherwise.
     pub(super) logged_out_alone: bool,
     /// Its session ended for good, until it logs in again.
     pub(super) ended: bool,
@@ -168,8 +170,8 @@ impl Reader {
         lost
     }
 
-    /// Its disk is an older one: what it was told and what it asked for may come again. Returns the texts that are queued
-    /// on it.
+    /// Its disk is an older one: what it was told and what it asked for may come again. Returns the texts that are
+    /// queued on it.
     pub(super) fn put_back(&mut self, disk: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u32> {
         self.restored = true;
         if !disk.contains_key(b"d/identity".as_slice()) {

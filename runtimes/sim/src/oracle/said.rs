@@ -85,8 +85,8 @@ impl Oracle {
         });
     }
 
-    /// The server had no room for a while, or its disk failed. What it refused then is sent again, and what was on its way behind that may
-    /// have been taken meanwhile.
+    /// The server had no room for a while, or its disk failed. What it refused then is sent again, and what was on its
+    /// way behind that may have been taken meanwhile.
     pub(crate) fn server_has_room(&mut self) {
         let on_their_way = self.said.iter_mut().filter(|said| said.at.is_none());
         on_their_way.for_each(|said| said.ordered = false);

@@ -1,5 +1,5 @@
-//! What devices have on their disks, read as anybody could who has the format: each state of a group that becomes durable
-//! is held against the log, and against what others had in the same epoch.
+//! What devices have on their disks, read as anybody could who has the format: each state of a group that becomes
+//! durable is held against the log, and against what others had in the same epoch.
 
 use memchr::memmem;
 use qpc_protocol::client::event::Trust;

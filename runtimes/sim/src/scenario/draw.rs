@@ -1,5 +1,5 @@
-//! Scenarios drawn from a seed, each with its own mix: what a world has none of at all shows other faults than what it has
-//! a little of everything of ("swarm testing", Groce et al., ISSTA 2012).
+//! Scenarios drawn from a seed, each with its own mix: what a world has none of at all shows other faults than what it
+//! has a little of everything of ("swarm testing", Groce et al., ISSTA 2012).
 
 use qpc_protocol::env::Entropy;
 use qpc_protocol::io::Links;
@@ -7,8 +7,8 @@ use qpc_protocol::mls::suite::Suite;
 
 use super::{Class, Crypto, DEVICES, DEVICES_LEAST, Scenario, Setting, Step};
 
-/// How long a drawn world lasts at most, in hours: long enough for a session to end unused, and not so long that a server
-/// forgets what it was sent before a device comes back to send it again ([`RESEND_TIME`] after [`ENTRY_TIME`]).
+/// How long a drawn world lasts at most, in hours: long enough for a session to end unused, and not so long that a
+/// server forgets what it was sent before a device comes back to send it again ([`RESEND_TIME`] after [`ENTRY_TIME`]).
 ///
 /// [`RESEND_TIME`]: qpc_protocol::limits::RESEND_TIME
 /// [`ENTRY_TIME`]: qpc_protocol::limits::ENTRY_TIME
@@ -92,8 +92,8 @@ impl Scenario {
     }
 }
 
-/// In some of the worlds with faults a disk is damaged, once or twice; drawn apart, so that all else is as it was before
-/// there was this.
+/// In some of the worlds with faults a disk is damaged, once or twice; drawn apart, so that all else is as it was
+/// before there was this.
 fn tear(seed: u64, steps: &mut Vec<Step>, operations: usize) {
     let mut start = [0x7D; 32];
     start[..8].copy_from_slice(&seed.to_be_bytes());

@@ -30,8 +30,8 @@ pub struct Kind {
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $name:ident = $word:literal, $class:ident, $weight:literal, [$($arg:ident),*];)*) => {
-        /// One step of a scenario. Its numbers are indexes, taken modulo what there is when it runs: devices, groups and
-        /// accounts in the order in which they came to be. A step that does not apply then is passed over.
+        /// One step of a scenario. Its numbers are indexes, taken modulo what there is when it runs: devices, groups
+        /// and accounts in the order in which they came to be. A step that does not apply then is passed over.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs, reason = "the fields are the numbers of the text form")]
         pub enum Step {
@@ -147,8 +147,8 @@ steps! {
 
     /// A device is switched off without a word.
     Crash = "crash", Fault, 10, [device];
-    /// It is at the n-th batch from now: before that is durable (0), before it is told so (1), or after what waited for it
-    /// has left (2).
+    /// It is at the n-th batch from now: before that is durable (0), before it is told so (1), or after what waited for
+    /// it has left (2).
     CrashAt = "crash-at", Fault, 10, [device, batch, moment];
     /// It is switched on, from its disk.
     Start = "start", Fault, 24, [device];
@@ -182,8 +182,8 @@ steps! {
     SlowDisk = "slow-disk", Fault, 4, [device, ms];
     /// Its disk refuses the next batch: full (0), failing (1).
     DiskFails = "disk-fails", Fault, 3, [device, how];
-    /// It goes off, and a record of it is torn: of how far it is with a channel (0), of a group (1); or its store finds one
-    /// that is not what it wrote (2). Then it is switched on. What cannot be begun with is put right.
+    /// It goes off, and a record of it is torn: of how far it is with a channel (0), of a group (1); or its store finds
+    /// one that is not what it wrote (2). Then it is switched on. What cannot be begun with is put right.
     Damage = "damage", Fault, 0, [device, part];
     /// Its disk is copied.
     Backup = "backup", Fault, 3, [device];
