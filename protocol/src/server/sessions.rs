@@ -360,7 +360,10 @@ impl Server {
         if !self.proves(call.conn, &proof, &device_key) {
             return self.deny(call, AuditKind::Refresh, sender, ErrorCode::ProofInvalid);
         }
-        let issue = Issue { refresh: next, at: self.now.wall };
+        self.rotate_from(call, sender, old, Issue { refresh: next, at: self.now.wall });
+    }
+
+    fn rotate_from(&mut self, call: Call, sender: Sender, old: Digest, issue: Issue) {
         let op = StoreOp::RotateRefresh {
             sender,
             old,
@@ -368,22 +371,28 @@ impl Server {
             expires: issue.at.plus(self.config.refresh_token_time),
             at: issue.at,
         };
-        self.store(Step::RefreshRotate(call, sender, issue), op);
+        self.store(Step::RefreshRotate(call, sender, old, issue), op);
     }
 
     pub(super) fn refreshed(
         &mut self,
         call: Call,
         sender: Sender,
+        old: Digest,
         issue: Issue,
         reply: StoreReply,
     ) {
+        let next = token::hash(&issue.refresh);
         match reply {
             StoreReply::TokensFrom(from) => {
                 let tokens = self.issue(sender, issue, from);
                 let account = Some(sender.account);
                 self.audit_as(AuditKind::Refresh, account, Some(sender), None, None);
                 self.reply(call, Reply::Tokens(tokens));
+            }
+            // The same device, on a connection that it has given up since, was first.
+            StoreReply::Refused { code: ErrorCode::TokenInvalid, .. } if old != next => {
+                self.rotate_from(call, sender, next, issue);
             }
             StoreReply::Refused { code, .. } => {
                 self.deny(call, AuditKind::Refresh, sender, code);

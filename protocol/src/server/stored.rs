@@ -16,7 +16,7 @@ use super::submit::Submitted;
 use crate::auth::budget::Admitted;
 use crate::crypto::identity::{DeviceRecord, Revocation};
 use crate::error::{ErrorCode, StoreFault};
-use crate::id::{AccountId, ChannelId, Sender};
+use crate::id::{AccountId, ChannelId, Digest, Sender};
 use crate::mls::public::PublicState;
 use crate::mls::suite::Suite;
 use crate::server::audit::AuditKind;
@@ -35,7 +35,7 @@ pub(super) enum Step {
     RefreshFind(Call, Proof, Token),
     /// The refresh token is not known: is it the one before, and its successor never arrived?
     RefreshAgain(Call, Proof, Token),
-    RefreshRotate(Call, Sender, Issue),
+    RefreshRotate(Call, Sender, Digest, Issue),
     Logout(Call, Sender),
     DeviceRegister(Call, Box<DeviceRecord>),
     DeviceList(Call),
@@ -158,8 +158,8 @@ impl Server {
             Step::ResumeOpen(call, resuming) => self.resumed(call, &resuming, reply),
             Step::RefreshFind(call, proof, next) => self.refresh_found(call, proof, next, reply),
             Step::RefreshAgain(call, proof, next) => self.refresh_again(call, proof, next, reply),
-            Step::RefreshRotate(call, sender, issue) => {
-                self.refreshed(call, sender, issue, reply);
+            Step::RefreshRotate(call, sender, old, issue) => {
+                self.refreshed(call, sender, old, issue, reply);
             }
             Step::Logout(call, sender) => self.logged_out(call, sender, reply),
             Step::DeviceRegister(call, record) => self.device_registered(call, &record, reply),

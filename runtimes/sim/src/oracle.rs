@@ -259,11 +259,13 @@ impl Oracle {
         reader.ended && reader.sender.is_some_and(|sender| self.logs.is_active(sender))
     }
 
-    /// Devices that were lied to, or whose words were changed, and that are on and not whole again.
+    /// Devices that were lied to, or whose words were changed, and that are on and not whole again. Of those that have been
+    /// in another history nobody knows.
     pub(crate) fn doubtful(&self, world: &World) -> Vec<usize> {
         let readers = self.readers.iter().zip(&world.devices).enumerate();
-        let doubtful =
-            readers.filter(|(_, (reader, device))| reader.lied && device.client.is_some());
+        let doubtful = readers.filter(|(_, (reader, device))| {
+            reader.lied && !reader.forked && device.client.is_some()
+        });
         doubtful.map(|(device, _)| device).collect()
     }
 

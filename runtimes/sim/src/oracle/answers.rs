@@ -234,10 +234,15 @@ impl Oracle {
                 groups.any(|members| members.iter().any(|member| member.account == account))
             }
             (Asked::Remove(id, account), Outcome::Epoch(epoch)) => {
-                let mut groups = of_epoch(log(id)?, *epoch);
-                // Of its own account it removes all others.
-                let gone = |member: &Sender| member.account != *account || *member == own;
-                groups.any(|members| members.iter().all(gone))
+                let log = log(id)?;
+                let mut places = log.memberships().filter(|(place, _)| place.1 == *epoch);
+                // Of its own account it removes all others; a new device of it may come in with the same commit.
+                places.any(|((generation, _), members)| {
+                    let before = log.members_at((*generation, epoch.saturating_sub(1)));
+                    let new = |member: &Sender| before.is_some_and(|of| !of.contains(member));
+                    let gone = |of: &Sender| of.account != *account || *of == own || new(of);
+                    members.iter().all(gone)
+                })
             }
             (Asked::Leave(id), Outcome::Done) => {
                 // Who is alone leaves without a word to the log.
@@ -315,7 +320,14 @@ impl Oracle {
             commits.map(|(_, entry)| entry.place.0).collect()
         };
         let logs = self.logs_of(device, |logs| !generations(logs).is_empty());
-        let generations = generations(logs);
+        let mut generations = generations(logs);
+        // Of two that have such an epoch it is the one that the device is in.
+        if let (2.., Some(row)) =
+            (generations.len(), self.readers[device].rows.get(&change.channel))
+        {
+            let present = row.place().0;
+            generations.retain(|generation| *generation == present);
+        }
         let what = || format!("device {device}: {change:?}");
         // Its generation is not told: where it is clear, all else is compared.
         let mut alike = true;

@@ -6,6 +6,7 @@ use memchr::memmem;
 use qpc_protocol::client::Client;
 use qpc_protocol::client::event::GroupSummary;
 use qpc_protocol::id::{ChannelId, Sender};
+use qpc_protocol::limits::UNREAD_EVENTS;
 use qpc_protocol::wire::message::ChannelKind;
 
 use super::Oracle;
@@ -291,7 +292,9 @@ impl Oracle {
             let Some(entry) = log.entry(seq) else { continue };
             for (device, sender) in present {
                 let reader = &self.readers[*device];
-                let read = reader.texts.contains_key(&number);
+                // Or its application has not acknowledged as many as may wait.
+                let full = reader.unread >= UNREAD_EVENTS;
+                let read = full || reader.texts.contains_key(&number);
                 if *device != said.device
                     && !read
                     && log.is_for(*sender, seq)
