@@ -62,7 +62,7 @@ impl Client {
     /// adds all devices of both accounts. Of two who open it at once one founds it, and the other is done when it has
     /// joined. Until then the channel is unknown here, and nothing can be sent to it. If the other account founded it
     /// and adds nobody, this is not done until it does; nor, if this one founded it and finds then that it can add no
-    /// device of the other, until it can: [`Event::NotAdded`]. → [`Outcome::Group`]
+    /// device of the other, until it can: [`Event::NotAdded`](super::event::Event::NotAdded). → [`Outcome::Group`]
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`, `Invalid` for a name out of bounds or the own one.

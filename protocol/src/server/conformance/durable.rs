@@ -14,7 +14,7 @@ use crate::mls::suite::Suite;
 use crate::server::op::{Append, Commit, StoreOp, StoreReply};
 use crate::store::batch::Op;
 
-/// Some of everything that ends, all of it at `later(LIFE)` but for submissions ([`RESEND`] later): entries,
+/// Some of everything that ends, all of it at `later(LIFE)` but for submissions (`RESEND` later): entries,
 /// submissions, key packages (one claimed, one last resort), blobs, refresh tokens. Returns how much of each kind.
 fn fill(bed: &mut Bed<'_>) -> [u32; 5] {
     let group = bed.group(2);

@@ -81,7 +81,8 @@ pub fn duplicates_are_answered_before_anything_else(store: &mut dyn Backend) {
     assert_eq!(bed.run(StoreOp::Append(first)), again(sent));
 }
 
-/// The memory of a submission lasts [`RESEND`] longer than its entry, and longer than that of the one before.
+/// The memory of a submission lasts [`RESEND_TIME`](crate::limits::RESEND_TIME) longer than its entry, and longer than
+/// that of the one before.
 pub fn submissions_are_remembered_until_their_end(store: &mut dyn Backend) {
     let mut bed = Bed(store);
     let group = bed.group(1);
