@@ -4,6 +4,7 @@
 mod command;
 mod fault;
 mod hostile;
+mod ways;
 
 use core::ops::Range;
 use core::time::Duration;
@@ -21,7 +22,7 @@ use crate::trace::Trace;
 use crate::world::{Rules, World};
 use hostile::Liars;
 
-pub use hostile::{OF_MEMBERS, OF_SERVERS, Way};
+pub use ways::{OF_MEMBERS, OF_SERVERS, Way};
 
 /// How often in a day devices wake up where days pass.
 const WAKES_A_DAY: u32 = 3;
