@@ -264,8 +264,8 @@ fn server_next(code: ErrorCode) -> &'static str {
         }
         ErrorCode::ProofInvalid => {
             "This home is older than its device's key: use a newer copy of it, or log in with a fresh --home as a new \
-             device and revoke this one there, by `qpc devices list` and `qpc devices revoke`. Groups in which you have no \
-             other device invite you again."
+             device and revoke this one there, by `qpc devices list` and `qpc devices revoke`. Groups in which you have \
+             no other device invite you again."
         }
         ErrorCode::DeviceRevoked => "Log in with a fresh --home as a new device.",
         ErrorCode::DeviceLimit => "Revoke a device that is not used any more: `qpc devices list`.",

@@ -33,8 +33,8 @@ pub(crate) fn warn(output: Output, event: &Event) {
         Event::AccountChanged { username, trust: event::Trust::Changed { verified, .. }, .. } => {
             let was = if *verified { " and was VERIFIED" } else { "" };
             output.warn(&format!(
-                "{username} IS ANOTHER ACCOUNT THAN BEFORE{was}: compare safety numbers (qpc verify {username}), or accept \
-                 it (qpc trust accept {username})"
+                "{username} IS ANOTHER ACCOUNT THAN BEFORE{was}: compare safety numbers (qpc verify {username}), or \
+                 accept it (qpc trust accept {username})"
             ));
         }
         Event::AccountChanged { username, .. } => {

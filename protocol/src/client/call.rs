@@ -153,7 +153,7 @@ impl Client {
             Call::Confirm(claim) => self.on_not_confirmed(claim, failure),
             Call::Rotate => self.on_rotation_refused(failure),
             Call::Envelope => self.on_envelope_refused(failure),
-            Call::Memberships => self.on_memberships_refused(),
+            Call::Memberships => self.stop_memberships(),
             Call::PackageStatus(suite) | Call::PackageUpload(suite) => {
                 self.on_packages_refused(suite, failure);
             }

@@ -25,13 +25,13 @@ pub(super) enum Listed {
     Asked(ConnId, Option<ChannelId>),
     Read(ConnId),
     /// Asked again with the next session.
-    Refused(ConnId),
+    Unfinished(ConnId),
 }
 
 impl Listed {
     fn conn(self) -> ConnId {
         match self {
-            Self::Asked(conn, _) | Self::Read(conn) | Self::Refused(conn) => conn,
+            Self::Asked(conn, _) | Self::Read(conn) | Self::Unfinished(conn) => conn,
         }
     }
 }
@@ -59,7 +59,7 @@ impl Client {
                 true
             }
             Some(Listed::Asked(..)) => true,
-            Some(Listed::Read(_) | Listed::Refused(_)) => false,
+            Some(Listed::Read(_) | Listed::Unfinished(_)) => false,
         }
     }
 
@@ -97,14 +97,14 @@ impl Client {
             if !leads_on
                 || (self.is_unwelcomed(info) && !self.enter_unopened(info.channel, info.generation))
             {
-                return self.on_memberships_refused();
+                return self.stop_memberships();
             }
             last = Some(info.channel);
         }
         match more {
             false => self.end_memberships(),
             true if last > after => self.ask_memberships(last),
-            true => self.on_memberships_refused(),
+            true => self.stop_memberships(),
         }
     }
 
@@ -125,9 +125,9 @@ impl Client {
     }
 
     /// It is not read to its end: the server did not say it, did not go on, or named too many groups to try at once.
-    pub(super) fn on_memberships_refused(&mut self) {
+    pub(super) fn stop_memberships(&mut self) {
         if let Some(Listed::Asked(conn, _)) = self.listed() {
-            self.listed = Some(Listed::Refused(conn));
+            self.listed = Some(Listed::Unfinished(conn));
             self.wake_inboxes();
         }
     }

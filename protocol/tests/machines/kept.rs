@@ -122,14 +122,7 @@ fn a_damaged_group_leaves_nothing_to_read_with() {
 #[test]
 fn a_restored_backup_reads_what_was_sent_before_its_return() {
     let (mut world, channel) = three(4);
-    let copy = world.devices[BOB].disk.clone();
-    // Carol does not read: the log is kept for her.
-    world.crash(CAROL);
-    for _ in 0..2 {
-        said(&mut world, BOB, channel, "since the copy");
-        world.cut(BOB);
-        world.pass(Duration::from_secs(5));
-    }
+    let copy = behind(&mut world, channel);
     blindfold(&mut world, channel, &[ALICE]);
     put_back(&mut world, BOB, copy);
     world.until(|world| rejoins(world, BOB) == [Why::Restored]);

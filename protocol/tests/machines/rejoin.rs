@@ -212,14 +212,7 @@ fn regression_19_a_crash_at_every_step_of_coming_back_strands_nobody() {
         let mut crashed = 0;
         for at in 0.. {
             let (mut world, channel) = three(seed);
-            let copy = world.devices[BOB].disk.clone();
-            // The log keeps what one member has not read: it can be followed.
-            world.crash(CAROL);
-            for _ in 0..2 {
-                said(&mut world, BOB, channel, "since the copy");
-                world.cut(BOB);
-                world.pass(Duration::from_secs(5));
-            }
+            let copy = behind(&mut world, channel);
             let before = world.group(ALICE, channel).epoch;
             world.devices[BOB].connect = false;
             put_back(&mut world, BOB, copy);

@@ -415,6 +415,19 @@ pub(crate) fn wreck(world: &mut World, device: usize) {
     disk.filter(|(key, _)| key.starts_with(b"g/")).for_each(|(_, value)| value.truncate(1));
 }
 
+/// A copy of Bob's disk from before two sessions in which he spoke. Carol is switched off before them, so that the log
+/// is kept for her, and can be followed from the copy.
+pub(crate) fn behind(world: &mut World, channel: ChannelId) -> Disk {
+    let copy = world.devices[BOB].disk.clone();
+    world.crash(CAROL);
+    for _ in 0..2 {
+        said(world, BOB, channel, "since the copy");
+        world.cut(BOB);
+        world.pass(Duration::from_secs(5));
+    }
+    copy
+}
+
 /// A device's disk as it was once is put in its place again.
 pub(crate) fn put_back(world: &mut World, device: usize, copy: Disk) {
     if world.devices[device].client.is_some() {

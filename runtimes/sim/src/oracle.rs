@@ -258,8 +258,8 @@ impl Oracle {
         reader.ended && reader.sender.is_some_and(|sender| self.logs.is_active(sender))
     }
 
-    /// Devices that were lied to, or whose words were changed, and that are on and not whole again. Of those that have been
-    /// in another history nobody knows.
+    /// Devices that were lied to, or whose words were changed, and that are on and not whole again. Of those that
+    /// have been in another history nobody knows.
     pub(crate) fn doubtful(&self, world: &World) -> Vec<usize> {
         let readers = self.readers.iter().zip(&world.devices).enumerate();
         let doubtful = readers.filter(|(_, (reader, device))| {
