@@ -237,10 +237,9 @@ fn is_unopened(error: &StageCommitError) -> bool {
     )
 }
 
-/// Whether what it failed by is signed by who made it, as the path's secrets are; the tag is not (RFC 9420 §6.1).
+/// Whether what an unopened commit failed by is signed by who made it, as its path is; the tag is not (RFC 9420 §6.1).
 fn is_signed(error: &StageCommitError) -> bool {
-    use ApplyUpdatePathError::{PathMismatch, UnableToDecrypt};
-    matches!(error, StageCommitError::UpdatePathError(UnableToDecrypt | PathMismatch))
+    !matches!(error, StageCommitError::ConfirmationTagMismatch)
 }
 
 fn process_error<E: fmt::Display>(error: ProcessMessageError<E>) -> MlsError {

@@ -187,26 +187,45 @@ fn a_forgotten_commit_of_ones_own_is_told_from_a_broken_one() {
     assert!(matches!(scene.devices[1].receive(&spoiled), Err(MlsError::Invalid(_))));
 }
 
+/// No path secret opens for this device any more.
+fn forget_keys(device: &mut Device) {
+    let before = device.disk.0.len();
+    device.disk.0.retain(|key, _| !matches!(key[0], b'k' | b'n'));
+    assert!(device.disk.0.len() < before);
+    device.group = Some(Group::restore(device.backend, device.disk.records()).unwrap());
+}
+
 /// A path sealed to keys that this device does not have: as if its own state had been damaged, or the committer lied.
 #[test]
 fn a_members_commit_that_does_not_open_is_told_from_what_anybody_could_make_up() {
     let mut scene = Scene::new(Suite::Classical);
     let bundle = scene.devices[0].commit(&Plan::default()).unwrap();
-    // Bob's record of his leaf's key is that of another leaf.
     let mut bob = scene.devices.remove(1);
-    let keys: Vec<_> =
-        bob.disk.0.keys().filter(|key| matches!(key[0], b'k' | b'n')).cloned().collect();
-    assert!(!keys.is_empty());
-    for key in keys {
-        bob.disk.0.remove(&key);
-    }
-    bob.group = Some(Group::restore(bob.backend, bob.disk.records()).unwrap());
+    forget_keys(&mut bob);
     let broken = bob.receive(&bundle.commit).unwrap_err();
     assert!(matches!(broken, MlsError::Unopened(_)), "{broken:?}");
     let mut spoiled = bundle.commit;
     let tag = spoiled.len() - 3;
     spoiled[tag] ^= 1;
     assert!(matches!(bob.receive(&spoiled), Err(MlsError::Invalid(_))));
+}
+
+/// From outside, only a device of the group gives cause to come back: under another's name anybody could sign one.
+#[test]
+fn a_commit_from_outside_that_does_not_open_counts_if_it_is_of_a_device_of_the_group() {
+    for (id, counts) in [(None, true), (Some(DeviceId([9; 16])), false)] {
+        let mut scene = Scene::new(Suite::Classical);
+        let mut bob = Device::new(2);
+        if let Some(id) = id {
+            let of_key = bob.local.record.device_key;
+            bob.local.record = DeviceRecord::sign(bob.backend, &bob.account, id, of_key, 1, START);
+        }
+        let bundle = rejoin(&mut bob, &scene.group_info, &scene.tree, &scene.floor()).unwrap();
+        let alice = &mut scene.devices[0];
+        forget_keys(alice);
+        let broken = alice.receive(&bundle.commit).unwrap_err();
+        assert_eq!(matches!(broken, MlsError::Unopened(_)), counts, "{broken:?}");
+    }
 }
 
 #[test]
