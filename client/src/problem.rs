@@ -81,6 +81,7 @@ local_codes! {
     ContactUnknown = 138, FAILED, "See `qpc trust list`; `qpc verify <username>` asks the server.";
 
     Queued = 140, QUEUED, "It stays stored on this device and goes out with the next command that reaches the server.";
+    Unclear = 141, FAILED, "Ask a member whether it has arrived before you send it again.";
     Busy = 142, FAILED, "Try again in a moment.";
 
     ServerLies = 150, REFUSED, "Do not trust this server before somebody can explain it.";
@@ -288,6 +289,7 @@ impl From<Failed> for Problem {
                 format!("a device of account {account} could not be added: {why}"),
             ),
             Failed::Obsolete(why) => Self::new(Local::Obsolete, why),
+            Failed::Unclear(why) => Self::new(Local::Unclear, why),
             Failed::Untrusted(why) => Self::new(Local::ServerLies, why),
             Failed::NameChanged(why) => Self::new(Local::NameChanged, why),
             Failed::SealedKey => {

@@ -212,7 +212,7 @@ impl Client {
         self.stage_channel(id);
         let item = self.next_ticket();
         let what = OutWhat::Proposal { submit, intent: ticket.0 };
-        self.store_item(item, OutItem { channel: id, message, what, accepted: None, silent: true });
+        self.store_item(item, OutItem::new(id, message, what, true));
         Ok(())
     }
 

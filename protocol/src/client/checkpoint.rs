@@ -387,8 +387,7 @@ impl Client {
         let what =
             OutWhat::Application { body: body.into(), says: Says::Checkpoints, sealed: None };
         let ticket = self.next_ticket();
-        let item = OutItem { channel: id, message, what, accepted: None, silent: true };
-        self.store_item(ticket, item);
+        self.store_item(ticket, OutItem::new(id, message, what, true));
     }
 
     fn accounts_in(&mut self, id: ChannelId) -> Option<BTreeSet<AccountId>> {

@@ -174,7 +174,7 @@ impl Client {
         let ticket = self.next_ticket();
         let body = Zeroizing::new(body.to_vec());
         let what = OutWhat::Application { body, says: Says::Body, sealed: None };
-        self.store_item(ticket, OutItem { channel, message, what, accepted: None, silent: false });
+        self.store_item(ticket, OutItem::new(channel, message, what, false));
         self.may_carry(channel);
         Ok(ticket)
     }

@@ -291,10 +291,7 @@ impl Client {
         let ticket = self.next_ticket();
         let what = OutWhat::Commit { bundle, intents };
         self.stage_channel(id);
-        self.store_item(
-            ticket,
-            OutItem { channel: id, message, what, accepted: None, silent: true },
-        );
+        self.store_item(ticket, OutItem::new(id, message, what, true));
     }
 
     /// Our pending commit came up in the log: it is merged, and what it was for is true.

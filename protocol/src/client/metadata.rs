@@ -403,10 +403,7 @@ impl Client {
         let what =
             OutWhat::Application { body: Vec::new().into(), says: Says::Metadata, sealed: None };
         let ticket = self.next_ticket();
-        self.store_item(
-            ticket,
-            OutItem { channel: id, message, what, accepted: None, silent: true },
-        );
+        self.store_item(ticket, OutItem::new(id, message, what, true));
     }
 
     /// Metadata of this device came up in the log. Whoever was added since it was sealed cannot read it, and who added

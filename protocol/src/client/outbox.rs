@@ -16,6 +16,11 @@ use crate::store::batch::{Op, Records};
 use crate::store::record::decode;
 use crate::wire::message::{Accepted, Failure, Request};
 
+/// Why nobody can say what became of a message.
+const UNANSWERED: &str = "the server's answer is missing for longer than it remembers what it took";
+const SENT_OTHERWISE: &str =
+    "the server has another message under its id, maybe from a later state of this device";
+
 impl Client {
     /// Stores a submission; it goes out with the next pump.
     pub(super) fn store_item(&mut self, ticket: Ticket, item: OutItem) {
@@ -78,6 +83,7 @@ impl Client {
                     self.crowded.insert(id);
                     return;
                 }
+                self.give_up_unclear(ticket);
                 if self.seal_item(id, ticket) {
                     self.send_item(ticket);
                 } else {
@@ -98,6 +104,21 @@ impl Client {
         let OutWhat::Application { sealed: Some(submit), .. } = &item.what else { return false };
         let present = (channel.generation(), channel.row.epoch);
         item.accepted.is_none() && (submit.generation, submit.epoch) != present
+    }
+
+    /// A message that the server may have taken so long ago that it has forgotten it is not sent again: it would be
+    /// read twice. What this device says of itself is said anew.
+    fn give_up_unclear(&mut self, ticket: Ticket) {
+        let now = self.now.wall;
+        let Some(item) = self.outbox.get_mut(&ticket).filter(|item| item.is_unclear(now)) else {
+            return;
+        };
+        if item.silent {
+            item.message = MessageId(self.entropy.array());
+            self.reseal(ticket);
+        } else {
+            self.fail_item(ticket, Failed::Unclear(UNANSWERED));
+        }
     }
 
     /// Encrypts a submission if it is not yet; `false`: it has to wait, and what comes after it too.
@@ -147,6 +168,7 @@ impl Client {
                     if let OutWhat::Application { sealed, .. } = &mut item.what {
                         *sealed = Some(submit);
                     }
+                    item.since = item.since.or(Some(self.now.wall));
                     self.store_item(ticket, item);
                 }
                 true
@@ -318,7 +340,11 @@ impl Client {
                 if let OutWhat::Proposal { intent, .. } = item.what {
                     self.proposal_refused(Ticket(intent), Failed::from(failure));
                 }
-                self.fail_item(ticket, Failed::from(failure));
+                let failed = match failure.code {
+                    ErrorCode::MessageIdReused => Failed::Unclear(SENT_OTHERWISE),
+                    _ => Failed::from(failure),
+                };
+                self.fail_item(ticket, failed);
             }
         }
     }
@@ -326,6 +352,7 @@ impl Client {
     /// The same content, encrypted anew under the same message id: nothing of the first was stored.
     pub(super) fn reseal(&mut self, ticket: Ticket) {
         let Some(mut item) = self.outbox.remove(&ticket) else { return };
+        item.since = None;
         match &mut item.what {
             OutWhat::Application { sealed, .. } => {
                 *sealed = None;

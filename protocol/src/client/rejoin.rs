@@ -381,8 +381,7 @@ impl Client {
         };
         let ticket = self.next_ticket();
         let what = OutWhat::Rejoin { bundle };
-        let item = OutItem { channel: id, message, what, accepted: None, silent: true };
-        self.store_item(ticket, item);
+        self.store_item(ticket, OutItem::new(id, message, what, true));
         self.store_fall(id);
         self.settle_blindness(id);
         self.stage_channel(id);

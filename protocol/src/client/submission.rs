@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::env::UnixMillis;
 use crate::id::{ChannelId, Digest, MessageId, Sender};
+use crate::limits::RESEND_TIME;
 use crate::wire::message::{Accepted, CommitBundle, Submit, SubmitKind};
 
 /// A submission on its way, until the server has it and the log has shown it.
@@ -19,6 +20,8 @@ pub(super) struct OutItem {
     pub accepted: Option<Accepted>,
     /// Whether the application knows: internal submissions have no ticket to finish.
     pub silent: bool,
+    /// When a message was encrypted first, by this device's clock, since the server last denied having it.
+    pub since: Option<UnixMillis>,
 }
 
 /// What is on its way.
@@ -67,6 +70,17 @@ impl fmt::Debug for OutWhat {
 }
 
 impl OutItem {
+    pub(super) fn new(channel: ChannelId, message: MessageId, what: OutWhat, silent: bool) -> Self {
+        Self { channel, message, what, accepted: None, silent, since: None }
+    }
+
+    /// Whether it may be in the log, and the server would not know it any more: what it remembers of a submission it
+    /// remembers for longer than this.
+    pub(super) fn is_unclear(&self, now: UnixMillis) -> bool {
+        let since = self.since.filter(|_| self.accepted.is_none());
+        since.is_some_and(|since| now.since(since) > RESEND_TIME)
+    }
+
     /// SHA-256 of the payload, once there is one.
     pub(super) fn hash(&self) -> Option<Digest> {
         match &self.what {

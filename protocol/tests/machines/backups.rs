@@ -8,8 +8,8 @@ use std::time::Duration;
 use crate::rejoin::undisturbed;
 use crate::reset::{all_talk, reset};
 use crate::talk::*;
-use qpc_protocol::client::event::{Event, Outcome, Why};
-use qpc_protocol::limits::{KEY_PACKAGE_TIME, UNOPENED_WELCOMES};
+use qpc_protocol::client::event::{Event, Failed, Outcome, Why};
+use qpc_protocol::limits::{KEY_PACKAGE_TIME, RESEND_TIME, UNOPENED_WELCOMES};
 use qpc_protocol::wire::message::{Body, Reply, Request};
 use qpc_sim::world::{Rules, World};
 
@@ -174,6 +174,46 @@ fn what_was_sealed_and_wanted_before_the_backup_comes_true_once() {
         assert_eq!(world.group(ALICE, channel).epoch, expected, "{came_true}");
         assert!(!saw(&world, dave, |event| matches!(event, Event::Evicted { .. })));
         undisturbed(&world, &[ALICE, CAROL, dave]);
+    }
+}
+
+/// The server remembers what it took for a month and more. Whoever hears its answer later cannot know whether a message
+/// is in the log, and does not send it again, but for what was never on its way.
+#[test]
+fn what_may_have_been_sent_a_month_ago_is_told_and_not_sent_again() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    for (after, clear) in [(RESEND_TIME, false), (RESEND_TIME - day, true)] {
+        let (mut world, channel) = three(46);
+        lie(&mut world, BOB, false, |_| Vec::new());
+        let sent = say(&mut world, BOB, channel, "sent");
+        world.pass(Duration::from_secs(1));
+        assert_eq!(count(&world, ALICE, "sent"), 1);
+        world.devices[BOB].connect = false;
+        world.cut(BOB);
+        let kept = say(&mut world, BOB, channel, "kept");
+        world.pass(Duration::from_secs(1));
+        world.liar = None;
+        for device in [ALICE, BOB, CAROL] {
+            world.crash(device);
+        }
+        world.pass(after + Duration::from_secs(60));
+        world.devices[BOB].connect = true;
+        for device in [ALICE, BOB, CAROL] {
+            world.start(device);
+        }
+        world.pass(Duration::from_secs(60));
+        for (device, name) in [(ALICE, "alice"), (BOB, "bob"), (CAROL, "carol")] {
+            if saw(&world, device, |event| matches!(event, Event::SessionEnded(_))) {
+                let password = format!("password of {name}").into();
+                world.done(device, |client, now| client.login(now, name, password));
+            }
+        }
+        world.settle();
+        assert_eq!(is_done(&world, BOB, sent), clear);
+        let unclear = |event: &Event| matches!(event, Event::Failed(ticket, Failed::Unclear(_)) if *ticket == sent);
+        assert_eq!(saw(&world, BOB, unclear), !clear);
+        assert!(is_done(&world, BOB, kept));
+        assert_eq!((count(&world, ALICE, "sent"), count(&world, ALICE, "kept")), (1, 1));
     }
 }
 

@@ -213,6 +213,10 @@ pub enum Failed {
     },
     /// What the command asked for cannot come true any more: the group changed, the device was removed.
     Obsolete(&'static str),
+    /// Whether a message is in the log cannot be told, and it is not sent again: it might be read twice. The text says
+    /// why: its answer is missing for longer than [`RESEND_TIME`](crate::limits::RESEND_TIME), or a later state of this
+    /// device may have sent it, of which this is a backup.
+    Unclear(&'static str),
     /// The server's answer does not hold: a record wrongly signed, a proof that does not verify.
     Untrusted(&'static str),
     /// The name stands for another account than it did: see [`Trust::Changed`].

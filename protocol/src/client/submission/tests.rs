@@ -12,13 +12,8 @@ fn shows_nothing(printed: &str) {
 #[test]
 fn what_people_say_is_not_printed() {
     let body = || Zeroizing::new(b"only for you".to_vec());
-    let item = OutItem {
-        channel: ChannelId([1; 16]),
-        message: MessageId([2; 16]),
-        what: OutWhat::Application { body: body(), says: Says::Body, sealed: None },
-        accepted: None,
-        silent: false,
-    };
+    let what = OutWhat::Application { body: body(), says: Says::Body, sealed: None };
+    let item = OutItem::new(ChannelId([1; 16]), MessageId([2; 16]), what, false);
     let message = StoredMessage {
         message: MessageId([2; 16]),
         sender: Sender { account: AccountId([3; 32]), device: DeviceId([4; 16]) },

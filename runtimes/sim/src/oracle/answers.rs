@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use qpc_protocol::client::event::{Failed, GroupChange, Outcome, Sent, Trust};
-use qpc_protocol::error::ErrorCode;
 use qpc_protocol::id::{AccountId, ChannelId, DeviceId, Sender};
 use qpc_protocol::io::Ticket;
 use qpc_protocol::mls::suite::Suite;
@@ -123,14 +122,14 @@ impl Oracle {
     pub(super) fn failed(&mut self, device: usize, issued: &Issued, failed: &Failed) {
         let Asked::Said(number) = issued.asked else { return };
         let reader = &self.readers[device];
-        // A backup sends again what was sent since: the server says that it has something of that name, or that the
-        // device is out of the group.
-        let again = matches!(
-            failed,
-            Failed::Server { code: ErrorCode::MessageIdReused, .. } | Failed::Obsolete(_)
-        );
+        // A backup sends again what was sent since: it hears that nobody can tell, or that it is out of the group.
+        let again = match failed {
+            Failed::Unclear(_) => reader.restored || self.is_long_ago(number),
+            Failed::Obsolete(_) => reader.restored,
+            _ => false,
+        };
         let Some(said) = self.said.get_mut(number as usize) else { return };
-        said.failed = !(reader.lied || reader.restored && again);
+        said.failed = !(reader.lied || again);
         let read = said.at.filter(|_| said.failed);
         self.check(read.is_none(), "what failed is not read", || format!("text {number}"));
     }

@@ -1,6 +1,9 @@
 //! What somebody was told to send, and where it came to be in the log.
 
+use std::time::Duration;
+
 use qpc_protocol::id::ChannelId;
+use qpc_protocol::limits::RESEND_TIME;
 
 use super::Oracle;
 use super::wire::PLANTED;
@@ -11,6 +14,7 @@ pub(super) struct Said {
     pub(super) device: usize,
     pub(super) channel: ChannelId,
     pub(super) body: Vec<u8>,
+    since: Duration,
     /// Where it is in the log, once that is known.
     pub(super) at: Option<u64>,
     pub(super) failed: bool,
@@ -40,6 +44,7 @@ impl Oracle {
             device,
             channel,
             body: body.clone(),
+            since: self.now,
             at: None,
             failed: false,
             spoilt,
@@ -47,6 +52,12 @@ impl Oracle {
         };
         self.said.push(said);
         body
+    }
+
+    /// Whether a text was said so long ago that nobody may know any more what became of it, whatever the clocks show.
+    pub(super) fn is_long_ago(&self, number: u32) -> bool {
+        let said = self.said.get(number as usize);
+        said.is_some_and(|said| self.now.saturating_sub(said.since) > RESEND_TIME / 2)
     }
 
     /// A device's words are changed from now on: those too that are on their way.

@@ -98,6 +98,7 @@ impl Json for Failed {
             Self::Server { code, detail } => named("server", fields!(code, detail)),
             Self::NotAdded { account, why } => named("notAdded", fields!(account, why)),
             Self::Obsolete(why) => named("obsolete", why.json()),
+            Self::Unclear(why) => named("unclear", why.json()),
             Self::Untrusted(why) => named("untrusted", why.json()),
             Self::NameChanged(why) => named("nameChanged", why.json()),
             Self::SealedKey => "sealedKey".into(),

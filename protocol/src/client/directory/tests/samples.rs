@@ -347,6 +347,7 @@ fn outbox() -> Vec<Sample> {
             message: MessageId(bytes(0xC6)),
             accepted: (variant == "Commit").then(accepted),
             silent: variant == "Rejoin",
+            since: matches!(what, OutWhat::Application { sealed: Some(_), .. }).then_some(AT),
             what,
         };
         sample(OUTBOX, variant, &[&u64::to_be_bytes(ticket)], &item)
