@@ -156,6 +156,7 @@ pub mod crypto;
 pub mod delivery;
 pub mod env;
 pub mod error;
+pub mod gauge;
 pub mod id;
 pub mod io;
 pub mod job;

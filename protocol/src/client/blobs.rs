@@ -51,11 +51,16 @@ pub(super) struct Upload {
 }
 
 impl Client {
-    /// Whether as many blobs are on their way as may be.
-    fn transfers_full(&self) -> bool {
+    /// How many blobs are on their way.
+    pub(super) fn transfers(&self) -> usize {
         let down = self.channels.values().filter(|channel| channel.download.is_some()).count();
         let up = self.uploads.iter().filter(|(ticket, _)| !self.is_uploaded(**ticket)).count();
-        down + up >= TRANSFERS
+        down + up
+    }
+
+    /// Whether as many are as may be.
+    fn transfers_full(&self) -> bool {
+        self.transfers() >= TRANSFERS
     }
 
     /// There is room for another: those that wait for it go on.

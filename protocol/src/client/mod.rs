@@ -34,6 +34,7 @@ mod envelope;
 pub mod event;
 mod fall;
 mod fork;
+mod gauges;
 mod generation;
 mod inbound;
 mod incoming;
@@ -343,6 +344,8 @@ impl Client {
         });
         if all && !self.asks_for_memberships() {
             self.synced = true;
+            // What a lost connection had begun and nobody needs any more.
+            self.partial.clear();
             self.event(Event::Synced);
         }
     }

@@ -145,7 +145,7 @@ impl Link {
     }
 
     /// Bytes held by calls in flight, and waiting for credit.
-    fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.held + self.backlog()
     }
 

@@ -12,6 +12,7 @@ use super::line::{Work, WorkKind};
 use super::stored::{Step, Task};
 use super::turns::Turns;
 use crate::error::{ErrorCode, StoreFault};
+use crate::gauge::Gauge;
 use crate::id::{ChannelId, Sender};
 use crate::limits;
 use crate::mls::MlsError;
@@ -90,6 +91,16 @@ impl Groups {
     pub(super) fn new(most: usize) -> Self {
         let (slots, idle) = (BTreeMap::new(), BTreeMap::new());
         Self { most, slots, idle, idle_bytes: 0, used: 0, room: 0 }
+    }
+
+    pub(super) fn gauges(&self) -> [Gauge; 4] {
+        let line = self.slots.values().map(|slot| slot.queue.len()).max();
+        [
+            Gauge::kept("PUBLIC_GROUPS", self.idle.len(), limits::PUBLIC_GROUPS),
+            Gauge::kept("PUBLIC_GROUP_BYTES", self.idle_bytes, self.most),
+            Gauge::drains("BUNDLE_BYTES", self.room, limits::BUNDLE_BYTES),
+            Gauge::drains("GROUP_QUEUE", line.unwrap_or_default(), limits::GROUP_QUEUE),
+        ]
     }
 
     fn rest(&mut self, channel: ChannelId) {

@@ -16,6 +16,7 @@ pub mod conformance;
 mod connection;
 mod devices;
 mod gathered;
+mod gauges;
 mod groups;
 mod inbound;
 pub mod job;

@@ -222,12 +222,27 @@ impl Oracle {
         let kept = self.kept(world, &present);
         let unread = self.unread_for_nothing(&present);
         let over = self.left_over(world);
+        let left = self.undrained(world);
         self.checks += self.said.len() as u64;
         self.broken(missing);
         self.broken(kept);
         self.broken(unread);
         self.broken(over);
+        self.broken(left);
         self.excuses_end(world);
+    }
+
+    /// A queue in which something is left.
+    fn undrained(&self, world: &World) -> Option<Broken> {
+        let of_server =
+            world.server.as_ref().and_then(|server| limits::undrained(&server.gauges()));
+        let mut idle = self.present(world).filter(|(_, client, _)| client.is_idle());
+        of_server.or_else(|| {
+            idle.find_map(|(device, client, _)| {
+                let (rule, what) = limits::undrained(&client.gauges())?;
+                Some((rule, format!("device {device}: {what}")))
+            })
+        })
     }
 
     /// What is on a disk and should be gone, or is too much.

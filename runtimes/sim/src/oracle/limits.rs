@@ -1,8 +1,9 @@
-//! Queues and what bounds them, by its name in `limits.rs`, as far as they can be seen from outside: by what machines
-//! put out, what they have stored, and what the store has.
+//! Queues and what bounds them, by its name in `limits.rs`: by what machines put out, what they have stored, what the
+//! store has, and by what they say themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use qpc_protocol::gauge::Gauge;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::{ConnId, Input, LinkId, LinkRole, Output};
 use qpc_protocol::limits::*;
@@ -32,6 +33,17 @@ type Fill = (&'static str, usize, usize);
 fn above(fills: impl IntoIterator<Item = Fill>) -> Option<Broken> {
     let mut fills = fills.into_iter();
     fills.find_map(|(name, most, is)| (is > most).then(|| (name, format!("{is} of {most}"))))
+}
+
+/// What is fuller than it may be.
+fn full(gauges: &[Gauge]) -> Option<Broken> {
+    above(gauges.iter().map(|gauge| (gauge.limit, gauge.most, gauge.is)))
+}
+
+/// What is left of work that is done.
+pub(super) fn undrained(gauges: &[Gauge]) -> Option<Broken> {
+    let left = gauges.iter().find(|gauge| gauge.drains && gauge.is > 0)?;
+    Some(("what is done leaves no queue behind", format!("{left:?}")))
 }
 
 impl Queues {
@@ -78,6 +90,7 @@ impl Queues {
                 self.stores += 1;
                 return above([("limits::STORE_OPS", STORE_OPS, self.stores)]);
             }
+            Seen::Idle(_, _, gauges) => return full(gauges),
             Seen::Input(_, _, Input::Stored(..)) => self.stores = self.stores.saturating_sub(1),
             _ => {}
         }

@@ -51,7 +51,7 @@ impl Tape {
             }
             Seen::Input(who, now, input) => self.input(*who, *now, input),
             Seen::Output(who, output, bytes) => self.output(*who, output, bytes),
-            Seen::Idle(who, output) => self.idle(*who, output),
+            Seen::Idle(who, output, _) => self.idle(*who, output),
             Seen::Opened(device, link, at_server) => {
                 self.others.insert((*device, *link), (SERVER, *at_server));
                 self.others.insert((SERVER, *at_server), (*device, *link));

@@ -186,7 +186,8 @@ impl World {
                 let ahead = wake_at.is_none_or(|at| at > now.mono);
                 assert!(ahead, "device {index} would spin at {now:?}: {reason:?} {wake_at:?}");
                 self.reasons.insert(index, format!("{reason:?} {wake_at:?}"));
-                self.watched(&Seen::Idle(index, &output));
+                let gauges = self.watch.as_ref().map(|_| client.gauges()).unwrap_or_default();
+                self.watched(&Seen::Idle(index, &output, &gauges));
                 return idle;
             }
             idle.worked = true;

@@ -102,7 +102,8 @@ impl World {
                 }
                 idle.and(Idle { worked: false, wake_at });
                 self.reasons.insert(SERVER, format!("{reason:?} {wake_at:?}"));
-                self.watched(&Seen::Idle(SERVER, &output));
+                let gauges = self.watch.as_ref().map(|_| server.gauges()).unwrap_or_default();
+                self.watched(&Seen::Idle(SERVER, &output, &gauges));
                 return idle;
             }
             idle.worked = true;

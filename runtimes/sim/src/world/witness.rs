@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use qpc_protocol::env::Now;
+use qpc_protocol::gauge::Gauge;
 use qpc_protocol::id::Digest;
 use qpc_protocol::io::{Input, LinkId, Output};
 use qpc_protocol::server::op::{StoreOp, StoreReply};
@@ -22,8 +23,8 @@ pub enum Seen<'a> {
     Input(usize, Now, &'a Input<'a>),
     /// What a machine put out, with the bytes that go with it.
     Output(usize, &'a Output, &'a [u8]),
-    /// A machine had nothing more to do: an [`Output::Idle`].
-    Idle(usize, &'a Output),
+    /// A machine had nothing more to do: an [`Output::Idle`], and how full its queues are.
+    Idle(usize, &'a Output, &'a [Gauge]),
     /// A device has opened a link: what it calls it, and what the server is going to.
     Opened(usize, LinkId, LinkId),
     /// A batch became durable on a device.
