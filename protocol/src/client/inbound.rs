@@ -363,11 +363,10 @@ impl Client {
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
         // Written before this device was added and accepted after: meant for those who were there then.
         let present = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
-        let back = self.channels.get(&id).is_some_and(|channel| channel.fall.last.0 > 0);
         if *error == MlsError::PastEpoch
-            && !back
             && entry.kind == EntryKind::Application
             && entry.epoch.saturating_add(PAST_EPOCHS) >= present
+            && self.with_group(id, |group, _| entry.epoch < group.member_from()) == Some(true)
         {
             return;
         }
