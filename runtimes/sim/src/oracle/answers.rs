@@ -51,7 +51,7 @@ pub(crate) enum Asked {
     Proofs(ChannelId),
     Members(ChannelId),
     /// Whether another device read the same.
-    Compare,
+    Compare(ChannelId),
 }
 
 impl Asked {
@@ -289,7 +289,7 @@ impl Oracle {
                 let told: BTreeSet<Sender> = members.iter().map(|member| member.sender).collect();
                 log(id)?.memberships().any(|(_, members)| *members == told)
             }
-            (Asked::Compare, Outcome::Compared(_)) => true,
+            (Asked::Compare(_), Outcome::Compared(_)) => true,
             _ => return None,
         })
     }
