@@ -188,10 +188,11 @@ fn a_disk_of_the_server_that_is_full_at_every_moment_is_got_over() {
     agree(&world, channel, &[ALICE, BOB]);
 }
 
-/// The founding waits for the server, or its answer is lost, while the device gets another key.
+/// The founding waits for the server, or its answer is lost, while the device gets another key, and one more when the
+/// server has refused it.
 #[test]
 fn a_group_made_with_the_old_key_is_founded() {
-    for (seed, came_true) in [(46, false), (47, true)] {
+    for (seed, came_true, again) in [(46, false, false), (47, true, false), (48, false, true)] {
         let mut world = World::new(Rules::new(seed));
         for name in ["alice", "bob"] {
             world.register(name);
@@ -213,6 +214,12 @@ fn a_group_made_with_the_old_key_is_founded() {
         world.pass(Duration::from_secs(1));
         world.done(ALICE, |client, now| client.rotate(now));
         honest(&mut world, &[ALICE]);
+        if again {
+            world.devices[ALICE].latency = Duration::from_millis(50);
+            world.devices[ALICE].log.clear();
+            world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Online { .. })));
+            world.done(ALICE, |client, now| client.rotate(now));
+        }
         let Outcome::Group(channel) = world.outcome(ALICE, ticket) else { panic!("not founded") };
         world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
         all_say(&mut world, channel, &[ALICE, BOB], "founded");
