@@ -176,14 +176,14 @@ impl Oracle {
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
             };
-            if self.waits_for_a_member(reader, &group) {
+            let elsewhere = self.is_elsewhere(reader, log, &group);
+            if elsewhere || self.waits_for_a_member(reader, &group) {
                 continue;
             }
             let difference = difference(log, &group);
             let difference = difference.or_else(|| {
                 let told = reader.lied && reader.alarmed.contains(&id);
-                let told = told || reader.parted.contains(&id) || self.is_elsewhere(reader, &group);
-                let another = parts(log, &group) && !told;
+                let another = parts(log, &group) && !told && !reader.parted.contains(&id);
                 another.then(|| "another chain".into())
             });
             if let Some(what) = difference {
@@ -212,8 +212,8 @@ impl Oracle {
 
     /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this one
     /// has written to it since, and nothing else shows what was withheld.
-    fn is_elsewhere(&self, reader: &Reader, group: &GroupSummary) -> bool {
-        let other = self.others.as_ref().filter(|_| reader.forked);
+    fn is_elsewhere(&self, reader: &Reader, log: &Log, group: &GroupSummary) -> bool {
+        let other = self.others.as_ref().filter(|_| reader.forked && parts(log, group));
         let other = other.and_then(|logs| logs.channels.get(&group.channel));
         other.is_some_and(|log| log.chain_at(group.cursor) == Some(group.chain))
     }
