@@ -93,6 +93,7 @@ impl Client {
                 }
                 return answered;
             }
+            (Call::Renew, Reply::Tokens(tokens)) => self.on_renewed(tokens),
             (Call::Rotate, Reply::Done) => self.on_rotated(),
             (Call::Envelope, Reply::Done) => self.on_envelope_taken(),
             (Call::OwnDevices, Reply::Devices(devices)) => self.on_own_devices(&devices),
@@ -151,6 +152,8 @@ impl Client {
             // The devices are asked for again with the next session.
             Call::KeepAlive | Call::Tell | Call::Void | Call::OwnDevices => {}
             Call::Confirm(claim) => self.on_not_confirmed(claim, failure),
+            // The session stands; the next one may not.
+            Call::Renew => self.plan_renewal(),
             Call::Rotate => self.on_rotation_refused(failure),
             Call::Envelope => self.on_envelope_refused(failure),
             Call::Memberships => self.stop_memberships(),

@@ -429,6 +429,11 @@ impl Client {
         let Some(item) = self.drop_item(ticket) else { return };
         self.stage_channel(id);
         let OutWhat::Commit { intents, .. } = item.what else { return };
+        let wants = |ticket: &u64| self.intents.get(&Ticket(*ticket)).map(|intent| &intent.want);
+        if intents.iter().any(|ticket| matches!(wants(ticket), Some(Want::Flush))) {
+            // Whoever waits behind the queued proposals wants them committed again; not at once.
+            self.hold(id, UNMADE);
+        }
         for ticket in intents {
             self.commit_failed(Ticket(ticket), Failed::from(failure));
         }

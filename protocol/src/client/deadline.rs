@@ -27,7 +27,7 @@ impl Client {
         Output::Idle { wake_at, reason }
     }
 
-    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 10] {
+    fn deadlines(&self) -> [(Option<Duration>, WakeReason); 11] {
         let conn = self.net.conn.as_ref();
         let online = conn.is_some_and(Connection::online);
         let handshake = conn.filter(|conn| !settled(conn.phase)).map(|conn| conn.handshake_by);
@@ -36,6 +36,7 @@ impl Client {
         let keep_alive = conn
             .filter(|conn| settled(conn.phase) && !pinging(conn))
             .map(|conn| conn.heard + KEEP_ALIVE);
+        let renew = conn.and_then(|conn| conn.renew_at).filter(|_| online);
         let packages = online.then(|| {
             self.now.mono + self.packages_due().since(self.now.wall).max(Duration::from_secs(60))
         });
@@ -67,6 +68,7 @@ impl Client {
             (handshake, WakeReason::Handshake),
             (call, WakeReason::Call),
             (keep_alive, WakeReason::KeepAlive),
+            (renew, WakeReason::Token),
             (packages, WakeReason::KeyPackages),
             (sweep, WakeReason::KeyPackages),
             (held, WakeReason::Commit),
@@ -97,6 +99,7 @@ impl Client {
             self.call(Call::KeepAlive, Request::Ping(bytes::Bytes::new()));
         }
         if conn_online(self) {
+            self.check_tokens();
             self.check_packages();
             self.check_envelopes();
         }

@@ -20,9 +20,12 @@ impl Client {
                 && item.hash() == Some(entry.payload.hash())
         });
         let Some((ticket, item)) = found else { return false };
-        let ticket = *ticket;
+        let (ticket, accepted) = (*ticket, item.accepted.clone());
+        if let Some(me) = self.me() {
+            self.check_sender(id, entry, me);
+        }
         let before = self.channels.get(&id).map(|channel| channel.row.cursor.chain());
-        if let (Some(accepted), Some(before)) = (&item.accepted, before) {
+        if let (Some(accepted), Some(before)) = (accepted, before) {
             let seq = entry.seq.min(accepted.seq);
             let same = (accepted.seq, accepted.chain) == (entry.seq, chain::next(before, entry));
             match same {

@@ -33,6 +33,13 @@ impl Client {
         self.event(Event::ForkDetected { channel: id, agreed, seq, by: None });
     }
 
+    /// The server may name another sender than the one who signed: the signature counts, and the lie is told.
+    pub(super) fn check_sender(&mut self, id: ChannelId, entry: &Entry, signed: Sender) {
+        if signed != entry.sender {
+            self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
+        }
+    }
+
     /// What the author of an entry had read when it wrote that.
     pub(super) fn compare_views(
         &mut self,

@@ -338,8 +338,12 @@ impl Client {
             Some(Ok(Received::Application { sender, epoch, content })) => {
                 self.on_content(id, entry, &sender, epoch, &content);
             }
-            Some(Ok(Received::Proposal { leaves, .. })) => self.want_flush(id, !leaves),
+            Some(Ok(Received::Proposal { sender, leaves })) => {
+                self.check_sender(id, entry, sender);
+                self.want_flush(id, !leaves);
+            }
             Some(Ok(Received::Commit(change))) => {
+                self.check_sender(id, entry, change.committer);
                 self.lose_pending(id);
                 self.on_change(id, &change);
             }
@@ -359,11 +363,10 @@ impl Client {
     fn on_unreadable(&mut self, id: ChannelId, entry: &Entry, error: &MlsError) {
         // Written before this device was added and accepted after: meant for those who were there then.
         let present = self.channels.get(&id).map_or(0, |channel| channel.row.epoch);
-        let back = self.channels.get(&id).is_some_and(|channel| channel.fall.last.0 > 0);
         if *error == MlsError::PastEpoch
-            && !back
             && entry.kind == EntryKind::Application
             && entry.epoch.saturating_add(PAST_EPOCHS) >= present
+            && self.with_group(id, |group, _| entry.epoch < group.member_from()) == Some(true)
         {
             return;
         }
@@ -460,10 +463,7 @@ impl Client {
         epoch: u64,
         content: &[u8],
     ) {
-        if sender.sender() != entry.sender {
-            // The server named another sender than the one who signed: MLS wins, the lie is told.
-            self.event(Event::ForkSuspected { channel: id, seq: entry.seq });
-        }
+        self.check_sender(id, entry, sender.sender());
         let Some(content) = Content::decode(content) else {
             return self.unreadable(id, entry.seq, "its content is malformed");
         };

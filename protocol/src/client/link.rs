@@ -33,6 +33,8 @@ impl Client {
             links: BTreeMap::new(),
             phase: Phase::Connecting,
             nonce: [0; 32],
+            greeted: None,
+            renew_at: None,
             refreshed: false,
             handshake_by: self.now.mono + HANDSHAKE_TIME,
             heard: self.now.mono,

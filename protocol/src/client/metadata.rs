@@ -277,6 +277,9 @@ impl Client {
         plan: &mut Plan,
     ) -> bool {
         let waits = self.with_group(id, |group, _| group.has_proposals());
+        if waits == Some(true) {
+            self.want_flush(id, false);
+        }
         if waits != Some(false) || plan.data.is_some() || !plan.removes.is_empty() {
             return false;
         }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::contacts::NameClaim;
 use super::session::Phase;
 use crate::delivery::backoff::Backoff;
+use crate::env::UnixMillis;
 use crate::id::{ChannelId, Digest};
 use crate::io::{ConnId, LinkId, LinkRole, Ticket, Transport};
 use crate::mls::suite::Suite;
@@ -26,6 +27,8 @@ pub(super) enum Call {
     Envelope,
     Resume,
     Refresh,
+    /// `Refresh` within a session, for the next one.
+    Renew,
     KeepAlive,
     /// A question of the application.
     Ask(Ticket, Ask),
@@ -111,7 +114,11 @@ pub(super) struct Connection {
     pub links: BTreeMap<LinkId, Link>,
     pub phase: Phase,
     pub nonce: [u8; 32],
-    /// Tokens were renewed on this connection: once is enough.
+    /// What the server's calendar showed, and when: tokens end by that.
+    pub greeted: Option<(UnixMillis, Duration)>,
+    /// When tokens are renewed within the session.
+    pub renew_at: Option<Duration>,
+    /// Tokens were renewed before the session: once is enough.
     pub refreshed: bool,
     /// By when the handshake has to be through.
     pub handshake_by: Duration,

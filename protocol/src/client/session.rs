@@ -16,6 +16,10 @@
 //! | `Resume`, `Refresh` | `ProofInvalid`, a rotation under way | the same, with the next key |
 //! | `Resume` of a login | the same | another connection, and the login again |
 //! | any | refused for good | `Anonymous`, and an event says why |
+//!
+//! A session stands for longer than its tokens live. They are renewed within it, so that the next one can be opened.
+
+use core::time::Duration;
 
 use super::directory::{self, Identity};
 use super::event::{Event, Failed, Outcome};
@@ -24,10 +28,18 @@ use super::{Client, WrongReply};
 use crate::auth::device::session_statement;
 use crate::auth::token;
 use crate::crypto::identity::DeviceKey;
+use crate::env::UnixMillis;
 use crate::error::{CloseCode, ErrorCode};
 use crate::id::{Digest, Sender, ServerId};
+use crate::limits::REFRESH_TOKEN_TIME;
 use crate::store::batch::Op;
 use crate::wire::message::{Failure, Reply, Request, Tokens};
+
+/// An access token that ends within this time opens nothing any more.
+const SOON: Duration = Duration::from_secs(60);
+
+/// How often tokens are renewed within a session at the most.
+const RENEWED_AT_MOST: Duration = Duration::from_secs(60 * 60);
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +56,7 @@ pub(super) enum Phase {
 
 impl Client {
     /// The server's hello: remembers the nonce, checks who it is, and goes on with what there is to do.
-    pub(super) fn on_hello(&mut self, nonce: [u8; 32], server: ServerId) {
+    pub(super) fn on_hello(&mut self, nonce: [u8; 32], server: ServerId, time: UnixMillis) {
         if let Some(identity) = &self.identity
             && identity.server != server
         {
@@ -54,6 +66,7 @@ impl Client {
         self.server = Some(server);
         if let Some(conn) = &mut self.net.conn {
             conn.nonce = nonce;
+            conn.greeted = Some((time, self.now.mono));
             conn.phase = Phase::Anonymous;
         }
         self.advance_session();
@@ -76,9 +89,14 @@ impl Client {
     /// Resumes, after a refresh if the access token has ended.
     pub(super) fn open_session(&mut self) {
         let Some(tokens) = self.tokens.clone() else { return };
-        let refresh =
-            tokens.access_expires <= self.now.wall.plus(core::time::Duration::from_secs(60));
+        let refresh = tokens.access_expires <= self.server_time().plus(SOON);
         if refresh { self.refresh(&tokens) } else { self.resume(&tokens) }
+    }
+
+    /// What the server's calendar shows, which its tokens end by.
+    fn server_time(&self) -> UnixMillis {
+        let greeted = self.net.conn.as_ref().and_then(|conn| conn.greeted);
+        greeted.map_or(self.now.wall, |(time, at)| time.plus(self.now.mono.saturating_sub(at)))
     }
 
     fn resume(&mut self, tokens: &Tokens) {
@@ -91,14 +109,18 @@ impl Client {
     }
 
     fn refresh(&mut self, tokens: &Tokens) {
-        let Some(sender) = self.me() else { return };
-        let Some(signature) = self.sign_session(token::hash(&tokens.refresh)) else { return };
+        let Some(request) = self.refresh_of(tokens) else { return };
         self.set_phase(Phase::Refresh);
         if let Some(conn) = &mut self.net.conn {
             conn.refreshed = true;
         }
-        let token = tokens.refresh.clone();
-        self.call(Call::Refresh, Request::Refresh { token, sender, signature });
+        self.call(Call::Refresh, request);
+    }
+
+    fn refresh_of(&self, tokens: &Tokens) -> Option<Request> {
+        let (sender, token) = (self.me()?, tokens.refresh.clone());
+        let signature = self.sign_session(token::hash(&token))?;
+        Some(Request::Refresh { token, sender, signature })
     }
 
     fn sign_session(&self, token_hash: Digest) -> Option<[u8; 64]> {
@@ -125,9 +147,43 @@ impl Client {
         self.resume(&tokens);
     }
 
+    /// When half of what is left of their life is over, tokens are renewed: whoever was connected for long can be away
+    /// as long as that afterwards.
+    pub(super) fn plan_renewal(&mut self) {
+        let left = self.tokens.as_ref().map(|of| of.refresh_expires.since(self.server_time()));
+        let wait = left.map(|left| (left.min(REFRESH_TOKEN_TIME) / 2).max(RENEWED_AT_MOST));
+        let mono = self.now.mono;
+        if let Some(conn) = &mut self.net.conn {
+            conn.renew_at = wait.map(|wait| mono + wait);
+        }
+    }
+
+    /// Renews the tokens within the session, if it is time.
+    pub(super) fn check_tokens(&mut self) {
+        let mono = self.now.mono;
+        let Some(conn) = self.net.conn.as_mut().filter(|conn| conn.online()) else { return };
+        if conn.renew_at.take_if(|at| *at <= mono).is_none() {
+            return;
+        }
+        let request = self.tokens.as_ref().and_then(|tokens| self.refresh_of(tokens));
+        if let Some(request) = request {
+            self.call(Call::Renew, request);
+        }
+    }
+
+    /// Tokens for the next session. Of what came too late the server keeps the same for whoever asks again.
+    pub(super) fn on_renewed(&mut self, tokens: Tokens) {
+        if self.phase() == Some(Phase::Online) {
+            self.gate.stage(directory::put(directory::TOKENS.to_vec(), &tokens));
+            self.tokens = Some(tokens);
+            self.plan_renewal();
+        }
+    }
+
     /// The session is open.
     pub(super) fn on_session(&mut self, seen_version: u64) {
         self.set_phase(Phase::Online);
+        self.plan_renewal();
         self.net.backoff.opened(self.now.mono);
         self.note_seen(seen_version);
         if let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) {
@@ -199,7 +255,7 @@ impl Client {
             }
             _ => {
                 // A server forgets tokens that have ended: to it they are unknown.
-                let ended = |tokens: &Tokens| tokens.refresh_expires <= self.now.wall;
+                let ended = |tokens: &Tokens| tokens.refresh_expires <= self.server_time();
                 let expired = *call == Call::Refresh && self.tokens.as_ref().is_some_and(ended);
                 self.end_session(if expired { ErrorCode::TokenExpired } else { code });
             }
@@ -238,7 +294,9 @@ impl Client {
     /// Replies of the handshake.
     pub(super) fn on_session_reply(&mut self, call: Call, reply: Reply) -> Result<(), WrongReply> {
         match (call, reply) {
-            (Call::Hello, Reply::Hello { nonce, server, .. }) => self.on_hello(nonce, server),
+            (Call::Hello, Reply::Hello { nonce, server, time }) => {
+                self.on_hello(nonce, server, time);
+            }
             (Call::RegisterStart, Reply::RegisterStart { response }) => {
                 self.on_register_start(response);
             }

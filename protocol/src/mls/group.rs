@@ -155,6 +155,8 @@ pub struct Group {
     pub(super) meta: Meta,
     /// There may be keys from this epoch on.
     pub(super) reads_from: u64,
+    /// This device may have been a member from this epoch on.
+    pub(super) member_from: u64,
     pub(super) data: GroupData,
     /// Device records by leaf, verified when the leaf came in.
     pub(super) records: BTreeMap<u32, DeviceRecord>,
@@ -180,6 +182,8 @@ pub(super) struct Meta {
 const META: &[u8] = b"M";
 /// The epoch from which on there are keys, if that is an earlier one than the own leaf's first.
 pub(super) const READS_FROM: &[u8] = b"F";
+/// The epoch from which on this device may have been a member, if that is an earlier one than the own leaf's first.
+pub(super) const MEMBER_FROM: &[u8] = b"A";
 /// The authenticated data of the pending commit.
 pub(super) const EVIDENCE: &[u8] = b"E";
 
@@ -217,6 +221,11 @@ impl Group {
     /// Who signed the welcome that this device joined by; `None` for a group founded here or read from its records.
     pub fn added_by(&self) -> Option<Sender> {
         self.added_by
+    }
+
+    /// What was written in an earlier epoch than this one was never meant for this device: it was added later.
+    pub fn member_from(&self) -> u64 {
+        self.member_from
     }
 
     /// The present epoch.
@@ -296,7 +305,8 @@ impl Group {
         Suite::from_number(u16::from(mls.ciphersuite())).ok_or(MlsError::Suite)?;
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
-        let reads_from = reads_from(&overlay, &meta)?;
+        let reads_from = epoch_in(&overlay, READS_FROM, &meta)?;
+        let member_from = epoch_in(&overlay, MEMBER_FROM, &meta)?;
         let (added_by, judged, direct) = (None, None, None);
         Ok(Self {
             backend,
@@ -304,6 +314,7 @@ impl Group {
             mls,
             meta,
             reads_from,
+            member_from,
             data,
             records,
             added_by,
@@ -334,7 +345,8 @@ impl Group {
 
     pub(super) fn reload(&mut self) -> Result<(), MlsError> {
         (self.meta, self.mls) = load(&self.overlay)?;
-        self.reads_from = reads_from(&self.overlay, &self.meta)?;
+        self.reads_from = epoch_in(&self.overlay, READS_FROM, &self.meta)?;
+        self.member_from = epoch_in(&self.overlay, MEMBER_FROM, &self.meta)?;
         self.refresh()
     }
 
@@ -378,9 +390,10 @@ fn load(overlay: &Overlay) -> Result<(Meta, MlsGroup), MlsError> {
     Ok((meta, mls))
 }
 
-fn reads_from(overlay: &Overlay, meta: &Meta) -> Result<u64, MlsError> {
-    let Some(epoch) = overlay.get_raw(READS_FROM) else { return Ok(meta.first_epoch) };
-    record::decode(READS_FROM, &epoch).map_err(|error| MlsError::Damaged(error.to_string()))
+/// The epoch in a record; without one, the own leaf's first.
+fn epoch_in(overlay: &Overlay, key: &[u8], meta: &Meta) -> Result<u64, MlsError> {
+    let Some(epoch) = overlay.get_raw(key) else { return Ok(meta.first_epoch) };
+    record::decode(key, &epoch).map_err(|error| MlsError::Damaged(error.to_string()))
 }
 
 fn records_of(mls: &MlsGroup) -> Result<BTreeMap<u32, DeviceRecord>, MlsError> {

@@ -12,7 +12,7 @@ use openmls::messages::group_info::VerifiableGroupInfo;
 use openmls::prelude::{LeafNodeParameters, MlsMessageBodyIn, OpenMlsProvider as _, RatchetTreeIn};
 use tls_codec::Deserialize as _;
 
-use super::group::{Bundle, Group, LocalDevice, Meta, READS_FROM};
+use super::group::{Bundle, Group, LocalDevice, MEMBER_FROM, Meta, READS_FROM};
 use super::overlay::{Overlay, tree_in};
 use super::provider::Provider;
 use super::public::outside::{self, Expected};
@@ -102,6 +102,8 @@ impl Group {
             return Err(invalid("a GroupInfo of an epoch that has no next one"));
         }
         let meta = Meta { id: floor.id, first_epoch, stale_leaf: false };
+        // It was a member before, nobody knows since when.
+        overlay.put_raw(MEMBER_FROM, record::encode(&0_u64));
         let group = Self::assemble(cx.backend, overlay, mls, meta)?;
         group.check_signer(signed_by, device, floor, group_info, &context)?;
         group.save_meta();
@@ -128,6 +130,7 @@ impl Group {
             let kept = group.overlay.keep_past(&old.overlay, id, old.epoch(), &members);
             if kept.map_err(|error| MlsError::Damaged(error.to_string()))? {
                 group.overlay.put_raw(READS_FROM, record::encode(&old.reads_from));
+                group.overlay.put_raw(MEMBER_FROM, record::encode(&old.member_from));
                 group.reload()?;
             }
             Ok(())

@@ -117,6 +117,31 @@ fn a_damaged_group_leaves_nothing_to_read_with() {
     all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
 }
 
+/// What was meant for those who were there while it was not is no loss, whether it had come back before or not.
+#[test]
+fn what_was_sent_while_one_was_out_and_taken_after_its_return_is_not_told() {
+    for restarts in [false, true] {
+        let (mut world, channel) = three(6);
+        let bob = account(&mut world, BOB);
+        world.done(BOB, |client, now| client.rejoin(now, channel));
+        world.done(ALICE, |client, now| client.remove(now, channel, bob));
+        world.settle();
+        blindfold(&mut world, channel, &[CAROL]);
+        world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
+        world.settle();
+        if restarts {
+            restart(&mut world, BOB);
+        }
+        said(&mut world, CAROL, channel, "not for bob");
+        world.settle();
+        let read = [ALICE, BOB].map(|device| count(&world, device, "not for bob"));
+        assert_eq!(read, [1, 0]);
+        honest(&mut world, &[CAROL]);
+        all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
+        well(&world);
+    }
+}
+
 /// A backup that can read on to its return does so after it as well. What it has forgotten of itself tells it nothing
 /// new.
 #[test]

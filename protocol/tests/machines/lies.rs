@@ -36,6 +36,25 @@ fn another_sender_than_the_one_who_signed_is_told_and_the_signature_counts() {
 }
 
 #[test]
+fn another_sender_than_the_one_who_signed_a_commit_is_told() {
+    for committer in [ALICE, BOB] {
+        let (mut world, channel) = three(12);
+        let carol = me(&mut world, CAROL);
+        lie_entries_of(&mut world, BOB, channel, move |entries| {
+            entries.iter_mut().for_each(|entry| entry.sender = carol);
+        });
+        world.done(committer, |client, now| client.update(now, channel));
+        world.settle();
+        assert!(saw(&world, BOB, suspected), "a commit of {committer}");
+        agree(&world, channel, &[ALICE, BOB, CAROL]);
+        said(&mut world, CAROL, channel, "where I am");
+        world.settle();
+        assert!(saw(&world, BOB, forked));
+        honest_again(&mut world, channel);
+    }
+}
+
+#[test]
 fn an_entry_left_out_and_the_rest_counted_on_is_found_out_by_the_next_message() {
     let (mut world, channel) = three(2);
     let carol = me(&mut world, CAROL);

@@ -10,6 +10,8 @@ use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Request};
 use qpc_sim::world::{Rules, World};
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 #[test]
 fn a_device_removed_and_added_again_while_away_is_in_and_reads_on() {
     for away in [true, false] {
@@ -111,6 +113,43 @@ fn after_a_logout_nothing_goes_and_after_a_login_all_does() {
     agree(&world, channel, &[ALICE, BOB, CAROL]);
 }
 
+/// Its tokens are renewed meanwhile, whatever its calendar shows.
+#[test]
+fn who_was_connected_for_long_can_be_away_for_long_afterwards() {
+    for ahead in [-33, 0, 33] {
+        let (mut world, channel) = three(9);
+        world.devices[BOB].clock.ahead = ahead * 3_600_000;
+        for _ in 0..25 {
+            world.advance(DAY);
+            world.pass(Duration::from_secs(60));
+        }
+        world.kill_server();
+        world.pass(DAY * 10);
+        world.start_server();
+        world.pass(Duration::from_secs(60));
+        said(&mut world, BOB, channel, "here still");
+        world.settle();
+        assert_eq!(world.bodies(ALICE), ["here still"], "{ahead} hours ahead");
+        assert!(!saw(&world, BOB, |event| matches!(event, Event::SessionEnded(_))));
+    }
+}
+
+/// The tokens' end is a date of the server's calendar.
+#[test]
+fn a_session_that_ends_with_its_tokens_ends_for_that_whatever_the_calendar_shows() {
+    for ahead in [-33, 33] {
+        let (mut world, _) = three(10);
+        world.devices[BOB].connect = false;
+        world.cut(BOB);
+        world.devices[BOB].clock.ahead = ahead * 3_600_000;
+        world.advance(DAY * 31);
+        world.devices[BOB].connect = true;
+        world.pass(Duration::from_secs(120));
+        let ended = |event: &Event| matches!(event, Event::SessionEnded(ErrorCode::TokenExpired));
+        assert!(saw(&world, BOB, ended), "{ahead} hours ahead");
+    }
+}
+
 #[test]
 fn a_deleted_account_ends_its_devices_and_nobody_elses() {
     let mut world = World::new(Rules::new(6));
@@ -149,10 +188,11 @@ fn a_disk_of_the_server_that_is_full_at_every_moment_is_got_over() {
     agree(&world, channel, &[ALICE, BOB]);
 }
 
-/// The founding waits for the server, or its answer is lost, while the device gets another key.
+/// The founding waits for the server, or its answer is lost, while the device gets another key, and one more when the
+/// server has refused it.
 #[test]
 fn a_group_made_with_the_old_key_is_founded() {
-    for (seed, came_true) in [(46, false), (47, true)] {
+    for (seed, came_true, again) in [(46, false, false), (47, true, false), (48, false, true)] {
         let mut world = World::new(Rules::new(seed));
         for name in ["alice", "bob"] {
             world.register(name);
@@ -174,6 +214,12 @@ fn a_group_made_with_the_old_key_is_founded() {
         world.pass(Duration::from_secs(1));
         world.done(ALICE, |client, now| client.rotate(now));
         honest(&mut world, &[ALICE]);
+        if again {
+            world.devices[ALICE].latency = Duration::from_millis(50);
+            world.devices[ALICE].log.clear();
+            world.until(|world| saw(world, ALICE, |e| matches!(e, Event::Online { .. })));
+            world.done(ALICE, |client, now| client.rotate(now));
+        }
         let Outcome::Group(channel) = world.outcome(ALICE, ticket) else { panic!("not founded") };
         world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
         all_say(&mut world, channel, &[ALICE, BOB], "founded");

@@ -296,7 +296,7 @@ impl Play<'_> {
         }
         let Ok(checkpoint) = self.world.client(other).checkpoint(channel) else { return false };
         let bytes = checkpoint.encode();
-        self.give(device, Asked::Compare, |client, now| {
+        self.give(device, Asked::Compare(channel), |client, now| {
             client.compare_checkpoint(now, channel, &bytes)
         })
     }

@@ -149,7 +149,7 @@ fn questions(world: &World) -> Vec<Wish> {
     let compare: Ask = Box::new(move |world| {
         let theirs = world.client(ALICE).checkpoint(channel)?.encode();
         let compare = |client: &mut Client, now| client.compare_checkpoint(now, channel, &theirs);
-        world.give(BOB, Asked::Compare, compare).map(Some)
+        world.give(BOB, Asked::Compare(channel), compare).map(Some)
     });
     vec![
         wish("devices", ALICE, Asked::Devices, Client::devices),

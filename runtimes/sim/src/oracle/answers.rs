@@ -50,7 +50,7 @@ pub(crate) enum Asked {
     Proofs(ChannelId),
     Members(ChannelId),
     /// Whether another device read the same.
-    Compare,
+    Compare(ChannelId),
 }
 
 impl Asked {
@@ -269,13 +269,15 @@ impl Oracle {
                 places.any(|place| self.is_admin(*id, place, *account) == Some(*admin))
             }
             (Asked::Reset(id, suite), Outcome::Reset { generation, epoch }) => {
-                let row = reader.rows.get(id)?;
+                // Who is alone may have left it in the same moment.
+                let row = reader.rows.get(id);
+                let alone = log(id)?.members().iter().all(|member| *member == own);
+                let suits = |suite: &Suite| row.map_or(alone, |row| row.suite >= *suite);
                 let mut entries = log(id)?.entries();
                 let made = entries.any(|(_, entry)| {
                     entry.kind == EntryKind::Reset && entry.place.0 == *generation
                 });
-                made && log(id)?.place >= (*generation, *epoch)
-                    && suite.is_none_or(|suite| row.suite >= suite)
+                made && log(id)?.place >= (*generation, *epoch) && suite.as_ref().is_none_or(suits)
             }
             (Asked::Proofs(id), Outcome::Proofs(sent)) => {
                 let ordered = sent.is_sorted_by_key(|sent| sent.accepted.seq);
@@ -288,7 +290,7 @@ impl Oracle {
                 let told: BTreeSet<Sender> = members.iter().map(|member| member.sender).collect();
                 log(id)?.memberships().any(|(_, members)| *members == told)
             }
-            (Asked::Compare, Outcome::Compared(_)) => true,
+            (Asked::Compare(_), Outcome::Compared(_)) => true,
             _ => return None,
         })
     }
@@ -320,11 +322,9 @@ impl Oracle {
         };
         let logs = self.logs_of(device, |logs| !generations(logs).is_empty());
         let mut generations = generations(logs);
-        // Of two that have such an epoch it is the one that the device is in.
-        if let (2.., Some(row)) =
-            (generations.len(), self.readers[device].rows.get(&change.channel))
-        {
-            let present = row.place().0;
+        // Of two that have such an epoch it is the one that the device is in, unless it has read on to a further one.
+        let row = self.readers[device].rows.get(&change.channel);
+        if let Some(present) = row.map(|row| row.place().0).filter(|of| generations.contains(of)) {
             generations.retain(|generation| *generation == present);
         }
         let what = || format!("device {device}: {change:?}");

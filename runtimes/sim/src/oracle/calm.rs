@@ -176,7 +176,8 @@ impl Oracle {
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
             };
-            if self.waits_for_a_member(reader, &group) {
+            let elsewhere = self.is_elsewhere(reader, log, &group);
+            if elsewhere || self.waits_for_a_member(reader, &group) {
                 continue;
             }
             let difference = difference(log, &group);
@@ -207,6 +208,14 @@ impl Oracle {
             }
         }
         None
+    }
+
+    /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this one
+    /// has written to it since, and nothing else shows what was withheld.
+    fn is_elsewhere(&self, reader: &Reader, log: &Log, group: &GroupSummary) -> bool {
+        let other = self.others.as_ref().filter(|_| reader.forked && parts(log, group));
+        let other = other.and_then(|logs| logs.channels.get(&group.channel));
+        other.is_some_and(|log| log.chain_at(group.cursor) == Some(group.chain))
     }
 
     /// The time for coming to rest is over.

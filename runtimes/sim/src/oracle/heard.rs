@@ -5,6 +5,7 @@ use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::UNREAD_EVENTS;
 
+use super::answers::Asked;
 use super::log::{Log, Logs};
 use super::reader::{Issued, is_alarm, subject};
 use super::{Oracle, PLANTED};
@@ -111,12 +112,20 @@ impl Oracle {
     /// group.
     fn is_caused(&self, device: usize, event: &Event) -> bool {
         let liars = || self.readers.iter().filter(|reader| reader.lied);
-        let group = subject(event).and_then(|channel| self.logs.channels.get(&channel));
+        let compared = |ticket| match self.readers[device].tickets.get(ticket)?.asked {
+            Asked::Compare(channel) => Some(channel),
+            _ => None,
+        };
+        let about = match event {
+            Event::Done(ticket, _) => compared(ticket),
+            event => subject(event),
+        };
+        let group = about.and_then(|channel| self.logs.channels.get(&channel));
         let of_group = |log: &Log| {
             liars().any(|reader| reader.sender.is_some_and(|sender| log.was_member(sender)))
         };
         let of_anybody = matches!(event, Event::NameContradicted { .. } | Event::Done(..));
-        let parted = subject(event).is_some_and(|channel| {
+        let parted = about.is_some_and(|channel| {
             self.readers.iter().any(|reader| reader.parted.contains(&channel))
         });
         self.readers[device].lied

@@ -338,7 +338,9 @@ impl Reader {
     /// has read further than the log goes, or passed over a commit of which no entry has shown yet that it was one.
     pub(super) fn is_kept(&self, channel: ChannelId, log: &Log) -> bool {
         let Some(row) = self.rows.get(&channel) else { return false };
-        let last = log.entries().all(|(_, entry)| entry.place <= row.place());
+        // Whoever passed over its own removal is shown nothing further.
+        let shown = |seq| self.sender.is_none_or(|sender| log.is_handed(sender, seq));
+        let last = log.entries().all(|(seq, entry)| entry.place <= row.place() || !shown(seq));
         let doubts = self.lied && self.alarmed.contains(&channel);
         doubts && (self.forked || row.read_to() > log.head() || last)
     }
