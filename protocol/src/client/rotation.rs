@@ -140,6 +140,8 @@ impl Client {
         for id in groups {
             self.want_new_key(id);
         }
+        // A founding that was refused waits for this key.
+        self.dirty.extend(self.founding.iter().copied());
         // Those of the old key are gone on the server.
         self.make_packages(LastResort::Renew);
         self.event(Event::Done(Ticket(ticket), Outcome::Done));
