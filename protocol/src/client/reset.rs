@@ -88,12 +88,15 @@ impl Client {
         self.reset_of(id).is_some()
     }
 
-    /// Whether its reset of a channel is not in the log yet, and does not wait for this device to come back first.
+    /// Whether its reset of a channel is not in the log yet, and does not wait for this device to come back first, or
+    /// into the generation that another one began before it.
     pub(super) fn waits_for_reset(&self, id: ChannelId) -> bool {
         let comes_back = self.comes_back_first(id);
+        let generation = self.channels.get(&id).map_or(0, Channel::generation);
         self.reset_of(id).is_some_and(|(_, intent)| match &intent.want {
             Want::Reset { next: Some(next), .. } => !next.begun,
-            _ => !comes_back,
+            Want::Reset { from, .. } => !comes_back && generation <= *from,
+            _ => false,
         })
     }
 
