@@ -206,7 +206,7 @@ fn of_channels() -> Vec<Sample> {
         sample(CHANNEL, "direct", &[&direct.0], &to_bob),
         sample(CHANNEL, "inbox", &[&inbox.0], &ChannelRow::fresh(inbox)),
         sample(LEAF, "", &[&group().0], &Leaf { since: AT, seq: 3 }),
-        sample(ENDED, "", &[&group().0], &Ended { generation: 2 }),
+        sample(ENDED, "", &[&group().0], &Ended { generation: 2, added: false }),
         sample(LEFT, "", &[&group().0], &left),
         sample(LEDGER, "", &[&group().0], &ledger),
         claim(),
