@@ -76,6 +76,8 @@ pub(crate) struct Oracle {
     authenticators: BTreeMap<(ChannelId, Place), (usize, Vec<u8>)>,
     /// Who rules a group from an epoch on, as members were told.
     admins: BTreeMap<(ChannelId, Place), BTreeSet<AccountId>>,
+    /// What groups are called, as whoever called them so was told. No world gives one group two names beside its first.
+    names: BTreeMap<ChannelId, String>,
     wire: Wire,
     queues: Queues,
 }
@@ -105,6 +107,7 @@ impl Oracle {
             channels: Vec::new(),
             authenticators: BTreeMap::new(),
             admins: BTreeMap::new(),
+            names: BTreeMap::new(),
             wire: Wire::new(keys),
             queues: Queues::default(),
         }

@@ -45,7 +45,8 @@ pub(crate) enum Asked {
     Rejoin(ChannelId),
     Reset(ChannelId, Option<Suite>),
     /// Another name.
-    Describe(ChannelId),
+    /// Another name for a group.
+    Describe(ChannelId, String),
     /// Whether an account is an admin.
     Role(ChannelId, AccountId, bool),
     Proofs(ChannelId),
@@ -111,6 +112,9 @@ impl Oracle {
         match (&issued.asked, outcome) {
             (Asked::Said(number), Outcome::Sent(sent)) => self.placed(*number, sent.accepted.seq),
             (_, Outcome::Group(channel)) => self.came_in(device, *channel),
+            (Asked::Describe(channel, name), _) if !excused => {
+                self.names.insert(*channel, name.clone());
+            }
             (Asked::Logout | Asked::Delete, _) => self.readers[device].closed = true,
             (Asked::Leave(channel), _) => {
                 self.readers[device].leaving.insert(*channel);
@@ -257,7 +261,7 @@ impl Oracle {
                     || ended
                     || log(id)?.entries().any(asks)
             }
-            (Asked::Update(id) | Asked::Describe(id), Outcome::Epoch(epoch)) => {
+            (Asked::Update(id) | Asked::Describe(id, _), Outcome::Epoch(epoch)) => {
                 began(log(id)?, *epoch, own)
             }
             // Somebody else may have brought it back, by a reset.

@@ -189,6 +189,10 @@ impl Oracle {
                 let what = format!("device {device}, {id}: {what}");
                 return Some(("members stand where the log ends", what));
             }
+            let told = self.names.get(&id).filter(|_| log.kind == ChannelKind::Group);
+            if told.is_some() && group.name.is_some() && told != group.name.as_ref() {
+                return Some(("a group is called as was told", format!("device {device}, {id}")));
+            }
             match &said {
                 None => said = Some((device, group)),
                 Some((other, first)) => {
