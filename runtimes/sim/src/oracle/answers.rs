@@ -325,12 +325,14 @@ impl Oracle {
         };
         let logs = self.logs_of(device, |logs| !generations(logs).is_empty());
         let mut generations = generations(logs);
-        // Of two that have such an epoch it is the one that the device is in.
+        // Of two that have such an epoch it is the one that the device is in, unless it has read on into another.
         if let (2.., Some(row)) =
             (generations.len(), self.readers[device].rows.get(&change.channel))
         {
             let present = row.place().0;
-            generations.retain(|generation| *generation == present);
+            if generations.contains(&present) {
+                generations = vec![present];
+            }
         }
         let what = || format!("device {device}: {change:?}");
         // Its generation is not told: where it is clear, all else is compared.
