@@ -145,6 +145,9 @@ impl Client {
             Want::Remove { .. } if plan.data.is_some() => false,
             Want::Remove { account } => self.plan_remove(of, (account, me), present, plan),
             Want::Describe { change, .. } => self.plan_profile(id, ticket, &change, plan),
+            Want::Carry { change, over, .. } => {
+                self.plan_carried((id, ticket), (&change, over), plan)
+            }
             Want::SetRole { account, role } => self.plan_role(id, ticket, (account, role), plan),
             Want::Update => {
                 plan.update = true;

@@ -343,9 +343,11 @@ impl Client {
             self.forget_arrived(id);
         }
         let profile = metadata.as_ref().and_then(|known| known.open(self.config.backend));
+        let over = metadata.as_ref().map_or(Digest([0; 32]), Metadata::hash);
+        let carried = self.profile_to_carry(id, true).filter(|last| profile.as_ref() != Some(last));
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = directory::group_prefix(id, channel.row.generation);
-        // What it was called when it was made: a name that the group before was given since is not in it.
+        // What it was called when it was made: what the group before was given since follows.
         if let (Some(profile), false) = (profile, is_direct(id)) {
             channel.row.name = Some(profile.name.clone());
         }
@@ -372,6 +374,9 @@ impl Client {
         self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
         if leaving {
             self.leave_again(id);
+        }
+        if let Some(last) = carried {
+            self.carry_profile(id, last, over);
         }
         self.settle_blindness(id);
         self.leaf_is_fresh(id);

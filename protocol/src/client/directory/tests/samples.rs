@@ -278,7 +278,7 @@ fn intents() -> Vec<Sample> {
         Want::Update,
         Want::Flush,
         Want::LeaveAgain,
-        Want::Describe { change, sealed: Some(metadata()) },
+        Want::Describe { change: change.clone(), sealed: Some(metadata()) },
         Want::SetRole { account: bob(), role: Role::Admin },
         Want::Renew,
         Want::Rotate,
@@ -295,6 +295,7 @@ fn intents() -> Vec<Sample> {
             packages: None,
             missing: missing(),
         },
+        Want::Carry { change, over: Digest(bytes(0xB7)), sealed: Some(metadata()) },
     ];
     let numbered = (1_u64 << 20..).zip(wants);
     let samples = numbered.map(|(ticket, wanted)| {
