@@ -182,7 +182,8 @@ impl Oracle {
             let difference = difference(log, &group);
             let difference = difference.or_else(|| {
                 let told = reader.lied && reader.alarmed.contains(&id);
-                let another = parts(log, &group) && !told && !reader.parted.contains(&id);
+                let told = told || reader.parted.contains(&id) || self.is_elsewhere(reader, &group);
+                let another = parts(log, &group) && !told;
                 another.then(|| "another chain".into())
             });
             if let Some(what) = difference {
@@ -211,6 +212,14 @@ impl Oracle {
             }
         }
         None
+    }
+
+    /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this one
+    /// has written to it since, and nothing else shows what was withheld.
+    fn is_elsewhere(&self, reader: &Reader, group: &GroupSummary) -> bool {
+        let other = self.others.as_ref().filter(|_| reader.forked);
+        let other = other.and_then(|logs| logs.channels.get(&group.channel));
+        other.is_some_and(|log| log.chain_at(group.cursor) == Some(group.chain))
     }
 
     /// The time for coming to rest is over.
