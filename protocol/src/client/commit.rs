@@ -420,7 +420,12 @@ impl Client {
                 self.drop_item(ticket);
                 self.drop_orphan(id);
             }
-            _ => self.fail_commit(ticket, failure),
+            _ => {
+                self.fail_commit(ticket, failure);
+                if failure.code == ErrorCode::NotMember {
+                    self.look_for_removal(id);
+                }
+            }
         }
     }
 

@@ -319,6 +319,9 @@ impl Client {
                     self.proposal_refused(Ticket(intent), Failed::from(failure));
                 }
                 self.fail_item(ticket, Failed::from(failure));
+                if failure.code == ErrorCode::NotMember {
+                    self.look_for_removal(id);
+                }
             }
         }
     }
