@@ -296,6 +296,11 @@ impl Client {
         self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
     }
 
+    pub(super) fn is_carrying(&self, id: ChannelId) -> bool {
+        let mut intents = self.intents.values().filter(|intent| intent.channel == id);
+        intents.any(|intent| matches!(intent.want, Want::Carry { .. }))
+    }
+
     /// Adds the profile of the group before to a plan, if this one has not got it, nor another since.
     pub(super) fn plan_carried(
         &mut self,
