@@ -163,7 +163,7 @@ pub(super) struct Channel {
     pub rejoins: u32,
     /// Only others can change what is in the way, and the application was told so.
     pub rejoin_off: bool,
-    /// The server said that this device is no member, of which the log had shown nothing.
+    /// The server said that this device is no member, of which the log had shown nothing: it is read anew.
     pub denied: bool,
     /// The server said once already of what comes next in the log that it is gone, or what cannot be.
     pub gap_told: bool,

@@ -156,6 +156,29 @@ impl Client {
         }
     }
 
+    // ---- what the log does not show -----------------------------------------------------------
+
+    /// The server takes nothing from this device, which it says is no member. The log has to show that: it is read
+    /// anew.
+    pub(super) fn look_for_removal(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.row.member && channel.fall.why.is_none() && channel.ended.is_none() {
+            channel.denied = true;
+            channel.unsubscribe();
+            self.dirty.insert(id);
+        }
+    }
+
+    /// The log was read to its head: if this device is a member by it still, the server's word or its log is not true.
+    pub(super) fn check_removal(&mut self, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let doubted = channel.row.member && channel.fall.why.is_none();
+        if doubted && core::mem::take(&mut channel.denied) {
+            let seq = channel.row.cursor.seq();
+            self.event(Event::ForkSuspected { channel: id, seq });
+        }
+    }
+
     // ---- when it comes to nothing -------------------------------------------------------------
 
     /// The server refused our commit.

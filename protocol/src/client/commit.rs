@@ -144,7 +144,12 @@ impl Client {
             // A change of roles goes first, and alone: it may decide whether this one is allowed.
             Want::Remove { .. } if plan.data.is_some() => false,
             Want::Remove { account } => self.plan_remove(of, (account, me), present, plan),
+            // What the group was called goes first: what follows begins with that, and may end this device's right to it.
+            Want::Describe { .. } | Want::SetRole { .. } if self.is_carrying(id) => false,
             Want::Describe { change, .. } => self.plan_profile(id, ticket, &change, plan),
+            Want::Carry { change, over, .. } => {
+                self.plan_carried((id, ticket), (&change, over), plan)
+            }
             Want::SetRole { account, role } => self.plan_role(id, ticket, (account, role), plan),
             Want::Update => {
                 plan.update = true;
@@ -414,7 +419,12 @@ impl Client {
                 self.drop_item(ticket);
                 self.drop_orphan(id);
             }
-            _ => self.fail_commit(ticket, failure),
+            _ => {
+                self.fail_commit(ticket, failure);
+                if failure.code == ErrorCode::NotMember {
+                    self.look_for_removal(id);
+                }
+            }
         }
     }
 

@@ -219,6 +219,8 @@ impl Fall {
 pub(super) struct Ended {
     /// The generation that has begun.
     pub generation: u32,
+    /// This device was added to it: the server, which tells only members, has told what it has of it.
+    pub added: bool,
 }
 
 /// What this device knows of the account's other devices. It grows only by what the account key signed.

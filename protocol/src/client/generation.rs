@@ -80,10 +80,22 @@ impl Client {
     pub(super) fn pass_generation(&mut self, id: ChannelId, generation: u32) {
         self.void_resets(id);
         self.leave_generation(id);
-        let ended = Ended { generation };
+        self.store_ended(id, Ended { generation, added: false });
+    }
+
+    fn store_ended(&mut self, id: ChannelId, ended: Ended) {
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.ended = Some(ended);
             self.gate.stage(directory::put(directory::key(directory::ENDED, &[&id.0]), &ended));
+        }
+    }
+
+    /// This device is a member of the generation that follows its group. Once it is none any more it waits for no
+    /// welcome.
+    pub(super) fn note_added(&mut self, id: ChannelId) {
+        let ended = self.channels.get(&id).and_then(|channel| channel.ended);
+        if let Some(ended) = ended.filter(|ended| !ended.added) {
+            self.store_ended(id, Ended { added: true, ..ended });
         }
     }
 

@@ -280,6 +280,7 @@ impl Client {
             if channel.checked_for > 0 {
                 self.wake_inboxes();
             }
+            self.check_removal(id);
         }
         if self.channels.get(&id).is_some_and(|channel| channel.inbox && channel.at_head()) {
             // There was no welcome to the next generation: who has to come into that waits no longer.

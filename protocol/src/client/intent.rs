@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::metadata::{Metadata, ProfileChange, Role};
-use crate::id::{AccountId, ChannelId, DeviceId, Sender};
+use crate::id::{AccountId, ChannelId, DeviceId, Digest, Sender};
 use crate::mls::suite::Suite;
 use crate::wire::message::Username;
 
@@ -22,11 +22,9 @@ pub(super) struct Intent {
 impl Intent {
     /// Whether the application asked for it and waits for its ticket.
     pub(super) fn is_asked_for(&self) -> bool {
-        use Want::{Admit, Expel, Flush, LeaveAgain, Renew, Return, Rotate};
-        !matches!(
-            self.want,
-            Flush | LeaveAgain | Renew | Rotate | Admit { .. } | Expel { .. } | Return { .. }
-        )
+        use Want::{Admit, Carry, Expel, Flush, LeaveAgain, Renew, Return, Rotate};
+        let unasked = matches!(self.want, Flush | LeaveAgain | Renew | Rotate);
+        !unasked && !matches!(self.want, Admit { .. } | Carry { .. } | Expel { .. } | Return { .. })
     }
 
     /// Whether it is about our own removal.
@@ -81,6 +79,9 @@ pub(super) enum Want {
         packages: Option<Vec<Vec<u8>>>,
         missing: Vec<(DeviceId, String)>,
     },
+    /// What the group before showed of itself last shown by this one, which was made before that, unless another profile
+    /// than the one of that hash has come since. Nobody asked for this one.
+    Carry { change: ProfileChange, over: Digest, sealed: Option<Metadata> },
 }
 
 /// The next generation of a channel, made by this device.

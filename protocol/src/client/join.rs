@@ -197,6 +197,10 @@ impl Client {
         let leaving = self.leaves_still(id, generation);
         row.leaving = leaving;
         let was_member = self.is_member(id);
+        let before = self.channels.get(&id).map_or(0, |before| before.row.generation);
+        let carried = self.profile_to_carry(id, false);
+        let carried = carried.filter(|_| was_member && before < generation);
+        let over = group.data().metadata;
         let mut channel = Channel::new(row, false);
         self.void_resets(id);
         self.drop_rejoin(id);
@@ -244,6 +248,9 @@ impl Client {
         self.dirty.insert(id);
         if self.key_for(id).is_some() {
             self.want_new_key(id);
+        }
+        if let Some(last) = carried {
+            self.carry_profile(id, last, over);
         }
         self.event(Event::Joined { channel: id, by });
         self.settle_joined(id, leaving);

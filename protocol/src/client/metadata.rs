@@ -228,7 +228,8 @@ impl Client {
     fn wake_profile_changes(&mut self, id: ChannelId) {
         for ticket in self.intents_of(id) {
             let intent = self.intents.get(&ticket);
-            if intent.is_some_and(|intent| matches!(intent.want, Want::Describe { .. })) {
+            let changes = |want: &Want| matches!(want, Want::Describe { .. } | Want::Carry { .. });
+            if intent.is_some_and(|intent| changes(&intent.want)) {
                 self.turns.remove(&ticket);
                 self.dirty.insert(id);
             }
@@ -261,10 +262,63 @@ impl Client {
         data.metadata = sealed.hash();
         plan.data = Some(data);
         if let Some(mut intent) = self.intents.remove(&ticket) {
-            intent.want = Want::Describe { change: change.clone(), sealed: Some(sealed) };
+            if let Want::Describe { sealed: made, .. } | Want::Carry { sealed: made, .. } =
+                &mut intent.want
+            {
+                *made = Some(sealed);
+            }
             self.store_intent(ticket, intent);
         }
         true
+    }
+
+    // ---- into the next generation -------------------------------------------------------------
+
+    /// The profile of the group before, if this device is the one to carry it over: who begins the next one has read it,
+    /// and had made that before; or it has changed it, and the word on that has not come into the log.
+    pub(super) fn profile_to_carry(&self, id: ChannelId, begins: bool) -> Option<Profile> {
+        let mut items = self.outbox.values().filter(|item| item.channel == id);
+        let untold = items.any(|item| {
+            let says = matches!(item.what, OutWhat::Application { says: Says::Metadata, .. });
+            says && item.accepted.is_none()
+        });
+        let known = self.channels.get(&id).filter(|_| begins || untold)?.present_profile()?;
+        known.open(self.config.backend)
+    }
+
+    /// The next generation is here, with what its maker knew: of `over`, the hash.
+    pub(super) fn carry_profile(&mut self, id: ChannelId, profile: Profile, over: Digest) {
+        let Profile { name, description, avatar } = profile;
+        let name = Some(name).filter(|_| !is_direct(id));
+        let change = ProfileChange { name, description: Some(description), avatar: Some(avatar) };
+        let ticket = self.next_ticket();
+        let want = Want::Carry { change, over, sealed: None };
+        self.store_intent(ticket, Intent { channel: id, want, losses: 0 });
+    }
+
+    pub(super) fn is_carrying(&self, id: ChannelId) -> bool {
+        let mut intents = self.intents.values().filter(|intent| intent.channel == id);
+        intents.any(|intent| matches!(intent.want, Want::Carry { .. }))
+    }
+
+    /// Adds the profile of the group before to a plan, if this one has not got it, nor another since.
+    pub(super) fn plan_carried(
+        &mut self,
+        (id, ticket): (ChannelId, Ticket),
+        (change, over): (&ProfileChange, Digest),
+        plan: &mut Plan,
+    ) -> bool {
+        let present = self.with_group(id, |group, _| group.data().metadata);
+        if present != Some(over) {
+            self.drop_intent(ticket);
+            return false;
+        }
+        let Some(before) = self.profile_to_change(id, ticket) else { return false };
+        if change.apply(before.clone()) == before {
+            self.drop_intent(ticket);
+            return false;
+        }
+        self.plan_profile(id, ticket, change, plan)
     }
 
     /// Adds another role to a plan. It goes on its own, so that what else is to change can neither fail nor be
@@ -315,12 +369,11 @@ impl Client {
 
     /// A commit of this device came true: if it changed the profile, all members are told the new one.
     pub(super) fn publish_profile(&mut self, id: ChannelId, ticket: Ticket) {
-        let Some(Intent { want: Want::Describe { sealed: Some(sealed), .. }, .. }) =
-            self.intents.get(&ticket)
-        else {
-            return;
+        let sealed = match self.intents.get(&ticket).map(|intent| &intent.want) {
+            Some(Want::Describe { sealed, .. } | Want::Carry { sealed, .. }) => sealed.clone(),
+            _ => None,
         };
-        let sealed = sealed.clone();
+        let Some(sealed) = sealed else { return };
         if self.take_metadata(id, sealed) {
             self.tell_metadata(id);
         }

@@ -340,11 +340,15 @@ impl Client {
                 if let OutWhat::Proposal { intent, .. } = item.what {
                     self.proposal_refused(Ticket(intent), Failed::from(failure));
                 }
-                let failed = match failure.code {
+                let code = failure.code;
+                let failed = match code {
                     ErrorCode::MessageIdReused => Failed::Unclear(SENT_OTHERWISE),
                     _ => Failed::from(failure),
                 };
                 self.fail_item(ticket, failed);
+                if code == ErrorCode::NotMember {
+                    self.look_for_removal(id);
+                }
             }
         }
     }

@@ -209,6 +209,7 @@ impl Client {
         } else if generation != channel.generation() {
             return self.give_rejoin_up(id, "the group is in another generation");
         }
+        self.note_added(id);
         if seq < since || !Incoming::may_be_tree(tree_len) {
             self.event(Event::ForkSuspected { channel: id, seq: cursor });
             return self.rejoin_later(id);
@@ -263,7 +264,7 @@ impl Client {
             if let Some(channel) = self.channels.get_mut(&id) {
                 channel.rejoin_at = channel.rejoin_at.max(Some(at));
             }
-        } else if not_member && channel.ended.is_some() {
+        } else if not_member && channel.ended.is_some_and(|ended| !ended.added) {
             // Not added yet: the welcome is waited for.
             self.forget_fall(id);
             self.settle_blindness(id);

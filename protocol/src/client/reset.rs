@@ -88,14 +88,14 @@ impl Client {
         self.reset_of(id).is_some()
     }
 
-    /// Whether its reset of a channel is not in the log yet, and does not wait for this device to come back first: into
-    /// the group that was, or into that of another reset, which was first.
+    /// Whether its reset of a channel is not in the log yet, and does not wait for this device to come back first, or
+    /// into the generation that another one began before it.
     pub(super) fn waits_for_reset(&self, id: ChannelId) -> bool {
         let comes_back = self.comes_back_first(id);
-        let present = self.channels.get(&id).map_or(0, Channel::generation);
+        let generation = self.channels.get(&id).map_or(0, Channel::generation);
         self.reset_of(id).is_some_and(|(_, intent)| match &intent.want {
             Want::Reset { next: Some(next), .. } => !next.begun,
-            Want::Reset { from, .. } => !comes_back && present <= *from,
+            Want::Reset { from, .. } => !comes_back && generation <= *from,
             _ => false,
         })
     }
@@ -343,9 +343,11 @@ impl Client {
             self.forget_arrived(id);
         }
         let profile = metadata.as_ref().and_then(|known| known.open(self.config.backend));
+        let over = metadata.as_ref().map_or(Digest([0; 32]), Metadata::hash);
+        let carried = self.profile_to_carry(id, true).filter(|last| profile.as_ref() != Some(last));
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let before = directory::group_prefix(id, channel.row.generation);
-        // What it was called when it was made: a name that the group before was given since is not in it.
+        // What it was called when it was made: what the group before was given since follows.
         if let (Some(profile), false) = (profile, is_direct(id)) {
             channel.row.name = Some(profile.name.clone());
         }
@@ -372,6 +374,9 @@ impl Client {
         self.gate.stage(Op::Delete(directory::key(directory::ENDED, &[&id.0])));
         if leaving {
             self.leave_again(id);
+        }
+        if let Some(last) = carried {
+            self.carry_profile(id, last, over);
         }
         self.settle_blindness(id);
         self.leaf_is_fresh(id);

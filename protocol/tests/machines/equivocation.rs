@@ -11,7 +11,7 @@ use qpc_protocol::crypto::checkpoint::Checkpoint;
 use qpc_protocol::crypto::identity::DeviceKey;
 use qpc_protocol::crypto::portable;
 use qpc_protocol::env::Entropy;
-use qpc_protocol::error::Refused;
+use qpc_protocol::error::{ErrorCode, Refused};
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId, Sender};
 use qpc_protocol::io::{Input, LinkId};
 use qpc_protocol::limits::{CHAINS_KEPT, CHECKPOINT_TIME, MARK_EVERY, MARKS_KEPT};
@@ -492,4 +492,21 @@ fn a_comparison_under_way_when_the_device_is_removed_fails() {
     }
     assert!(matches!(world.failure(BOB, ticket), Failed::Obsolete(_)));
     assert!(saw(&world, BOB, |event| matches!(event, Event::Evicted { .. })));
+}
+
+/// Bob has read as far in another history as he may read in the first, where he is removed: nothing shows it until he
+/// says something.
+#[test]
+fn who_is_refused_as_no_member_and_finds_no_removal_suspects_a_fork() {
+    let (mut world, channel) = three(29);
+    let bob = account(&mut world, BOB);
+    world.fork(&[BOB]);
+    said(&mut world, BOB, channel, "elsewhere");
+    world.done(ALICE, |client, now| client.remove(now, channel, bob));
+    assert!(world.join_forks());
+    world.pass(Duration::from_secs(10));
+    assert!(!saw(&world, BOB, suspected));
+    let unsaid = say(&mut world, BOB, channel, "to nobody");
+    assert_eq!(code(&world.failure(BOB, unsaid)), ErrorCode::NotMember);
+    world.until(|world| saw(world, BOB, suspected));
 }

@@ -429,6 +429,23 @@ fn old_keys_are_forgotten_and_only_so_many_kept() {
     assert!(kept(&world) + 100 < with_one);
 }
 
+/// A founding that the server refuses, since it was made with the key of before, waits for the one that is on its way.
+#[test]
+fn a_group_is_founded_though_its_key_changes_twice_meanwhile() {
+    let mut world = World::new(Rules::new(48));
+    world.register("alice");
+    world.devices[ALICE].connect = false;
+    world.cut(ALICE);
+    let founded =
+        world.command(ALICE, |client, now| client.create_group(now, "group", Suite::Classical));
+    let first = world.command(ALICE, |client, now| client.rotate(now));
+    world.storage.latency = Duration::from_millis(100);
+    world.devices[ALICE].connect = true;
+    assert_eq!(world.outcome(ALICE, first), Outcome::Done);
+    world.done(ALICE, |client, now| client.rotate(now));
+    assert!(matches!(world.outcome(ALICE, founded), Outcome::Group(_)));
+}
+
 // ---- what must not stop a group ----------------------------------------------------------------
 
 /// A device that was revoked after it was proposed to be added: no commit goes through with it, and nobody can say

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::reset::{all_talk, begin, two_admins};
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::client::{Profile, ProfileChange};
@@ -110,6 +111,30 @@ fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
     for device in [ALICE, BOB, CAROL] {
         let Profile { name, description, .. } = described(&world, device, channel);
         assert_eq!((name.as_str(), description.as_str()), ("by alice", "by bob"));
+    }
+}
+
+/// Alice made the next generation before that, with the name of then. She has read the other one, or Bob alone knows it.
+#[test]
+fn a_name_that_is_given_while_a_reset_is_under_way_goes_into_the_next_generation() {
+    for (by, untold) in [(ALICE, false), (BOB, false), (BOB, true)] {
+        let (mut world, channel) = two_admins(26);
+        let held = hold_back_from(&mut world, move |device, request| match request {
+            Request::ChannelCreate { .. } => true,
+            Request::Submit(_) => untold && device == BOB,
+            _ => false,
+        });
+        let reset = begin(&mut world, ALICE, channel);
+        world.until(|_| held.get() > 0);
+        describe(&mut world, by, channel, renamed("in between"));
+        world.pass(Duration::from_secs(1));
+        honest(&mut world, &[ALICE]);
+        assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
+        world.settle();
+        for device in [ALICE, BOB, CAROL] {
+            assert_eq!(described(&world, device, channel).name, "in between", "device {device}");
+        }
+        all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
     }
 }
 

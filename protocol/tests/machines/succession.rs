@@ -11,7 +11,7 @@ use qpc_protocol::client::event::{Event, Failed, Outcome};
 use qpc_protocol::error::Refused;
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::Ticket;
-use qpc_protocol::limits::{CHECKPOINT_TIME, WARM_GROUPS};
+use qpc_protocol::limits::{CHECKPOINT_TIME, ENTRY_TIME, WARM_GROUPS};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, EntryKind, Push, Reply, Request};
 use qpc_sim::world::World;
@@ -66,6 +66,54 @@ fn a_wish_to_come_back_ends_with_the_group_that_it_was_about() {
     honest(&mut world, &[ALICE]);
     assert!(matches!(world.outcome(ALICE, reset), Outcome::Reset { generation: 2, .. }));
     all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+}
+
+/// Alice has reset the group while Bob was away, for longer than entries are kept; his first commit to come back by is
+/// held back.
+fn away_during_a_reset(world: &mut World, channel: ChannelId, meanwhile: impl FnOnce(&mut World)) {
+    world.devices[BOB].connect = false;
+    world.cut(BOB);
+    meanwhile(world);
+    reset(world, ALICE, channel, None);
+    world.advance(ENTRY_TIME + Duration::from_secs(24 * 3600));
+    world.pass(Duration::from_secs(120));
+    world.done(ALICE, |client, now| client.update(now, channel));
+    let held = hold_back(world, BOB, |request| matches!(request, Request::Commit(_)));
+    world.devices[BOB].connect = true;
+    world.until(|_| held.get() > 0);
+}
+
+/// What he asked for waits for the generation that was first, and he comes into that at his second try.
+#[test]
+fn a_reset_that_another_overtook_does_not_keep_its_device_out() {
+    let (mut world, channel) = two_admins(69);
+    let mut late = None;
+    away_during_a_reset(&mut world, channel, |world| late = Some(begin(world, BOB, channel)));
+    world.done(ALICE, |client, now| client.update(now, channel));
+    world.pass(Duration::from_secs(1));
+    honest(&mut world, &[BOB]);
+    let outcome = world.outcome(BOB, late.unwrap());
+    assert!(matches!(outcome, Outcome::Reset { generation: 2, .. }), "{outcome:?}");
+    all_talk(&mut world, channel, &[ALICE, BOB, CAROL], 2);
+}
+
+/// He was added to the next generation, and is removed before he is in: nobody sends him a welcome.
+#[test]
+fn who_is_removed_on_its_way_into_the_next_generation_waits_for_no_welcome() {
+    for restarts in [false, true] {
+        let (mut world, channel) = three(70);
+        away_during_a_reset(&mut world, channel, |_| {});
+        let bob = account(&mut world, BOB);
+        world.done(ALICE, |client, now| client.remove(now, channel, bob));
+        if restarts {
+            world.crash(BOB);
+            honest(&mut world, &[]);
+            world.start(BOB);
+        }
+        world.until(|world| saw(world, BOB, |e| matches!(e, Event::Evicted { .. })));
+        world.settle();
+        all_talk(&mut world, channel, &[ALICE, CAROL], 2);
+    }
 }
 
 /// Bob's came too late, and nobody follows up the one that was first.

@@ -76,6 +76,9 @@ pub(crate) struct Oracle {
     authenticators: BTreeMap<(ChannelId, Place), (usize, Vec<u8>)>,
     /// Who rules a group from an epoch on, as members were told.
     admins: BTreeMap<(ChannelId, Place), BTreeSet<AccountId>>,
+    /// What groups are called, as whoever called them so was told, and where their logs ended then. No world gives one
+    /// group two names beside its first.
+    names: BTreeMap<ChannelId, (String, Sender, u64)>,
     wire: Wire,
     queues: Queues,
 }
@@ -105,6 +108,7 @@ impl Oracle {
             channels: Vec::new(),
             authenticators: BTreeMap::new(),
             admins: BTreeMap::new(),
+            names: BTreeMap::new(),
             wire: Wire::new(keys),
             queues: Queues::default(),
         }
@@ -165,6 +169,14 @@ impl Oracle {
             lost.into_iter().for_each(|id| reader.lose(id));
         }
         let again = reader.put_back(disk);
+        // A membership after the one that the backup has seen the end of.
+        let later = reader.rows.iter().filter(|(id, row)| {
+            let since = reader.sender.zip(self.logs.channels.get(id));
+            let since = since.and_then(|(of, log)| log.since(of));
+            !row.member && since > Some(row.place())
+        });
+        let later: Vec<_> = later.map(|(id, _)| *id).collect();
+        later.into_iter().for_each(|id| reader.lose(id));
         let generations = reader.rows.iter().map(|(id, row)| (*id, row.generation));
         let now = |id| self.logs.channels.get(&id).map_or(0, |log| log.place.0);
         reader.forgot.extend(generations.filter(|(id, generation)| *generation < now(*id)));

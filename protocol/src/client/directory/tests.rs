@@ -58,7 +58,7 @@ trait Variants {
 
 variants! {
     want of Want: Found Add Remove Leave Update Flush LeaveAgain Describe SetRole Renew Rotate Rejoin Admit Expel Reset
-        Return;
+        Return Carry;
     out of OutWhat: Application Proposal Commit Rejoin;
     says of Says: Body Metadata Checkpoints;
     why of Why: Restored Gap Damaged Unopened Missed Asked Added Blocked;

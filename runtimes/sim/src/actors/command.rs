@@ -247,7 +247,7 @@ impl Play<'_> {
             }
             Step::Describe { .. } => {
                 let name = format!("{PLANTED}-name again");
-                let asked = Asked::Describe(channel);
+                let asked = Asked::Describe(channel, name.clone());
                 let change = ProfileChange { name: Some(name), ..ProfileChange::default() };
                 self.give(device, asked, |client, now| client.set_metadata(now, channel, change))
             }

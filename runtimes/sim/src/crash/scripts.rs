@@ -275,7 +275,7 @@ fn profile_and_roles(world: &World) -> Vec<Wish> {
     let bob = account_of(world, BOB).unwrap();
     let rename = move |client: &mut Client, now: Now| client.set_metadata(now, channel, h());
     vec![
-        wish("set_metadata", ALICE, Asked::Describe(channel), rename)
+        wish("set_metadata", ALICE, Asked::Describe(channel, planted("h")), rename)
             .until(|world| [ALICE, BOB, CAROL].iter().all(|d| named(world, *d, "h").is_some())),
         later_epoch(
             "set_role",
@@ -301,7 +301,7 @@ fn contention(world: &World) -> Vec<Wish> {
             }
         }
         let rename = |client: &mut Client, now| client.set_metadata(now, channel, h());
-        world.give(BOB, Asked::Describe(channel), rename)?;
+        world.give(BOB, Asked::Describe(channel, planted("h")), rename)?;
         let remove = |client: &mut Client, now| client.remove(now, channel, bob);
         world.give(CAROL, Asked::Remove(channel, bob), remove).map(Some)
     });

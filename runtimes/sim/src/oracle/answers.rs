@@ -43,8 +43,8 @@ pub(crate) enum Asked {
     Update(ChannelId),
     Rejoin(ChannelId),
     Reset(ChannelId, Option<Suite>),
-    /// Another name.
-    Describe(ChannelId),
+    /// Another name for a group.
+    Describe(ChannelId, String),
     /// Whether an account is an admin.
     Role(ChannelId, AccountId, bool),
     Proofs(ChannelId),
@@ -110,6 +110,11 @@ impl Oracle {
         match (&issued.asked, outcome) {
             (Asked::Said(number), Outcome::Sent(sent)) => self.placed(*number, sent.accepted.seq),
             (_, Outcome::Group(channel)) => self.came_in(device, *channel),
+            (Asked::Describe(channel, name), _) if !excused => {
+                let log = self.logs.channels.get(channel);
+                let told = own.zip(log).map(|(by, log)| (name.clone(), by, log.head()));
+                self.names.extend(told.map(|told| (*channel, told)));
+            }
             (Asked::Logout | Asked::Delete, _) => self.readers[device].closed = true,
             (Asked::Leave(channel), _) => {
                 self.readers[device].leaving.insert(*channel);
@@ -251,12 +256,16 @@ impl Oracle {
                 };
                 // Where the group has ended, the next one is left without another word from the application.
                 let ended = reader.rows.get(id).map(|row| row.generation) < Some(log(id)?.place.0);
+                // Or somebody has removed it, and it was added again before it told.
+                let place = reader.rows.get(id).map(|row| row.place());
+                let anew = log(id)?.since(own) > place;
                 !members.contains(&own)
                     || members.len() == 1
                     || ended
+                    || anew
                     || log(id)?.entries().any(asks)
             }
-            (Asked::Update(id) | Asked::Describe(id), Outcome::Epoch(epoch)) => {
+            (Asked::Update(id) | Asked::Describe(id, _), Outcome::Epoch(epoch)) => {
                 began(log(id)?, *epoch, own)
             }
             // Somebody else may have brought it back, by a reset.

@@ -7,7 +7,7 @@ use qpc_protocol::client::Client;
 use qpc_protocol::client::event::GroupSummary;
 use qpc_protocol::id::{ChannelId, Sender};
 use qpc_protocol::limits::UNREAD_EVENTS;
-use qpc_protocol::wire::message::ChannelKind;
+use qpc_protocol::wire::message::{ChannelKind, EntryKind};
 
 use super::Oracle;
 use super::answers::Asked;
@@ -160,8 +160,15 @@ impl Oracle {
             if reader.leaving.contains(&id) || unknown {
                 continue;
             }
+            // Up to where it has read another history: no entry of this one shows what is before that.
+            let other = |group: &&GroupSummary| {
+                let same = log.chain_at(group.cursor) == Some(group.chain);
+                !same && self.is_elsewhere(reader, group)
+            };
+            let elsewhere = group.as_ref().filter(other).map(|group| group.cursor);
             if !log.members().contains(&sender) {
-                let waits = log.is_left_behind(sender, &self.faithful(world, id));
+                let waits = log.is_left_behind(sender, &self.faithful(world, id))
+                    || log.left(sender).is_some_and(|left| elsewhere >= Some(left));
                 if group.is_some_and(|group| group.member) && !waits {
                     return Some(("who was removed is out", format!("device {device}, {id}")));
                 }
@@ -170,25 +177,30 @@ impl Oracle {
             let Some(group) = group else {
                 let alone = log.members().iter().all(|member| member.account == sender.account);
                 // What a thief did with the device's own keys, the device does not know.
-                let kept_out = reader.stolen || reader.has_lost(id);
+                let kept_out =
+                    reader.stolen || reader.has_lost(id) || self.is_passed_over(reader, id);
                 if (log.kind == ChannelKind::Direct && alone) || kept_out {
                     continue;
                 }
                 return Some(("who was added joins", format!("device {device}, {id}")));
             };
-            let elsewhere = self.is_elsewhere(reader, log, &group);
-            if elsewhere || self.waits_for_a_member(reader, &group) {
+            if self.waits_for_a_member(reader, &group) || elsewhere >= Some(log.head()) {
                 continue;
             }
             let difference = difference(log, &group);
             let difference = difference.or_else(|| {
                 let told = reader.lied && reader.alarmed.contains(&id);
-                let another = parts(log, &group) && !told && !reader.parted.contains(&id);
+                let told = told || reader.parted.contains(&id) || self.is_elsewhere(reader, &group);
+                let another = parts(log, &group) && !told;
                 another.then(|| "another chain".into())
             });
             if let Some(what) = difference {
                 let what = format!("device {device}, {id}: {what}");
                 return Some(("members stand where the log ends", what));
+            }
+            let told = self.name_of(id, log).filter(|_| log.kind == ChannelKind::Group);
+            if told.is_some() && group.name.is_some() && told != group.name.as_ref() {
+                return Some(("a group is called as was told", format!("device {device}, {id}")));
             }
             match &said {
                 None => said = Some((device, group)),
@@ -212,10 +224,25 @@ impl Oracle {
 
     /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this one
     /// has written to it since, and nothing else shows what was withheld.
-    fn is_elsewhere(&self, reader: &Reader, log: &Log, group: &GroupSummary) -> bool {
-        let other = self.others.as_ref().filter(|_| reader.forked && parts(log, group));
+    fn is_elsewhere(&self, reader: &Reader, group: &GroupSummary) -> bool {
+        let other = self.others.as_ref().filter(|_| reader.forked);
         let other = other.and_then(|logs| logs.channels.get(&group.channel));
         other.is_some_and(|log| log.chain_at(group.cursor) == Some(group.chain))
+    }
+
+    /// What a group is called, unless whoever called it so was out before it could say so to anybody.
+    fn name_of(&self, id: ChannelId, log: &Log) -> Option<&String> {
+        let (name, by, since) = self.names.get(&id)?;
+        let spoke = log.entries().any(|(seq, entry)| {
+            seq > *since && entry.sender == *by && entry.kind == EntryKind::Application
+        });
+        (spoke || log.members().contains(by)).then_some(name)
+    }
+
+    /// Whether the welcome to a group is at a place of this history's inbox that the device has passed in another.
+    fn is_passed_over(&self, reader: &Reader, id: ChannelId) -> bool {
+        let welcomed = reader.sender.and_then(|of| self.logs.welcomed(id, of));
+        reader.forked && welcomed.is_some_and(|(inbox, seq)| reader.read_to(inbox) >= seq)
     }
 
     /// The time for coming to rest is over.

@@ -136,6 +136,11 @@ impl Log {
         last.map(|span| (span.generation, span.epochs.0))
     }
 
+    /// The last entry that the device is handed, if it was removed.
+    pub(super) fn left(&self, device: Sender) -> Option<u64> {
+        self.spans.iter().rfind(|span| span.device == device)?.seqs.1
+    }
+
     /// Whether it was a member once.
     pub(super) fn was_member(&self, device: Sender) -> bool {
         self.spans.iter().any(|span| span.device == device)
@@ -195,6 +200,8 @@ pub(super) struct Logs {
     pub(super) gone: BTreeSet<DeviceId>,
     /// By which key package each device came in, the last time.
     joined_by: BTreeMap<(ChannelId, Sender), Vec<u8>>,
+    /// The entry of its inbox that told it so.
+    welcomed: BTreeMap<(ChannelId, Sender), (ChannelId, u64)>,
     /// Up to where entries of a channel are gone.
     gone_to: BTreeMap<ChannelId, u64>,
     /// Key packages that were handed out, but for those of last resort.
@@ -206,6 +213,11 @@ impl Logs {
     /// The key package by which a device was added to a channel last.
     pub(super) fn joined_by(&self, channel: ChannelId, device: Sender) -> Option<&Vec<u8>> {
         self.joined_by.get(&(channel, device))
+    }
+
+    /// The welcome by which a device was added to a channel last: its inbox, and where it is there.
+    pub(super) fn welcomed(&self, channel: ChannelId, device: Sender) -> Option<(ChannelId, u64)> {
+        self.welcomed.get(&(channel, device)).copied()
     }
 
     /// Whether the store has let an entry go.
@@ -248,7 +260,16 @@ impl Logs {
             (StoreOp::Append(append), StoreReply::Appended { seq, chain, duplicate, .. }) => {
                 self.append(append, *seq, *chain, *duplicate)?;
             }
-            (StoreOp::Commit(commit), StoreReply::Appended { seq, chain, duplicate, .. }) => {
+            (
+                StoreOp::Commit(commit),
+                StoreReply::Appended { seq, chain, duplicate, inboxes, .. },
+            ) => {
+                for added in &commit.adds {
+                    let to = ChannelId::inbox(added.sender);
+                    let told = inboxes.iter().find(|(inbox, _)| *inbox == to);
+                    let at = (commit.channel, added.sender);
+                    self.welcomed.extend(told.map(|inbox| (at, *inbox)));
+                }
                 for (added, welcome) in commit.adds.iter().zip(&commit.welcomes) {
                     let at = (commit.channel, added.sender);
                     self.joined_by.extend(package_of(welcome).map(|by| (at, by.to_vec())));

@@ -281,7 +281,7 @@ impl Reader {
     }
 
     /// How far it has read a channel, by its disk.
-    fn read_to(&self, channel: ChannelId) -> u64 {
+    pub(super) fn read_to(&self, channel: ChannelId) -> u64 {
         self.rows.get(&channel).map_or(0, Row::read_to)
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Row {
     pub(super) suite: Suite,
     pub(super) epoch: u64,
     cursor: Cursor,
-    member: bool,
+    pub(super) member: bool,
     _leaving: bool,
     _metadata: Option<([u8; 32], Vec<u8>)>,
     pub(super) name: Option<String>,

@@ -206,7 +206,7 @@ fn of_channels() -> Vec<Sample> {
         sample(CHANNEL, "direct", &[&direct.0], &to_bob),
         sample(CHANNEL, "inbox", &[&inbox.0], &ChannelRow::fresh(inbox)),
         sample(LEAF, "", &[&group().0], &Leaf { since: AT, seq: 3 }),
-        sample(ENDED, "", &[&group().0], &Ended { generation: 2 }),
+        sample(ENDED, "", &[&group().0], &Ended { generation: 2, added: false }),
         sample(LEFT, "", &[&group().0], &left),
         sample(LEDGER, "", &[&group().0], &ledger),
         claim(),
@@ -278,7 +278,7 @@ fn intents() -> Vec<Sample> {
         Want::Update,
         Want::Flush,
         Want::LeaveAgain,
-        Want::Describe { change, sealed: Some(metadata()) },
+        Want::Describe { change: change.clone(), sealed: Some(metadata()) },
         Want::SetRole { account: bob(), role: Role::Admin },
         Want::Renew,
         Want::Rotate,
@@ -295,6 +295,7 @@ fn intents() -> Vec<Sample> {
             packages: None,
             missing: missing(),
         },
+        Want::Carry { change, over: Digest(bytes(0xB7)), sealed: Some(metadata()) },
     ];
     let numbered = (1_u64 << 20..).zip(wants);
     let samples = numbered.map(|(ticket, wanted)| {
