@@ -160,6 +160,8 @@ pub struct Group {
     pub(super) records: BTreeMap<u32, DeviceRecord>,
     /// Who welcomed this device, right after it joined.
     pub(super) added_by: Option<Sender>,
+    /// The encoded key of the leaf that this device replaced, right after it made the external commit.
+    pub(super) replaced: Option<Vec<u8>>,
     /// How the pending commit was judged when it was made here; `None` after a restart.
     pub(super) judged: Option<Verdict>,
     direct: Option<ChannelId>,
@@ -297,7 +299,7 @@ impl Group {
         let data = rules::check_context(mls.extensions())?;
         let records = records_of(&mls)?;
         let reads_from = reads_from(&overlay, &meta)?;
-        let (added_by, judged, direct) = (None, None, None);
+        let (added_by, replaced, judged, direct) = (None, None, None, None);
         Ok(Self {
             backend,
             overlay,
@@ -307,6 +309,7 @@ impl Group {
             data,
             records,
             added_by,
+            replaced,
             judged,
             direct,
         })
