@@ -116,7 +116,7 @@ pub(super) struct Reader {
     pub(super) parted: BTreeSet<ChannelId>,
     /// It was told that a name leads to another account than it did, and is told so again after each start.
     pub(super) misled: bool,
-    /// The key packages by which it came in.
+    /// The key packages by which it came in, and knows that it did: a backup may bring one back that was used since.
     pub(super) joined_by: Vec<Joined>,
     /// Its disk was put back to an older state, and it is not whole again.
     pub(super) restored: bool,
@@ -188,6 +188,7 @@ impl Reader {
         }
         self.acked.clear();
         self.told.clear();
+        self.joined_by.clear();
         self.leaving.clear();
         self.stored.clear();
         self.outbox.clear();
