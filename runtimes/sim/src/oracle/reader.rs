@@ -165,6 +165,10 @@ impl Reader {
             let nothing = !issued.answered && !issued.durable;
             match issued.asked {
                 Asked::Said(number) if nothing => lost.push(number),
+                // It was alone there, and is not told that it has left.
+                Asked::Leave(channel) if issued.settled && !self.rows.contains_key(&channel) => {
+                    self.leaving.insert(channel);
+                }
                 _ => {}
             }
             !nothing
