@@ -53,7 +53,11 @@ impl Client {
         if channel.inbox || out || (before.why.is_some() && (before.cut || !cut)) {
             return;
         }
-        let why = *channel.fall.why.get_or_insert(why);
+        // Who only wished to come back could read on until now.
+        let falls = before.why.is_none_or(|before| before == Why::Asked);
+        if falls {
+            channel.fall.why = Some(why);
+        }
         channel.fall.cut |= cut;
         // What was made on the way back rests on reading on.
         self.drop_rejoin(id);
@@ -62,7 +66,7 @@ impl Client {
         if cut {
             self.ask_reset_again(id);
         }
-        if before.why.is_none() {
+        if falls {
             self.event(Event::FellOut { channel: id, why });
         }
     }
