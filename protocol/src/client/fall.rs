@@ -11,7 +11,7 @@
 //! | a commit of this epoch, signed and tagged by a member, does not open | that member's | no |
 //! | one from outside, signed by a device of the group, has path secrets that do not open | that device's | no |
 //! | a welcome for a key package that is not here | the server's: it can only make this device ask for a group | no |
-//! | a group is [listed](super::memberships) that a device does not know which was restored, whose inbox has lost entries, or that was told it is out | the server's, as above | no |
+//! | a group is [listed](super::memberships) that a device does not know which was restored, whose inbox has lost entries, that was told it is out, or that a group which it has read is none | the server's, as above | no |
 //! | an entry of a later epoch, no commit that leads there ([waited for](super::early)), and a GroupInfo of a later epoch | the member's who signed it | no |
 //! | a commit refused for a proposal, again after the log was read anew and showed no other | the server's, as above: it queues what a member signed, and cannot check the tag | yes |
 //! | a commit refused for a later epoch, again after the log was read anew, and such a GroupInfo | the same member's | no |
@@ -53,7 +53,11 @@ impl Client {
         if channel.inbox || out || (before.why.is_some() && (before.cut || !cut)) {
             return;
         }
-        let why = *channel.fall.why.get_or_insert(why);
+        // Who only wished to come back could read on until now.
+        let falls = before.why.is_none_or(|before| before == Why::Asked);
+        if falls {
+            channel.fall.why = Some(why);
+        }
         channel.fall.cut |= cut;
         // What was made on the way back rests on reading on.
         self.drop_rejoin(id);
@@ -62,7 +66,7 @@ impl Client {
         if cut {
             self.ask_reset_again(id);
         }
-        if before.why.is_none() {
+        if falls {
             self.event(Event::FellOut { channel: id, why });
         }
     }

@@ -108,6 +108,10 @@ impl Client {
             // The session ended while this was on its way: nothing is said of the log.
             return;
         }
+        if failure.code == ErrorCode::ChannelUnknown && !channel.inbox {
+            // Another history than it has shown: what its inbox held there, this one may hold something else in place of.
+            self.doubt_memberships();
+        }
         self.wake_inboxes();
         if failure.code == ErrorCode::CursorInvalid {
             self.event(Event::ForkSuspected { channel: id, seq });

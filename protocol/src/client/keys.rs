@@ -100,6 +100,7 @@ impl Client {
         for inbox in inboxes {
             self.try_join(inbox);
         }
+        self.try_rejoins();
     }
 
     /// The server says how many of a suite it has, and whether nobody was given the last-resort one yet. Once a quarter

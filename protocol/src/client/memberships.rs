@@ -1,7 +1,7 @@
 //! Groups that this device was added to without having read the welcome: after the copy of its state was made that it
 //! was restored from, or so long ago that the inbox has lost it. It is a member of them and knows nothing of them, or
 //! waits for a welcome to their next generation; only the server can name them. So it can one that it said this device
-//! was out of.
+//! was out of, and those of a history of which this device has read another.
 //!
 //! Its word makes this device ask for a group, as a welcome that does not open does, and no more. What it comes in by
 //! is the group's GroupInfo: a member has signed it, and a leaf in its tree has the key of this device and its record.

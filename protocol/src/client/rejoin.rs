@@ -285,10 +285,22 @@ impl Client {
         }
     }
 
+    /// Goes on with all groups that wait for the key packages.
+    pub(super) fn try_rejoins(&mut self) {
+        let under_way = self.channels.iter().filter(|(_, channel)| channel.rejoining.is_some());
+        for id in under_way.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.try_rejoin(id);
+        }
+    }
+
     /// Makes the commit, once everything that it takes is here.
     fn try_rejoin(&mut self, id: ChannelId) {
         let devices = self.own_devices();
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        // The one that this device was added by goes, if it is here.
+        self.warm_packages();
+        let (Some(channel), Some(_)) = (self.channels.get_mut(&id), self.packages.warm()) else {
+            return;
+        };
         let Some(Rejoining { known: Some(known), offer: Some(offer), .. }) = &channel.rejoining
         else {
             return;
@@ -358,6 +370,10 @@ impl Client {
     /// The commit and the group behind it, beside the old one.
     fn store_rejoin(&mut self, id: ChannelId, mut group: Group, bundle: Bundle) {
         let Some(offer) = self.end_rejoining(id) else { return };
+        if let Some(packages) = self.packages.warm() {
+            packages.forget_used(&group);
+        }
+        self.stage_packages();
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let spare = directory::spare_prefix(id);
         self.gate.stage(Op::DeletePrefix(spare.clone()));

@@ -8,7 +8,8 @@
 //! | the new key is this device's | both keys, an intent for every group | the intents go on |
 //! | each group's leaf gets it, by a commit signed with the old one | the pending commit | as for every commit |
 //!
-//! The old key stays until no group has it, and no welcome can come any more for a key package made with it.
+//! The old key stays until no group has it, no welcome can come any more for a key package made with it, and the device
+//! has heard after that where it was added: a welcome that its inbox has lost leaves no other way in.
 
 use serde::{Deserialize, Serialize};
 
@@ -217,10 +218,11 @@ impl Client {
         }
     }
 
-    /// When the first of them are to go, online or not. `None` while a group has the key of before.
+    /// When the first of them are to go. `None` while a group has the key of before, or may have it: until all logs are
+    /// read to their heads.
     pub(super) fn old_keys_end(&self) -> Option<UnixMillis> {
         let wanted = |intent: &Intent| matches!(intent.want, Want::Rotate);
         let ends = self.rotation.old.iter().map(|(_, since)| since.plus(OLD_DEVICE_KEY_TIME));
-        ends.min().filter(|_| !self.intents.values().any(wanted))
+        ends.min().filter(|_| self.synced && !self.intents.values().any(wanted))
     }
 }

@@ -162,6 +162,8 @@ pub struct Group {
     pub(super) records: BTreeMap<u32, DeviceRecord>,
     /// Who welcomed this device, right after it joined.
     pub(super) added_by: Option<Sender>,
+    /// The encoded key of the leaf that this device replaced, right after it made the external commit.
+    pub(super) replaced: Option<Vec<u8>>,
     /// How the pending commit was judged when it was made here; `None` after a restart.
     pub(super) judged: Option<Verdict>,
     direct: Option<ChannelId>,
@@ -307,7 +309,7 @@ impl Group {
         let records = records_of(&mls)?;
         let reads_from = epoch_in(&overlay, READS_FROM, &meta)?;
         let member_from = epoch_in(&overlay, MEMBER_FROM, &meta)?;
-        let (added_by, judged, direct) = (None, None, None);
+        let (added_by, replaced, judged, direct) = (None, None, None, None);
         Ok(Self {
             backend,
             overlay,
@@ -318,6 +320,7 @@ impl Group {
             data,
             records,
             added_by,
+            replaced,
             judged,
             direct,
         })

@@ -8,18 +8,18 @@ use core::fmt;
 use core::time::Duration;
 
 use openmls::prelude::{
-    Extension, Extensions, KeyPackage, KeyPackageRef, Lifetime, MlsMessageBodyIn, MlsMessageOut,
-    ProtocolVersion, UnknownExtension,
+    Extension, Extensions, KeyPackage, KeyPackageBundle, KeyPackageRef, Lifetime, MlsMessageBodyIn,
+    MlsMessageOut, ProtocolVersion, UnknownExtension,
 };
 use openmls_traits::storage::StorageProvider as _;
 use serde::{Deserialize, Serialize};
 
-use super::group::LocalDevice;
+use super::group::{Group, LocalDevice};
 use super::overlay::Overlay;
 use super::rules::{self, invalid};
 use super::suite::Suite;
 use super::taken::PackageKeys;
-use super::{Context, Crypto, MlsError, Provider, parse, signer};
+use super::{Context, Crypto, MlsError, Provider, encode, parse, signer};
 use crate::crypto::Backend;
 use crate::crypto::identity::DeviceRecord;
 use crate::env::UnixMillis;
@@ -262,6 +262,26 @@ impl KeyPackages {
             self.remove(&reference(package, backend)?);
         }
         Ok(())
+    }
+
+    /// Removes the ordinary package by which this device was added to a group that it comes back to from outside, if
+    /// its private keys are here: the leaf that is replaced is the package's. A backup brings them back, and so does a
+    /// welcome that was never read.
+    pub fn forget_used(&mut self, group: &Group) {
+        let Some(replaced) = &group.replaced else { return };
+        let is_used = |entry: &Entry| {
+            let bundle: Option<KeyPackageBundle> =
+                self.overlay.key_package(&entry.reference).ok().flatten();
+            let key =
+                bundle.map(|bundle| encode(bundle.key_package().leaf_node().encryption_key()));
+            !entry.last_resort && key.is_some_and(|key| key.as_ref() == Ok(replaced))
+        };
+        for (_, entry) in self.entries().unwrap_or_default() {
+            if is_used(&entry) {
+                self.remove(&entry.reference);
+            }
+        }
+        self.overlay.settle();
     }
 
     fn remove(&self, reference: &KeyPackageRef) {

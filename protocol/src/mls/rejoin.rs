@@ -75,9 +75,8 @@ impl Group {
         let (signed_by, context) = signer_of(group_info, &info)?;
         let (epoch, tree) = (info.epoch().as_u64(), read_tree(tree)?);
         let own_key = device.key.public();
-        if !tree.leaves().any(|leaf| leaf.signature_key().as_slice() == own_key) {
-            return Err(MlsError::NotMember);
-        }
+        let own_leaf = tree.leaves().find(|leaf| leaf.signature_key().as_slice() == own_key);
+        let replaced = encode(own_leaf.ok_or(MlsError::NotMember)?.encryption_key())?;
         let overlay = Overlay::default();
         let provider = Provider::new(cx.backend, cx.entropy, &overlay);
         let parameters =
@@ -104,7 +103,8 @@ impl Group {
         let meta = Meta { id: floor.id, first_epoch, stale_leaf: false };
         // It was a member before, nobody knows since when.
         overlay.put_raw(MEMBER_FROM, record::encode(&0_u64));
-        let group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        let mut group = Self::assemble(cx.backend, overlay, mls, meta)?;
+        group.replaced = Some(replaced);
         group.check_signer(signed_by, device, floor, group_info, &context)?;
         group.save_meta();
         group.overlay.settle();

@@ -2,6 +2,7 @@
 //! what it had done or wanted comes true once.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -295,6 +296,32 @@ fn a_backup_older_than_an_invitation_comes_into_the_group_by_itself() {
     assert!(rejoins(&world, BOB).is_empty() && !saw(&world, BOB, trouble));
     let again = world.done(ALICE, |client, now| client.invite(now, channel, "bob"));
     assert_eq!(again, Outcome::Unchanged(world.group(ALICE, channel).epoch));
+}
+
+/// A backup brings the private half of a key package back that was used since. The tree of the group that it was used
+/// for shows that it was; the others may be used still.
+#[test]
+fn a_key_package_that_was_used_since_the_backup_is_erased_again() {
+    let mut world = World::new(Rules::new(36));
+    for name in ["alice", "bob"] {
+        world.register(name);
+    }
+    let private = |world: &World| -> BTreeSet<Vec<u8>> {
+        let keys = world.devices[BOB].disk.keys();
+        keys.filter(|key| key.starts_with(b"k/P")).cloned().collect()
+    };
+    let (copy, before) = (world.devices[BOB].disk.clone(), private(&world));
+    let gone = |world: &World| -> Vec<_> { before.difference(&private(world)).cloned().collect() };
+    let channel = group_of(&mut world, ALICE, &["bob"]);
+    world.settle();
+    let used = gone(&world);
+    assert_eq!(used.len(), 1);
+    world.devices[BOB].log.clear();
+    put_back(&mut world, BOB, copy);
+    world.settle();
+    assert_eq!(rejoins(&world, BOB), [Why::Added]);
+    assert_eq!(gone(&world), used);
+    all_say(&mut world, channel, &[ALICE, BOB], "in");
 }
 
 /// The server has seen no later state: that this device once had one, the log's entry of its own reset says.

@@ -157,7 +157,12 @@ impl Oracle {
         self.wire.started(device);
     }
 
-    /// A device's disk was put back to an older state.
+    /// A copy of a device's disk was made.
+    pub(crate) fn backed_up(&mut self, device: usize) {
+        self.readers[device].backed_up();
+    }
+
+    /// A device's disk was put back to that copy.
     pub(crate) fn put_back(&mut self, device: usize, disk: &BTreeMap<Vec<u8>, Vec<u8>>) {
         let reader = &mut self.readers[device];
         let known =

@@ -90,7 +90,10 @@ impl Play<'_> {
                 device.fail_disk = Some(disk_fault(how));
             }
             Step::Damage { part, .. } if !is_thief => return self.damage(index, part),
-            Step::Backup { .. } => self.backups[index] = Some(device.disk.clone()),
+            Step::Backup { .. } => {
+                self.backups[index] = Some(device.disk.clone());
+                self.oracle.borrow_mut().backed_up(index);
+            }
             Step::Restore { .. } => {
                 let Some(copy) = self.backups[index].clone() else { return false };
                 self.world.crash(index);

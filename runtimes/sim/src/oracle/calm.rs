@@ -15,7 +15,7 @@ use super::limits;
 use super::log::{Broken, Log};
 use super::reader::{Issued, Reader};
 use super::secrets::left_over;
-use crate::world::World;
+use crate::world::{Device, World};
 
 /// What is not true yet, if anything: a promise, and what is there in its place.
 pub(crate) type Converging = Option<Broken>;
@@ -37,6 +37,10 @@ impl Oracle {
 
     /// The first thing that is not as it has to be in the end.
     pub(crate) fn unsettled(&self, world: &World) -> Converging {
+        let writing = world.devices.iter().position(Device::is_writing);
+        if let Some(device) = writing {
+            return Some(("the world comes to rest", format!("device {device} writes")));
+        }
         for (device, client, sender) in self.present(world) {
             let mut logs = self.logs.channels.iter();
             let behind =

@@ -4,6 +4,7 @@ use qpc_protocol::client::event::{Event, Message, NameConflict, Why};
 use qpc_protocol::id::ChannelId;
 use qpc_protocol::io::Ticket;
 use qpc_protocol::limits::UNREAD_EVENTS;
+use qpc_protocol::wire::message::EntryKind;
 
 use super::answers::Asked;
 use super::log::{Log, Logs};
@@ -59,6 +60,7 @@ impl Oracle {
             }
             Event::Rejoined { channel, epoch, why } => {
                 self.came_in(device, *channel);
+                self.saw_own_leaf(device, *channel);
                 let reader = &mut self.readers[device];
                 let generation = reader.rows.get(channel).map_or(0, |row| row.generation);
                 // A group that could be read till then is read on.
@@ -163,6 +165,19 @@ impl Oracle {
         let since = reader.sender.zip(log).and_then(|(of, log)| log.since(of));
         reader.unwelcomed.remove(&channel);
         reader.joined.extend(since.map(|since| (channel, since)));
+    }
+
+    /// A device came back from outside: the tree has shown it the key package that it was added by, unless a commit of
+    /// its own had replaced that leaf before.
+    fn saw_own_leaf(&mut self, device: usize, channel: ChannelId) {
+        let Some(of) = self.readers[device].sender else { return };
+        let Some(log) = self.logs.channels.get(&channel) else { return };
+        let since = log.since(of);
+        let commits = log.entries().filter(|(_, entry)| {
+            entry.kind == EntryKind::Commit && entry.sender == of && Some(entry.place) >= since
+        });
+        let by = self.logs.joined_by(channel, of).filter(|_| commits.count() == 1);
+        self.readers[device].joined_by.extend(by.map(|by| (channel, by.clone())));
     }
 
     /// Entries of an inbox are gone, which is told: nothing else says who was added where meanwhile.

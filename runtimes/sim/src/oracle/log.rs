@@ -277,6 +277,8 @@ impl Logs {
                 self.commit(commit, *seq, *chain, *duplicate)?;
             }
             (StoreOp::ResetChannel(reset), StoreReply::Appended { seq, chain, duplicate, .. }) => {
+                // Who makes a group is added by nobody.
+                self.joined_by.remove(&(reset.channel, reset.founder));
                 self.reset(reset, *seq, *chain, *duplicate)?;
             }
             (

@@ -90,6 +90,8 @@ pub(super) struct Reader {
     pub(super) outbox: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Commands that are on its disk.
     queued: BTreeSet<Ticket>,
+    /// Of them, those that were settled when its last backup was made.
+    settled_before: BTreeSet<Ticket>,
     /// The change of its key that is on its disk.
     rotating: Option<Ticket>,
     /// What it has stored of its channels.
@@ -114,7 +116,7 @@ pub(super) struct Reader {
     pub(super) parted: BTreeSet<ChannelId>,
     /// It was told that a name leads to another account than it did, and is told so again after each start.
     pub(super) misled: bool,
-    /// The key packages by which it came in.
+    /// The key packages by which it came in, and knows that it did: a backup may bring one back that was used since.
     pub(super) joined_by: Vec<Joined>,
     /// Its disk was put back to an older state, and it is not whole again.
     pub(super) restored: bool,
@@ -163,6 +165,10 @@ impl Reader {
             let nothing = !issued.answered && !issued.durable;
             match issued.asked {
                 Asked::Said(number) if nothing => lost.push(number),
+                // It was alone there, and is not told that it has left.
+                Asked::Leave(channel) if issued.settled && !self.rows.contains_key(&channel) => {
+                    self.leaving.insert(channel);
+                }
                 _ => {}
             }
             !nothing
@@ -170,8 +176,15 @@ impl Reader {
         lost
     }
 
-    /// Its disk is an older one: what it was told and what it asked for may come again. Returns the texts that are
-    /// queued on it.
+    /// A backup of its disk is made. A message that the server has stays queued until the log has shown it, and is
+    /// settled there.
+    pub(super) fn backed_up(&mut self) {
+        let settled = |ticket: &&Ticket| self.tickets.get(ticket).is_some_and(|of| of.settled);
+        self.settled_before = self.queued.iter().filter(settled).copied().collect();
+    }
+
+    /// Its disk is an older one: what it was told and what it asked for may come again, but for what was settled then.
+    /// Returns the texts that are queued on it.
     pub(super) fn put_back(&mut self, disk: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u32> {
         self.restored = true;
         if !disk.contains_key(b"d/identity".as_slice()) {
@@ -179,6 +192,7 @@ impl Reader {
         }
         self.acked.clear();
         self.told.clear();
+        self.joined_by.clear();
         self.leaving.clear();
         self.stored.clear();
         self.outbox.clear();
@@ -190,8 +204,9 @@ impl Reader {
         let queued =
             |ticket: &Ticket| self.queued.contains(ticket) || self.rotating == Some(*ticket);
         self.tickets.retain(|ticket, _| queued(ticket));
-        for issued in self.tickets.values_mut() {
-            (issued.settled, issued.answered) = (false, false);
+        for (ticket, issued) in &mut self.tickets {
+            issued.settled = self.settled_before.contains(ticket);
+            issued.answered &= issued.settled;
         }
         let texts = self.tickets.values().filter_map(|issued| match issued.asked {
             Asked::Said(number) => Some(number),

@@ -40,6 +40,11 @@ pub enum Damage {
 }
 
 impl Device {
+    /// Whether anything is on its way to the disk.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.next().is_some()
+    }
+
     /// Its records with all that is on its way to the disk: a read comes behind what came out before it.
     pub(super) fn written(&self) -> Cow<'_, Disk> {
         let mut disk = Cow::Borrowed(&self.disk);
