@@ -252,6 +252,16 @@ impl Client {
         }
     }
 
+    /// Whether a commit is for new keys in the own leaf, and for nothing else.
+    fn renews_only(&self, ticket: Ticket) -> bool {
+        let Some(OutWhat::Commit { intents, .. }) = self.outbox.get(&ticket).map(|item| &item.what)
+        else {
+            return false;
+        };
+        let mut wants = intents.iter().filter_map(|of| self.intents.get(&Ticket(*of)));
+        wants.all(|intent| matches!(intent.want, Want::Update | Want::Renew | Want::Rotate))
+    }
+
     fn commit(&mut self, id: ChannelId, mut plan: Plan, intents: Vec<Ticket>) {
         plan.rotate = self.key_for(id);
         plan.leave_adds_out =
@@ -420,9 +430,14 @@ impl Client {
                 self.drop_orphan(id);
             }
             _ => {
+                // Of the own leaf alone nothing can be wrong but this device's view of the group.
+                let strayed = failure.code == ErrorCode::CommitInvalid && self.renews_only(ticket);
                 self.fail_commit(ticket, failure);
                 if failure.code == ErrorCode::NotMember {
                     self.look_for_removal(id);
+                }
+                if strayed {
+                    self.fall_out(id, Why::Blocked, false);
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::talk::*;
 use qpc_protocol::client::event::{Event, Failed, Outcome, Why};
 use qpc_protocol::error::{ErrorCode, PeerFault};
 use qpc_protocol::id::{ChannelId, DeviceId, Digest, MessageId};
-use qpc_protocol::limits::MESSAGES_AHEAD;
+use qpc_protocol::limits::{MESSAGES_AHEAD, REJOIN_TIME, UPDATE_AGE};
 use qpc_protocol::mls::suite::Suite;
 use qpc_protocol::wire::message::{Body, Entry, EntryKind, Failure, Frame, Push, Reply, Request};
 use qpc_sim::world::{Rules, World};
@@ -134,6 +134,32 @@ fn a_server_that_contradicts_itself_about_epochs_is_not_asked_without_end() {
             agree(&world, channel, &[ALICE, BOB, CAROL]);
         }
     }
+}
+
+/// Whoever is told that not even new keys of its own are a valid commit has another view of the group than the server.
+#[test]
+fn a_server_that_takes_no_commit_is_not_asked_without_end_and_come_back_to_from_outside() {
+    let (mut world, channel) = three(47);
+    let mine = Rc::new(RefCell::new(Vec::new()));
+    let asked = mine.clone();
+    world.liar = Some(Box::new(move |device, up, frame| {
+        let commits = matches!(&frame.body, Body::Request(Request::Commit(_)));
+        if device == BOB && up && commits {
+            mine.borrow_mut().push(frame.call);
+        }
+        let denied = device == BOB && !up && mine.borrow().contains(&frame.call);
+        let invalid = Body::Failure(ErrorCode::CommitInvalid.into());
+        vec![Frame { body: if denied { invalid } else { frame.body }, ..frame }]
+    }));
+    // The leaf's keys become due, and no command waits for them.
+    world.pass(UPDATE_AGE + Duration::from_secs(60));
+    let blocked = |event: &Event| matches!(event, Event::FellOut { why: Why::Blocked, .. });
+    assert!(saw(&world, BOB, blocked));
+    assert!(asked.borrow().len() < 100, "asked {} times", asked.borrow().len());
+    honest(&mut world, &[BOB]);
+    world.pass(REJOIN_TIME);
+    assert_eq!(rejoins(&world, BOB), [Why::Blocked]);
+    all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
 }
 
 #[test]
