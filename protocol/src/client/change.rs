@@ -145,6 +145,14 @@ impl Client {
         of_channel.map(|(ticket, _)| *ticket).collect()
     }
 
+    /// Queued proposals keep something back that this device wants: it commits them. Whoever is about to leave waits
+    /// for the others: a commit of its own would end its wish.
+    pub(super) fn clear_proposals(&mut self, id: ChannelId) {
+        if self.channels.get(&id).is_some_and(|channel| !channel.row.leaving) {
+            self.want_flush(id, false);
+        }
+    }
+
     /// Proposals wait in a group: somebody has to commit them. Members wait their turn, by leaf; what comes from losers
     /// of a race waits a little for more of its kind.
     pub(super) fn want_flush(&mut self, id: ChannelId, gather: bool) {

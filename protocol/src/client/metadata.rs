@@ -332,7 +332,7 @@ impl Client {
     ) -> bool {
         let waits = self.with_group(id, |group, _| group.has_proposals());
         if waits == Some(true) {
-            self.want_flush(id, false);
+            self.clear_proposals(id);
         }
         if waits != Some(false) || plan.data.is_some() || !plan.removes.is_empty() {
             return false;

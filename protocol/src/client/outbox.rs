@@ -141,10 +141,7 @@ impl Client {
         match blocked {
             Some((false, false)) if !behind => {}
             Some((false, true)) => {
-                // Whoever is about to leave waits for the others: a commit of its own would end its wish.
-                if !channel.row.leaving {
-                    self.want_flush(id, false);
-                }
+                self.clear_proposals(id);
                 return false;
             }
             _ => return false,
