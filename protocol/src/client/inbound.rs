@@ -115,6 +115,10 @@ impl Client {
         self.wake_inboxes();
         if failure.code == ErrorCode::CursorInvalid {
             self.event(Event::ForkSuspected { channel: id, seq });
+            // Who is out of the group cannot read up to here first, and comes back without.
+            if let Some(why) = self.channels.get(&id).and_then(|channel| channel.fall.why) {
+                self.fall_out(id, why, true);
+            }
         }
         self.unreadable(id, seq, failure.code.text());
     }

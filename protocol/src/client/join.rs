@@ -230,7 +230,9 @@ impl Client {
             channel.agreed = before.agreed;
             channel.left = before.left;
         }
-        if !was_member && self.me().is_some_and(|me| me.account == by.account) {
+        // Before the first commit the founder was alone: nobody can have left.
+        let first = generation == 1 && channel.row.epoch <= 1;
+        if !was_member && !first && self.me().is_some_and(|me| me.account == by.account) {
             channel.left = Left::unknown();
         }
         channel.enter(group.transcript());

@@ -132,7 +132,10 @@ impl Client {
     pub(super) fn on_login_start(&mut self, ke2: Bytes) {
         let (device, key) = match &self.identity {
             Some(identity) => match identity.device_record() {
-                Some(record) => (record.device, identity.device_key.clone()),
+                Some(record) => match self.session_key() {
+                    Some(key) => (record.device, key.clone()),
+                    None => return,
+                },
                 None => return,
             },
             None => (
@@ -240,6 +243,10 @@ impl Client {
     }
 
     fn register_device_or_resume(&mut self) {
+        if let Some(request) = self.tried_registration() {
+            self.set_phase(Phase::Device);
+            return self.call(Call::DeviceRegister, request);
+        }
         let Some(identity) = &self.identity else { return };
         if identity.registered {
             return self.open_session();
@@ -262,6 +269,7 @@ impl Client {
             identity.registered = true;
             self.store_identity(identity);
         }
+        self.on_tried();
         self.open_session();
     }
 

@@ -203,6 +203,8 @@ pub struct Client {
     rotation: Rotation,
     /// When to offer the next key again after the server could not take it.
     rotation_retry: Option<Duration>,
+    /// The present key does not hold: the next one is tried.
+    tries_next: bool,
     envelopes: Envelopes,
     /// The same for envelope keys.
     envelope_retry: Option<Duration>,

@@ -242,6 +242,7 @@ impl Client {
             refused,
             rotation: stored.rotation,
             rotation_retry: None,
+            tries_next: false,
             envelopes: stored.envelopes,
             envelope_retry: None,
             uploads: BTreeMap::new(),

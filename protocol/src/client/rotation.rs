@@ -98,12 +98,19 @@ impl Client {
             self.net.conn.as_ref().is_some_and(|conn| {
                 conn.calls.values().any(|pending| pending.what == Call::Rotate)
             });
-        let next = self.rotation.next.as_ref().and_then(|(keys, _)| keys.local());
-        let sequence = self.identity.as_ref().map(|identity| identity.envelope_sequence);
-        let (Some(next), Some(sequence), true) = (next, sequence, online && !asked) else {
-            return;
-        };
-        self.rotation_retry = None;
+        if online
+            && !asked
+            && let Some(request) = self.next_registration()
+        {
+            self.rotation_retry = None;
+            self.call(Call::Rotate, request);
+        }
+    }
+
+    /// The record of the key to come.
+    fn next_registration(&mut self) -> Option<Request> {
+        let next = self.rotation.next.as_ref().and_then(|(keys, _)| keys.local())?;
+        let sequence = self.identity.as_ref().map(|identity| identity.envelope_sequence)?;
         let envelope_keys = self.next_envelope().publish(
             self.config.backend,
             &next.key,
@@ -111,28 +118,51 @@ impl Client {
             sequence.saturating_add(1),
             self.now.wall,
         );
-        let record = next.record.clone();
-        self.call(Call::Rotate, Request::DeviceRegister { record, envelope_keys });
+        Some(Request::DeviceRegister { record: next.record.clone(), envelope_keys })
+    }
+
+    /// The proof of the present key does not hold: if the answer to a rotation was lost, the next one's does. Whether
+    /// that is to be tried; should it not hold either, the next login shows its record anew.
+    pub(super) fn try_next_key(&mut self) -> bool {
+        self.tries_next = !self.tries_next && self.rotation.is_under_way();
+        self.tries_next
+    }
+
+    /// The key that a session is proved by.
+    pub(super) fn session_key(&self) -> Option<&DeviceKey> {
+        match &self.rotation.next {
+            Some((next, _)) if self.tries_next => Some(&next.key),
+            _ => Some(&self.identity.as_ref()?.device_key),
+        }
+    }
+
+    /// What a login shows the server, if that is the next key's record.
+    pub(super) fn tried_registration(&mut self) -> Option<Request> {
+        if self.tries_next { self.next_registration() } else { None }
+    }
+
+    /// The key that was tried holds.
+    pub(super) fn on_tried(&mut self) {
+        if core::mem::take(&mut self.tries_next) {
+            self.on_rotated();
+        }
+    }
+
+    /// The server did not take the record of the key that was tried.
+    pub(super) fn on_tried_refused(&mut self, failure: &Failure) {
+        if core::mem::take(&mut self.tries_next) {
+            self.on_rotation_refused(failure);
+        }
     }
 
     /// The server has the new record.
     pub(super) fn on_rotated(&mut self) {
-        self.take_next_key(true);
-    }
-
-    /// The proof of the present key does not hold: if the answer to a rotation was lost, the next one's does.
-    pub(super) fn try_next_key(&mut self) -> bool {
-        // Should it not hold either, the next login shows its record anew.
-        self.take_next_key(false)
-    }
-
-    fn take_next_key(&mut self, registered: bool) -> bool {
-        let Some((next, ticket)) = self.rotation.next.take() else { return false };
-        let Some(mut identity) = self.identity.take() else { return false };
+        let Some((next, ticket)) = self.rotation.next.take() else { return };
+        let Some(mut identity) = self.identity.take() else { return };
         let key = core::mem::replace(&mut identity.device_key, next.key);
         let record = core::mem::replace(&mut identity.record, next.record);
         self.take_next_envelope(&mut identity);
-        identity.registered = registered;
+        identity.registered = true;
         self.store_identity(identity);
         self.rotation.old.push((Keys { key, record }, self.now.wall));
         self.store_rotation();
@@ -146,7 +176,6 @@ impl Client {
         // Those of the old key are gone on the server.
         self.make_packages(LastResort::Renew);
         self.event(Event::Done(Ticket(ticket), Outcome::Done));
-        true
     }
 
     /// The server did not take the new record.

@@ -124,8 +124,7 @@ impl Client {
     }
 
     fn sign_session(&self, token_hash: Digest) -> Option<[u8; 64]> {
-        let identity = self.identity.as_ref()?;
-        self.sign_as(&identity.device_key, self.me()?, token_hash)
+        self.sign_as(self.session_key()?, self.me()?, token_hash)
     }
 
     pub(super) fn sign_as(
@@ -189,6 +188,7 @@ impl Client {
         if let Some(conn) = self.net.conn.as_ref().map(|conn| conn.id) {
             self.event(Event::Online { conn });
         }
+        self.on_tried();
         if let Some(task) = self.auth.take()
             && let Some(identity) = &self.identity
             && let Some(record) = identity.device_record()
@@ -254,6 +254,9 @@ impl Client {
                 self.drop_connection(code.text().into());
             }
             _ => {
+                if *call == Call::DeviceRegister {
+                    self.on_tried_refused(failure);
+                }
                 // A server forgets tokens that have ended: to it they are unknown.
                 let ended = |tokens: &Tokens| tokens.refresh_expires <= self.server_time();
                 let expired = *call == Call::Refresh && self.tokens.as_ref().is_some_and(ended);
