@@ -120,6 +120,8 @@ pub(super) struct Reader {
     pub(super) joined_by: Vec<Joined>,
     /// Its disk was put back to an older state, and it is not whole again.
     pub(super) restored: bool,
+    /// Its tokens are those of a backup.
+    old_tokens: bool,
     /// Generations that its backup was in, of groups that were in another one then.
     pub(super) forgot: BTreeMap<ChannelId, u32>,
     /// Groups of which a record was torn.
@@ -201,6 +203,7 @@ impl Reader {
         self.contacts.clear();
         self.rows.clear();
         disk.iter().for_each(|(key, value)| self.put(key, value));
+        self.old_tokens = true;
         let queued =
             |ticket: &Ticket| self.queued.contains(ticket) || self.rotating == Some(*ticket);
         self.tickets.retain(|ticket, _| queued(ticket));
@@ -224,6 +227,7 @@ impl Reader {
         if let Some((of, row)) = channel_of(key).zip(record::decode(key, value).ok()) {
             self.rows.insert(of, row);
         }
+        self.old_tokens &= key != b"d/tokens";
         if key == b"d/rotation" {
             self.rotating = Rotation::read(value).and_then(|rotation| rotation.ticket());
         }
@@ -307,7 +311,7 @@ impl Reader {
 
     /// Whether its tokens may be older than those that the server gave it.
     pub(super) fn may_have_old_tokens(&self) -> bool {
-        self.restored || self.login_unheard
+        self.restored || self.old_tokens || self.login_unheard
     }
 
     // ---- excuses: of one device, in one channel, from one entry to another ----------------------
