@@ -24,8 +24,8 @@ fn started() -> (InMemory, Device) {
     (server, device)
 }
 
-/// Measures one call. `prepare` makes it, each time anew and off the clock, so that it finds what it consumes; it has to
-/// be answered with a reply, and with that many entries pushed.
+/// Measures one call. `prepare` makes it, each time anew and off the clock, so that it finds what it consumes; it has
+/// to be answered with a reply, and with that many entries pushed.
 fn one_call<W: AsMut<InMemory>>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -318,8 +318,8 @@ fn door(c: &mut Criterion) {
     group.finish();
 }
 
-/// A group and a guest who comes and goes. Nobody but the founder has ever committed: the tree is blank around its path,
-/// and the path of a commit is encrypted to every member, the dearest case.
+/// A group and a guest who comes and goes. Nobody but the founder has ever committed: the tree is blank around its
+/// path, and the path of a commit is encrypted to every member, the dearest case.
 struct Members {
     server: InMemory,
     device: Device,

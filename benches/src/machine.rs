@@ -1,6 +1,6 @@
 //! A server's machine over the reference store, in memory, with one connection: calls are handed in as bytes and come
-//! out as bytes, so a measured call is decoding, checking, the jobs that it needs, storing in memory, signing where that
-//! is due, and encoding.
+//! out as bytes, so a measured call is decoding, checking, the jobs that it needs, storing in memory, signing where
+//! that is due, and encoding.
 
 use core::time::Duration;
 use std::time::Instant;

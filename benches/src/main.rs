@@ -93,8 +93,8 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = TIMING)]
 struct Timing {
-    /// Logins of each of the three kinds, and lookups of each of the two, at most. Over QUIC no more than a server admits
-    /// at once: 6,600 and 48.
+    /// Logins of each of the three kinds, and lookups of each of the two, at most. Over QUIC no more than a server
+    /// admits at once: 6,600 and 48.
     #[arg(long, default_value_t = 2_000)]
     count: usize,
     /// Seconds for the logins, and as many again for the lookups, at most.

@@ -1,7 +1,7 @@
 //! A group of many members: made, joined, changed, talked in, and caught up with after a long time away.
 //!
-//! Every member is a device of its own with a real machine, which registers and uploads key packages; those that are not
-//! online are switched off after that. Everyone's state follows from the same seed, so runs differ in time only.
+//! Every member is a device of its own with a real machine, which registers and uploads key packages; those that are
+//! not online are switched off after that. Everyone's state follows from the same seed, so runs differ in time only.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,5 @@
-//! Clients and a server in one process: real machines and a real store, links that are queues, disks that are maps, and a
-//! clock that jumps to the next deadline. What takes time is work, not waiting.
+//! Clients and a server in one process: real machines and a real store, links that are queues, disks that are maps, and
+//! a clock that jumps to the next deadline. What takes time is work, not waiting.
 
 use core::fmt;
 use core::time::Duration;

@@ -1,7 +1,7 @@
 //! Whether two samples of times differ: Welch's t on what is left after the slowest are dropped.
 //!
-//! The method is that of Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (DATE 2017): both kinds are
-//! measured in random order, so that whatever else the machine does falls on both alike.
+//! The method is that of Reparaz, Balasch and Verbauwhede, "Dude, is my code constant time?" (DATE 2017): both kinds
+//! are measured in random order, so that whatever else the machine does falls on both alike.
 
 use std::time::Duration;
 

@@ -35,8 +35,8 @@ fn entropy() -> Done<Entropy> {
     Ok(Entropy::from_seed(seed))
 }
 
-/// A device. Its records are in memory, and in a file with one line for each batch (a real one encrypts). Its end of the
-/// stream and the server's: the link's id, the socket, and whether the machine there asked for bytes.
+/// A device. Its records are in memory, and in a file with one line for each batch (a real one encrypts). Its end of
+/// the stream and the server's: the link's id, the socket, and whether the machine there asked for bytes.
 struct Device {
     on: bool,
     client: Client,

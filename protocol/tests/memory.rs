@@ -1,5 +1,5 @@
-//! What a client's machine holds in memory while its application does not read: a program of its own, for the memory of a
-//! process is one number.
+//! What a client's machine holds in memory while its application does not read: a program of its own, for the memory of
+//! a process is one number.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failure is a panic")]
@@ -41,8 +41,8 @@ fn take(world: &mut World, device: usize) -> Vec<(u64, usize)> {
     told.collect()
 }
 
-/// Inbound overflow dropped events (mdk #1945). Ten thousand entries wait for an application that does not read; then it
-/// does: all are there, in order, each once. Meanwhile they were on the disk and not in memory.
+/// Inbound overflow dropped events (mdk #1945). Ten thousand entries wait for an application that does not read; then
+/// it does: all are there, in order, each once. Meanwhile they were on the disk and not in memory.
 #[test]
 fn regression_29_ten_thousand_entries_wait_for_a_slow_application() {
     let mut world = World::new(Rules { backend: backend(), ..Rules::new(29) });

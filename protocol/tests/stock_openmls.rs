@@ -1,5 +1,5 @@
-//! OpenMLS's own providers and ours in one group, in both suites, with handshakes private and public: whoever founds it, each
-//! adds, updates, removes and talks, and all agree after every step.
+//! OpenMLS's own providers and ours in one group, in both suites, with handshakes private and public: whoever founds
+//! it, each adds, updates, removes and talks, and all agree after every step.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a test fails by panicking")]
 
 mod peers;

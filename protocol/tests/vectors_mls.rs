@@ -1,4 +1,5 @@
-//! The MLS working group's test vectors through our provider, on every backend that is built in. Origin: `vectors/README.md`.
+//! The MLS working group's test vectors through our provider, on every backend that is built in. Origin:
+//! `vectors/README.md`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod mls_wg;

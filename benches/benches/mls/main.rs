@@ -1,5 +1,5 @@
-//! MLS: one table of operations for every implementation. `QPC_MLS_MEMBERS=2,10` chooses the sizes of the groups, the feature
-//! `peers` adds those of others; what is persisted with each operation is `--bench mls_bytes`.
+//! MLS: one table of operations for every implementation. `QPC_MLS_MEMBERS=2,10` chooses the sizes of the groups, the
+//! feature `peers` adds those of others; what is persisted with each operation is `--bench mls_bytes`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a measurement")]
 
 mod table;

@@ -140,7 +140,8 @@ fn a_home_that_cannot_be_written_loses_nothing() {
     let text = |message: &serde_json::Value| message["text"].as_str().unwrap().to_owned();
     let read: Vec<_> = done.objects().iter().map(text).collect();
     let rest = bob.texts();
-    // What was printed when the disk was full already could not be noted as read: it comes again, rather than not at all.
+    // What was printed when the disk was full already could not be noted as read: it comes again, rather than not at
+    // all.
     assert!(texts.starts_with(&read) && texts.ends_with(&rest));
     assert!(read.len() + rest.len() >= texts.len());
 }

@@ -85,7 +85,8 @@ fn epoch(device: &Device) -> u64 {
     device.ok(&["group", "list"])[0]["epoch"].as_u64().unwrap()
 }
 
-/// The keys of an own leaf are renewed after as many entries as are said, but not before twice as many as there are devices.
+/// The keys of an own leaf are renewed after as many entries as are said, but not before twice as many as there are
+/// devices.
 #[test]
 fn keys_are_renewed_after_so_many_entries_of_a_group() {
     let place = Place::new();

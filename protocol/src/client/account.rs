@@ -153,7 +153,8 @@ impl Client {
         self.ask(now, Ask::Revoke(device))
     }
 
-    /// How many key packages the server has of this device. → [`Outcome::KeyPackages`](super::event::Outcome::KeyPackages)
+    /// How many key packages the server has of this device. →
+    /// [`Outcome::KeyPackages`](super::event::Outcome::KeyPackages)
     ///
     /// # Errors
     /// `NoAccount`, `LoggedOut`, `Busy`.

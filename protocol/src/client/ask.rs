@@ -1,5 +1,5 @@
-//! Questions of the application that change nothing here: asked when the connection allows, and asked again on the next one
-//! if their answers are lost.
+//! Questions of the application that change nothing here: asked when the connection allows, and asked again on the next
+//! one if their answers are lost.
 
 use super::net::{Ask, Call};
 use super::session::Phase;

@@ -6,7 +6,8 @@
 //! nobody learns of a channel that is not theirs. A person carries one by [`Client::checkpoint`] and
 //! [`Client::compare_checkpoint`].
 //!
-//! What a checkpoint contradicts is a member's word against the server's: the event names the member. Nothing stops on it.
+//! What a checkpoint contradicts is a member's word against the server's: the event names the member. Nothing stops on
+//! it.
 
 use core::cmp::Ordering;
 
@@ -88,8 +89,8 @@ impl Channel {
         }
     }
 
-    /// What a checkpoint is that its device has not signed by the key which the group has of it here: in another epoch it
-    /// may have another key.
+    /// What a checkpoint is that its device has not signed by the key which the group has of it here: in another epoch
+    /// it may have another key.
     fn weigh_unproven(&self, theirs: &Checkpoint) -> Comparison {
         let seq = theirs.seq;
         match (theirs.generation, theirs.epoch).cmp(&(self.row.generation, self.row.epoch)) {
@@ -101,8 +102,8 @@ impl Channel {
 }
 
 impl Client {
-    /// This device's checkpoint of a channel, as it stands: for another member to compare, by whatever way there is beside
-    /// the server. [`Checkpoint::encode`] makes bytes of it.
+    /// This device's checkpoint of a channel, as it stands: for another member to compare, by whatever way there is
+    /// beside the server. [`Checkpoint::encode`] makes bytes of it.
     ///
     /// # Errors
     /// `NoAccount`, `UnknownChannel`, `NotMember`; `Busy` while this device changes its key twice and the group does not know
@@ -134,8 +135,8 @@ impl Client {
         Ok(unsigned.signed(self.config.backend, key))
     }
 
-    /// Compares another member's [`Checkpoint`], encoded, with what was read here. → [`Outcome::Compared`]; what differs is
-    /// told by [`Event::ForkDetected`] too.
+    /// Compares another member's [`Checkpoint`], encoded, with what was read here. → [`Outcome::Compared`]; what
+    /// differs is told by [`Event::ForkDetected`] too.
     ///
     /// # Errors
     /// `Busy`, `Stopped`, `UnknownChannel`, `NotMember`, `Invalid` for bytes that are no checkpoint of that channel.
@@ -166,7 +167,8 @@ impl Client {
 
     // ---- what others say ----------------------------------------------------------------------
 
-    /// Checkpoints that came in a message of that device. Whether it is a member of their groups is seen when one matters.
+    /// Checkpoints that came in a message of that device. Whether it is a member of their groups is seen when one
+    /// matters.
     pub(super) fn on_checkpoints(&mut self, sender: &DeviceRecord, checkpoints: Vec<Checkpoint>) {
         for checkpoint in checkpoints {
             let (id, by) = (checkpoint.channel, checkpoint.by);

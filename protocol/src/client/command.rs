@@ -1,5 +1,5 @@
-//! Commands about groups, and what every command is checked for: each is staged, and answered later by an event with its
-//! ticket.
+//! Commands about groups, and what every command is checked for: each is staged, and answered later by an event with
+//! its ticket.
 
 use zeroize::Zeroizing;
 

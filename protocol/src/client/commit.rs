@@ -144,7 +144,8 @@ impl Client {
             // A change of roles goes first, and alone: it may decide whether this one is allowed.
             Want::Remove { .. } if plan.data.is_some() => false,
             Want::Remove { account } => self.plan_remove(of, (account, me), present, plan),
-            // What the group was called goes first: what follows begins with that, and may end this device's right to it.
+            // What the group was called goes first: what follows begins with that, and may end this device's right to
+            // it.
             Want::Describe { .. } | Want::SetRole { .. } if self.is_carrying(id) => false,
             Want::Describe { change, .. } => self.plan_profile(id, ticket, &change, plan),
             Want::Carry { change, over, .. } => {

@@ -229,8 +229,8 @@ pub enum Why {
     Asked,
     /// It was added by a key package that its state, an older one, does not know: it cannot open the welcome.
     Added,
-    /// No commit gets through: the server insists on a proposal that is of no use here, or takes not even one of new keys
-    /// for this device.
+    /// No commit gets through: the server insists on a proposal that is of no use here, or takes not even one of new
+    /// keys for this device.
     Blocked,
 }
 

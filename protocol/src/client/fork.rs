@@ -1,5 +1,5 @@
-//! Two views of one log: what others say of it, and what the server signed, beside what was read here. Where they part is
-//! told ([`Event::ForkDetected`]); nothing stops on it.
+//! Two views of one log: what others say of it, and what the server signed, beside what was read here. Where they part
+//! is told ([`Event::ForkDetected`]); nothing stops on it.
 
 use super::Client;
 use super::channel::Channel;

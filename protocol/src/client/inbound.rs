@@ -109,7 +109,8 @@ impl Client {
             return;
         }
         if failure.code == ErrorCode::ChannelUnknown && !channel.inbox {
-            // Another history than it has shown: what its inbox held there, this one may hold something else in place of.
+            // Another history than it has shown: what its inbox held there, this one may hold something else in place
+            // of.
             self.doubt_memberships();
         }
         self.wake_inboxes();

@@ -66,7 +66,8 @@ pub(super) enum Want {
     Rotate,
     /// Our own leaf replaced from outside.
     Rejoin,
-    /// This device a member. Nobody asked: of the own account, its record did; of another one, a reset that left it out.
+    /// This device a member. Nobody asked: of the own account, its record did; of another one, a reset that left it
+    /// out.
     Admit { device: Sender, package: Option<Vec<u8>> },
     /// A device no member that its account has revoked, by the [`Revocation`](crate::crypto::identity::Revocation).
     Expel { revocation: Vec<u8> },
@@ -79,8 +80,8 @@ pub(super) enum Want {
         packages: Option<Vec<Vec<u8>>>,
         missing: Vec<(DeviceId, String)>,
     },
-    /// What the group before showed of itself last shown by this one, which was made before that, unless another profile
-    /// than the one of that hash has come since. Nobody asked for this one.
+    /// What the group before showed of itself last shown by this one, which was made before that, unless another
+    /// profile than the one of that hash has come since. Nobody asked for this one.
     Carry { change: ProfileChange, over: Digest, sealed: Option<Metadata> },
 }
 

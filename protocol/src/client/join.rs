@@ -69,8 +69,8 @@ impl Client {
             return Welcome::Wait;
         }
         if self.is_passed(entry, &origin.channel) {
-            // Whoever comes back by itself, or resets the group once more, may overtake the welcome of one who has added
-            // it anew.
+            // Whoever comes back by itself, or resets the group once more, may overtake the welcome of one who has
+            // added it anew.
             let known = self.channels.get(&origin.channel);
             let overtaken = |channel: &Channel| {
                 channel.fall.last.0 > 0 || entry.generation < channel.row.generation

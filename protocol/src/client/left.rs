@@ -1,12 +1,12 @@
 //! Who has left a group stays out of it.
 //!
 //! The account's devices add each other to their groups unasked ([`devices`](super::devices)): when a group is founded,
-//! joined or reset, whoever is not in it. A device that left by its own wish is not meant by that. Its siblings remember
-//! it when they read the commit that lets it go, or find it gone when they come back from outside, and do not add it:
-//! neither after a reset, by whomever, nor later. It is in again if somebody asks for it: who invites the account adds all
-//! its devices. Then its siblings forget that it was gone. They forget it too when they are out themselves, for the way
-//! back in is such an invitation. A device that was removed is not remembered: it is out with its account, and asked back
-//! with it, or revoked.
+//! joined or reset, whoever is not in it. A device that left by its own wish is not meant by that. Its siblings
+//! remember it when they read the commit that lets it go, or find it gone when they come back from outside, and do not
+//! add it: neither after a reset, by whomever, nor later. It is in again if somebody asks for it: who invites the
+//! account adds all its devices. Then its siblings forget that it was gone. They forget it too when they are out
+//! themselves, for the way back in is such an invitation. A device that was removed is not remembered: it is out with
+//! its account, and asked back with it, or revoked.
 //!
 //! Who comes into a group by a sibling's hand, or by a welcome that it has forgotten all about, cannot tell who left
 //! before. It adds only devices that are news to it, and leaves the others to the siblings who were there.
@@ -66,8 +66,8 @@ impl Client {
         self.store_left(id);
     }
 
-    /// Of siblings that were in a group before, those who are not in the one that this device comes back to have left it
-    /// unseen.
+    /// Of siblings that were in a group before, those who are not in the one that this device comes back to have left
+    /// it unseen.
     pub(super) fn note_gone(&mut self, id: ChannelId, before: &[Sender], group: &Group) {
         let members = group.members();
         let stays = |of: &Sender| members.iter().any(|member| member.record.sender() == *of);

@@ -24,7 +24,8 @@ use crate::mls::data::GroupData;
 use crate::mls::group::{Change, Plan};
 use crate::wire::message::Failure;
 
-/// The word on a profile follows the commit that names it at once, from whoever made that: this long a change waits for it.
+/// The word on a profile follows the commit that names it at once, from whoever made that: this long a change waits for
+/// it.
 const WORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a group shows of itself, to its members alone.
@@ -211,8 +212,8 @@ impl Client {
         None
     }
 
-    /// What a change of the profile is made from: the profile that the group's context names. While the word on it is on
-    /// its way the change waits; if it does not come, nobody can tell it, and there is nothing to start from.
+    /// What a change of the profile is made from: the profile that the group's context names. While the word on it is
+    /// on its way the change waits; if it does not come, nobody can tell it, and there is nothing to start from.
     fn profile_to_change(&mut self, id: ChannelId, ticket: Ticket) -> Option<Profile> {
         let backend = self.config.backend;
         let named = self.with_group(id, |group, _| group.data().metadata != Digest([0; 32]))?;
@@ -274,8 +275,8 @@ impl Client {
 
     // ---- into the next generation -------------------------------------------------------------
 
-    /// The profile of the group before, if this device is the one to carry it over: who begins the next one has read it,
-    /// and had made that before; or it has changed it, and the word on that has not come into the log.
+    /// The profile of the group before, if this device is the one to carry it over: who begins the next one has read
+    /// it, and had made that before; or it has changed it, and the word on that has not come into the log.
     pub(super) fn profile_to_carry(&self, id: ChannelId, begins: bool) -> Option<Profile> {
         let mut items = self.outbox.values().filter(|item| item.channel == id);
         let untold = items.any(|item| {
@@ -405,9 +406,9 @@ impl Client {
         true
     }
 
-    /// Whom a commit brings into the group, or back, may not know what the group shows of itself. Members tell it in turn,
-    /// unless one before them has: whose leaf comes first may be off for good. Who has added somebody tells it at once,
-    /// and is waited for.
+    /// Whom a commit brings into the group, or back, may not know what the group shows of itself. Members tell it in
+    /// turn, unless one before them has: whose leaf comes first may be off for good. Who has added somebody tells it at
+    /// once, and is waited for.
     pub(super) fn tell_in_turn(&mut self, id: ChannelId, change: &Change) {
         let is_new = |member: Sender| {
             let mut added = change.added.iter();

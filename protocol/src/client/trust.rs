@@ -18,8 +18,8 @@ use crate::wire::message::Username;
 const STRANGER: Refused = Refused::Invalid("no contact of this device has that account");
 
 impl Client {
-    /// People compared the safety number of an account (or scanned it) and it was the same. Settles a change of the name
-    /// too. → [`Outcome::Done`]
+    /// People compared the safety number of an account (or scanned it) and it was the same. Settles a change of the
+    /// name too. → [`Outcome::Done`]
     ///
     /// # Errors
     /// `Busy`, `Stopped`, `Invalid` for an account that is no contact, or the own one.
@@ -28,8 +28,8 @@ impl Client {
         self.judge(account, Trust::Verified)
     }
 
-    /// Takes the account that a name leads to now for that person, without a comparison: as if it were seen for the first
-    /// time. → [`Outcome::Done`]
+    /// Takes the account that a name leads to now for that person, without a comparison: as if it were seen for the
+    /// first time. → [`Outcome::Done`]
     ///
     /// # Errors
     /// `Busy`, `Stopped`, `Invalid` for an account that is no contact, or whose name did not change.
@@ -53,8 +53,8 @@ impl Client {
         Ok(self.settle_trust())
     }
 
-    /// How far a contact is trusted to be who it is called; `None` for an account without a confirmed name, and the own.
-    /// At most [`CONTACTS`] are kept.
+    /// How far a contact is trusted to be who it is called; `None` for an account without a confirmed name, and the
+    /// own. At most [`CONTACTS`] are kept.
     pub fn trust(&self, account: AccountId) -> Option<Trust> {
         let contact = self.contacts.get(&account).filter(|_| !self.is_own(account))?;
         Some(contact.trust)

@@ -2,8 +2,8 @@
 //! (post-compromise security).
 //!
 //! A group's leaf is due by age or by what was written since its keys were made. Many members become due at the same
-//! moment, so each waits a random while, longer in larger groups, before it commits, unless it is late already; and only
-//! with the group read to its head. What a later commit of this device did anyway is not done again.
+//! moment, so each waits a random while, longer in larger groups, before it commits, unless it is late already; and
+//! only with the group read to its head. What a later commit of this device did anyway is not done again.
 
 use core::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::store::batch::Op;
 pub struct UpdatePolicy {
     /// At this age. [`UPDATE_AGE`] by default.
     pub age: Duration,
-    /// After this many further entries of the group's log, whoever wrote them, or twice as many as the group has members if
-    /// that is more: `max(entries, 2 × members)`. [`UPDATE_ENTRIES`] by default.
+    /// After this many further entries of the group's log, whoever wrote them, or twice as many as the group has
+    /// members if that is more: `max(entries, 2 × members)`. [`UPDATE_ENTRIES`] by default.
     pub entries: u64,
 }
 

@@ -57,8 +57,8 @@ impl Checkpoint {
         backend.ed25519_verify(device_key, &self.statement(), &self.signature)
     }
 
-    /// version (1) = 1 || account (32) || device (16) || channel (16) || generation (4) || epoch (8) || transcript (32) ||
-    /// seq (8) || chain (32) || mark (8) || mark's chain (32) || signature (64).
+    /// version (1) = 1 || account (32) || device (16) || channel (16) || generation (4) || epoch (8) || transcript (32)
+    /// || seq (8) || chain (32) || mark (8) || mark's chain (32) || signature (64).
     pub fn encode(&self) -> Vec<u8> {
         let mut out = self.fields();
         out.extend_from_slice(&self.signature);

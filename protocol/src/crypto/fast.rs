@@ -1,7 +1,7 @@
 //! The fast backend: AWS-LC for ciphers and curves, libcrux for ML-KEM (AWS-LC's safe interface has no encapsulation
-//! with given randomness), RustCrypto for hashes as in the portable one: both use the CPU's instructions, and for the few
-//! hundred bytes that are hashed here AWS-LC's interface costs more than the hash (HMAC-SHA-256 of 64 bytes: 0.30 µs
-//! against 0.53).
+//! with given randomness), RustCrypto for hashes as in the portable one: both use the CPU's instructions, and for the
+//! few hundred bytes that are hashed here AWS-LC's interface costs more than the hash (HMAC-SHA-256 of 64 bytes: 0.30
+//! µs against 0.53).
 
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,

@@ -203,10 +203,9 @@ fn derive_x25519(backend: Backend, ikm: &[u8]) -> Zeroizing<[u8; 32]> {
     kdf::expand_key(backend, prk.as_slice(), &info)
 }
 
-/// X-Wing's key pair as draft-ietf-hpke-pq-05 derives it:
-/// `SHAKE256(ikm || "HPKE-v1" || "KEM" || id || len(label) || label || L || context)` with the label `DeriveKeyPair`, an
-/// empty context and L = 32. For X25519 the same as [`derive_keypair`]. Kept for the day the suites' final code
-/// points ask for it.
+/// X-Wing's key pair as draft-ietf-hpke-pq-05 derives it: `SHAKE256(ikm || "HPKE-v1" || "KEM" || id || len(label) ||
+/// label || L || context)` with the label `DeriveKeyPair`, an empty context and L = 32. For X25519 the same as
+/// [`derive_keypair`]. Kept for the day the suites' final code points ask for it.
 pub fn derive_keypair_labelled(
     backend: Backend,
     kem: Kem,

@@ -54,8 +54,8 @@ impl fmt::Display for SafetyNumber {
 pub const QR_BYTES: usize = 1 + 32 + 32;
 const QR_VERSION: u8 = 1;
 
-/// What a QR code shows in place of the digits: version (1) = 1 || lower account (32) || higher account (32). Both sides
-/// show the same, so either may scan.
+/// What a QR code shows in place of the digits: version (1) = 1 || lower account (32) || higher account (32). Both
+/// sides show the same, so either may scan.
 pub fn qr(ours: AccountId, theirs: AccountId) -> [u8; QR_BYTES] {
     let (low, high) = if ours <= theirs { (ours, theirs) } else { (theirs, ours) };
     let mut out = [QR_VERSION; QR_BYTES];

@@ -117,8 +117,9 @@ impl Halves {
     }
 }
 
-/// The secret's own public key, and X25519 without RFC 7748's optional check: the draft leaves it out, because a secret of zeros costs the combiner
-/// no more than the X25519 half, and whoever sent it could have told that half to anybody anyway.
+/// The secret's own public key, and X25519 without RFC 7748's optional check: the draft leaves it out, because a secret
+/// of zeros costs the combiner no more than the X25519 half, and whoever sent it could have told that half to anybody
+/// anyway.
 fn x25519(
     backend: Backend,
     secret: &[u8; 32],

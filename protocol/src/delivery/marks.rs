@@ -22,8 +22,8 @@ impl Marks {
         kept
     }
 
-    /// The log is read on from a later place, and what lies between is not read: this is where reading ended. Whoever has
-    /// read another log up to here finds that out by it, as by any other.
+    /// The log is read on from a later place, and what lies between is not read: this is where reading ended. Whoever
+    /// has read another log up to here finds that out by it, as by any other.
     pub fn keep(&mut self, seq: u64, chain: Digest) {
         if self.last().map_or(0, |(last, _)| last) < seq {
             self.push(seq, chain);

@@ -1,5 +1,5 @@
-//! Encapsulations made ahead of what they are to encrypt, side by side: OpenMLS encrypts to joiners one after the other,
-//! and nearly all of that time is the KEM's, which needs their keys alone.
+//! Encapsulations made ahead of what they are to encrypt, side by side: OpenMLS encrypts to joiners one after the
+//! other, and nearly all of that time is the KEM's, which needs their keys alone.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::collections::BTreeMap;

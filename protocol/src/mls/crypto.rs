@@ -87,8 +87,8 @@ impl Crypto {
         }
     }
 
-    /// Encapsulates to keys that each something is about to be encrypted to, side by side; only the first time, and only
-    /// for many. OpenMLS encrypts to joiners one after the other.
+    /// Encapsulates to keys that each something is about to be encrypted to, side by side; only the first time, and
+    /// only for many. OpenMLS encrypts to joiners one after the other.
     pub(super) fn encapsulate_ahead(&self, kem: Kem, keys: &[&[u8]]) {
         if keys.len() < parallel::MANY {
             return;

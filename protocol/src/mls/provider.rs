@@ -73,8 +73,8 @@ use crate::env::Entropy;
 
 /// All that OpenMLS asks for: [`Crypto`] and a storage, owned or borrowed.
 ///
-/// Our own groups make one for each operation, so that a seed is no longer in memory than what came of it. One for long is
-/// as sound, for one group or many: draws are counted, and no two encapsulations share their randomness.
+/// Our own groups make one for each operation, so that a seed is no longer in memory than what came of it. One for long
+/// is as sound, for one group or many: draws are counted, and no two encapsulations share their randomness.
 #[derive(Debug)]
 pub struct Provider<S = Overlay> {
     crypto: Crypto,

@@ -218,11 +218,11 @@ impl PublicState {
         encode(&self.group.export_ratchet_tree())
     }
 
-    /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS;
-    /// changes allowed by its role, or by the revocations that it brings along; every added or changed leaf with a
-    /// verified record; every new key one that can be encrypted to, and the path's secrets sealed for as many as need
-    /// them; queued removals included; a welcome exactly if it adds, with one secret for each of the added key packages;
-    /// a GroupInfo of the new epoch that matches the new public state and is signed by the committer. Merges it, and cuts
+    /// Checks a bundle from `sender`: a PublicMessage commit of this epoch by that device, verified by MLS; changes
+    /// allowed by its role, or by the revocations that it brings along; every added or changed leaf with a verified
+    /// record; every new key one that can be encrypted to, and the path's secrets sealed for as many as need them;
+    /// queued removals included; a welcome exactly if it adds, with one secret for each of the added key packages; a
+    /// GroupInfo of the new epoch that matches the new public state and is signed by the committer. Merges it, and cuts
     /// the welcome.
     ///
     /// The calendar is the caller's: see [`CheckedCommit::expires`].

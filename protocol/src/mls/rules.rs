@@ -198,10 +198,10 @@ impl Before<'_> {
         }
     }
 
-    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to
-    /// leave may still commit others' wishes, one that others want removed may not commit at all. Whether an Add may
-    /// be left out is a matter of its end, and so of the calendar: see [`adds_left_out`]. A commit from outside refers to
-    /// no proposal (RFC 9420 §12.4.3.2): what it leaves out is proposed again, as after any epoch.
+    /// What is queued to go has to go. A committer cannot remove itself (RFC 9420 §12.2): one that wants to leave may
+    /// still commit others' wishes, one that others want removed may not commit at all. Whether an Add may be left out
+    /// is a matter of its end, and so of the calendar: see [`adds_left_out`]. A commit from outside refers to no
+    /// proposal (RFC 9420 §12.4.3.2): what it leaves out is proposed again, as after any epoch.
     pub(super) fn check_queued<'p>(
         &self,
         mut queued: impl Iterator<Item = &'p QueuedProposal>,
@@ -222,8 +222,8 @@ impl Before<'_> {
     }
 
     /// Whether somebody who may add and remove is left when a queued removal and those queued before it come true: a
-    /// commit has to include them all, so none may be queued that no commit could. In an open group everyone may, and who
-    /// leaves by its own wish still commits the others'.
+    /// commit has to include them all, so none may be queued that no commit could. In an open group everyone may, and
+    /// who leaves by its own wish still commits the others'.
     pub(super) fn keeps_an_admin<'p>(
         &self,
         queued: impl Iterator<Item = &'p QueuedProposal>,
@@ -428,8 +428,8 @@ pub(super) fn removes(proposal: &QueuedProposal) -> Option<u32> {
     }
 }
 
-/// The latest end of the key packages of those who are queued to be added and are not; `None` for a commit from outside,
-/// which can include nobody.
+/// The latest end of the key packages of those who are queued to be added and are not; `None` for a commit from
+/// outside, which can include nobody.
 pub(super) fn adds_left_out<'p>(
     queued: impl Iterator<Item = &'p QueuedProposal>,
     verdict: &Verdict,

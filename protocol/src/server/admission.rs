@@ -18,8 +18,8 @@ use crate::wire::message::{Failure, Username};
 pub(super) struct Admission {
     logins: LoginBudgets,
     lookups: Budgets<AccountId>,
-    /// Key packages claimed, by who claims, of whom, and both. Whom, nobody has looked up yet, and a caller may name very
-    /// many: they share so many counters that each has its place, by a hash that nobody else can tell.
+    /// Key packages claimed, by who claims, of whom, and both. Whom, nobody has looked up yet, and a caller may name
+    /// very many: they share so many counters that each has its place, by a hash that nobody else can tell.
     claims_by: Budgets<AccountId>,
     claims_of: Budgets<u16>,
     claims_between: Budgets<u16>,

@@ -79,9 +79,9 @@ pub(super) enum Check {
 }
 
 impl Slot {
-    /// Whether a commit of an epoch has to include whom queued proposals would add. A device may have been revoked, or its
-    /// key package have ended, since it was queued: once a commit was refused for that, the next may do without. Else
-    /// there would be none.
+    /// Whether a commit of an epoch has to include whom queued proposals would add. A device may have been revoked, or
+    /// its key package have ended, since it was queued: once a commit was refused for that, the next may do without.
+    /// Else there would be none.
     pub(super) fn insists(&self, generation: u32, epoch: u64) -> bool {
         self.waived != Some((generation, epoch))
     }

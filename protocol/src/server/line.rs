@@ -1,10 +1,10 @@
 //! The line of work on a group: who gets into it, and how a piece of work begins and ends. One piece of work of a group
 //! is under way at a time, so that each check sees what the one before it led to.
 //!
-//! The store is asked about each piece first: was it accepted before, is its sender a member, what is the epoch? Whoever
-//! is no member does not get into the line, and so takes no member's place. What had to wait is asked about again when
-//! its turn comes. The store decides once more when the result is written, so an answer that grew old can mislead
-//! nobody but the one who asked.
+//! The store is asked about each piece first: was it accepted before, is its sender a member, what is the epoch?
+//! Whoever is no member does not get into the line, and so takes no member's place. What had to wait is asked about
+//! again when its turn comes. The store decides once more when the result is written, so an answer that grew old can
+//! mislead nobody but the one who asked.
 
 use super::Server;
 use super::channels::Resetting;

@@ -442,8 +442,8 @@ impl Server {
         self.config.backend.ed25519_verify(device_key, &statement, &proof.signature).is_ok()
     }
 
-    /// Fresh tokens for a device whose refresh token is stored. The access token is dated behind those that a logout has
-    /// ended, also within the same millisecond and by a clock that was set back since.
+    /// Fresh tokens for a device whose refresh token is stored. The access token is dated behind those that a logout
+    /// has ended, also within the same millisecond and by a clock that was set back since.
     fn issue(&mut self, sender: Sender, issue: Issue, from: UnixMillis) -> Tokens {
         let Issue { refresh, at } = issue;
         let refresh_expires = at.plus(self.config.refresh_token_time);

@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::hex;
 
-/// The fields of a record. A list of nothing is an empty list, whatever it might hold; keys and values of a map stand as
-/// pairs.
+/// The fields of a record. A list of nothing is an empty list, whatever it might hold; keys and values of a map stand
+/// as pairs.
 pub(crate) fn values<T: Serialize + ?Sized>(of: &T) -> Value {
     of.serialize(Form).unwrap().value()
 }

@@ -313,8 +313,8 @@ pub enum Reply {
     Devices(Vec<DeviceEntry>),
     /// To `AccountLookup`; an unknown name is the error `AccountUnknown`, after the same time.
     Account { username: Username, account: AccountId },
-    /// To `KeyPackageUpload` (of all suites) and `KeyPackageStatus`: how many are left, the last-resort ones not counted,
-    /// and whether one of these is there that nobody was given.
+    /// To `KeyPackageUpload` (of all suites) and `KeyPackageStatus`: how many are left, the last-resort ones not
+    /// counted, and whether one of these is there that nobody was given.
     KeyPackages { available: u32, last_resort: bool },
     /// To `KeyPackageFetch`: an entry for every active device, `package` empty where it has none.
     ClaimedKeyPackages(Vec<ClaimedKeyPackage>),

@@ -1,5 +1,5 @@
-//! A server that shows members different logs is found out when the two views meet: in a message of the log itself, in a
-//! checkpoint carried by another channel, or in one that a person carries.
+//! A server that shows members different logs is found out when the two views meet: in a message of the log itself, in
+//! a checkpoint carried by another channel, or in one that a person carries.
 
 use std::cell::RefCell;
 use std::rc::Rc;

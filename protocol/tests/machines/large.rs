@@ -370,8 +370,8 @@ fn every_joiner_gets_a_welcome_with_its_own_secret_alone() {
     assert_eq!(different.len(), 5);
 }
 
-/// A catch-up ran past the epoch window (mdk #1171): fifty commits interleaved with messages, read in one go by a device
-/// long away.
+/// A catch-up ran past the epoch window (mdk #1171): fifty commits interleaved with messages, read in one go by a
+/// device long away.
 #[test]
 fn regression_21_fifty_commits_and_the_messages_between_them_are_read_in_one_go() {
     let (mut world, channel) = three(21);

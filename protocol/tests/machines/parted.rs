@@ -1,5 +1,5 @@
-//! Where two logs part is named: behind the last place where both are known to be the same, and not behind the first where
-//! they are known to differ.
+//! Where two logs part is named: behind the last place where both are known to be the same, and not behind the first
+//! where they are known to differ.
 
 use crate::talk::*;
 use qpc_protocol::client::event::{Event, Outcome};

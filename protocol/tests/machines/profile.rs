@@ -114,7 +114,8 @@ fn two_who_describe_at_once_both_come_true_and_all_see_the_same() {
     }
 }
 
-/// Alice made the next generation before that, with the name of then. She has read the other one, or Bob alone knows it.
+/// Alice made the next generation before that, with the name of then. She has read the other one, or Bob alone knows
+/// it.
 #[test]
 fn a_name_that_is_given_while_a_reset_is_under_way_goes_into_the_next_generation() {
     for (by, untold) in [(ALICE, false), (BOB, false), (BOB, true)] {

@@ -1,5 +1,5 @@
-//! What a device, or the server, knows is known after it was switched off and on: twice, for what gets lost may get lost
-//! only then.
+//! What a device, or the server, knows is known after it was switched off and on: twice, for what gets lost may get
+//! lost only then.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -36,7 +36,8 @@ fn remembered(world: &mut World, device: usize) -> Vec<String> {
 }
 
 /// Associations that were lost only after the second restart (simplexmq #1618). A group with its profile and roles, a
-/// direct channel, verified and changed contacts, unread and unsent messages: as they were, each time, without a network.
+/// direct channel, verified and changed contacts, unread and unsent messages: as they were, each time, without a
+/// network.
 #[test]
 fn regression_28_nothing_is_forgotten_at_the_second_restart() {
     let (mut world, channel) = three(28);
@@ -138,8 +139,9 @@ fn repeat_all(world: &mut World) -> Rc<RefCell<(u32, u32)>> {
     counts
 }
 
-/// Replays and late duplicates across a restart (SimpleX's tests of its ratchet and its queues): told to the application
-/// exactly once across two restarts, whether repeated under the old seq or under a new one, or submitted again.
+/// Replays and late duplicates across a restart (SimpleX's tests of its ratchet and its queues): told to the
+/// application exactly once across two restarts, whether repeated under the old seq or under a new one, or submitted
+/// again.
 #[test]
 fn regression_23_replays_and_late_duplicates_across_restarts_are_told_once() {
     let (mut world, channel) = three(23);

@@ -186,8 +186,8 @@ fn who_leaves_a_group_that_has_ended_is_done_and_leaves_the_next_unasked() {
     }
 }
 
-/// While the tree of the next generation is on its way, so many other groups are used that the one which is to say who may
-/// follow it is put away.
+/// While the tree of the next generation is on its way, so many other groups are used that the one which is to say who
+/// may follow it is put away.
 #[test]
 fn a_group_that_is_put_away_meanwhile_still_judges_who_follows_it() {
     let (mut world, channel) = three(66);

@@ -126,8 +126,8 @@ fn a_device_that_misses_a_commit_comes_back_once_the_server_is_honest() {
     undisturbed(&world, &[ALICE, CAROL]);
 }
 
-/// A commit that was shown otherwise is missed too. If nobody writes in the epoch after it, the own next commit shows it:
-/// it is refused for a later epoch, to which the log does not lead, read anew.
+/// A commit that was shown otherwise is missed too. If nobody writes in the epoch after it, the own next commit shows
+/// it: it is refused for a later epoch, to which the log does not lead, read anew.
 #[test]
 fn a_device_that_was_shown_another_commit_finds_out_by_its_own_next_one() {
     let (mut world, channel) = three(44);
@@ -151,8 +151,8 @@ fn a_device_that_was_shown_another_commit_finds_out_by_its_own_next_one() {
     undisturbed(&world, &[ALICE, CAROL]);
 }
 
-/// Whoever has a copy of a device's state and its keys *is* the device. It gets in, as a commit in the log that the device
-/// itself did not make: it says so, and takes its leaf back. Only revoking the device ends it.
+/// Whoever has a copy of a device's state and its keys *is* the device. It gets in, as a commit in the log that the
+/// device itself did not make: it says so, and takes its leaf back. Only revoking the device ends it.
 #[test]
 fn a_thief_of_a_backup_is_noticed_and_thrown_out() {
     let mut world = World::new(Rules::new(43));
@@ -200,8 +200,8 @@ fn an_answer_of_another_kind_ends_the_connection_and_not_the_way_back() {
     all_talk(&mut world, channel, "after");
 }
 
-/// The place in a group that a message was made for can be named by every member. Who else says that it is this device's
-/// own decides whether one group is doubted or all.
+/// The place in a group that a message was made for can be named by every member. Who else says that it is this
+/// device's own decides whether one group is doubted or all.
 #[test]
 fn a_message_that_the_server_says_is_anothers_doubts_one_group_only() {
     for honest in [true, false] {

@@ -1,5 +1,5 @@
-//! Resets that are nobody's to make: by members without the right to, by servers, and by an admin whom a server helps to
-//! weaken the group.
+//! Resets that are nobody's to make: by members without the right to, by servers, and by an admin whom a server helps
+//! to weaken the group.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Writes what a corpus begins with: `cargo run -p qpc-sim --example seeds -- FOLDER` makes a folder of inputs in FOLDER
-//! for each target.
+//! Writes what a corpus begins with: `cargo run -p qpc-sim --example seeds -- FOLDER` makes a folder of inputs in
+//! FOLDER for each target.
 
 use std::path::PathBuf;
 use std::{env, fs, io};

@@ -1,4 +1,5 @@
-//! How many operations a whole world does in a second, over each backend: `cargo run --release -p qpc-sim --features fast
+//! How many operations a whole world does in a second, over each backend: `cargo run --release -p qpc-sim --features
+//! fast
 //! --example speed`. Six devices in a group, each operation with all that comes of it until nobody has anything to do.
 
 #![expect(clippy::print_stdout, reason = "the figures")]

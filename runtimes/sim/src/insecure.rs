@@ -9,7 +9,8 @@ use qpc_protocol::crypto::{Aead, Backend, CryptoError, Primitives, Signer, porta
 use zeroize::Zeroizing;
 
 /// Cheap, and every check still bites: a signature, tag, ciphertext or shared secret depends on all that it depends on
-/// in earnest, by way of a hash that resists nobody. For worlds, whose oracles have to see wrong keys and changed bytes.
+/// in earnest, by way of a hash that resists nobody. For worlds, whose oracles have to see wrong keys and changed
+/// bytes.
 pub fn quick() -> Backend {
     &Insecure { open: false }
 }

@@ -2,9 +2,9 @@
 //!
 //! The machines take neither, but OpenMLS does, in two places: a `HashMap` of the standard library orders several
 //! removals in one commit, and past epochs are stamped with `SystemTime::now()`. So this program has its own
-//! `getrandom` and `clock_gettime` (the linker prefers them to the C library's). On a thread inside [`run`] they
-//! answer from its seed and from the world's clock, on all others they ask the kernel. A `HashMap`'s keys are drawn once
-//! per thread, therefore each world has a thread of its own.
+//! `getrandom` and `clock_gettime` (the linker prefers them to the C library's). On a thread inside [`run`] they answer
+//! from its seed and from the world's clock, on all others they ask the kernel. A `HashMap`'s keys are drawn once per
+//! thread, therefore each world has a thread of its own.
 //!
 //! Programs that link this crate get the two symbols. None of the products does.
 

@@ -277,8 +277,8 @@ impl Carrier for Quic {
         let sent = || self.0.stats().udp_tx.datagrams;
         let before = sent();
         self.0.close(VarInt::from_u32(code.0), why.as_bytes());
-        // It goes once and nobody answers it. QUIC would keep the connection for three timeouts of a probe more, for what
-        // may still come in.
+        // It goes once and nobody answers it. QUIC would keep the connection for three timeouts of a probe more, for
+        // what may still come in.
         while sent() == before {
             Timer::after(GLANCE).await;
         }

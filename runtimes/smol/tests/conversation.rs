@@ -279,7 +279,8 @@ fn two_devices_talk_and_go_on_after_the_server_was_started_again() {
     }
 }
 
-/// What ends a connection has left before a client has stopped, so that the server frees it; nothing else is waited for.
+/// What ends a connection has left before a client has stopped, so that the server frees it; nothing else is waited
+/// for.
 #[test]
 fn a_client_that_stops_has_told_the_server_and_waits_for_nothing_more() {
     let house = House::new();

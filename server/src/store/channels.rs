@@ -342,7 +342,8 @@ impl SqliteStore {
         Ok(changed > 0)
     }
 
-    /// Begins the next generation, with one member, at the entry of that seq; the channel's row is the caller's to write.
+    /// Begins the next generation, with one member, at the entry of that seq; the channel's row is the caller's to
+    /// write.
     pub(super) fn begin(
         &mut self,
         channel: &mut Channel,

@@ -6,7 +6,8 @@ use qpc_benches::Error;
 use qpc_benches::mls::mls_rs::{MlsRs, Setup};
 use qpc_benches::mls::{self, Visitor};
 
-/// X-Wing with AES-128-GCM and SHA-256 under mls-rs's private number: the same work as our 0x004F, in groups of its own.
+/// X-Wing with AES-128-GCM and SHA-256 under mls-rs's private number: the same work as our 0x004F, in groups of its
+/// own.
 const HYBRID: CipherSuite = CipherSuite::new(65100);
 
 pub fn visit_all(visitor: &mut impl Visitor) -> Result<(), Error> {

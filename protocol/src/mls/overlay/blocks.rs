@@ -1,9 +1,9 @@
 //! A large record in blocks: a small change of it is a small write (docs/adr/0012).
 //!
 //! What OpenMLS stores as one value is kept in one piece here, and stored as a *head* and *blocks*. The vectors in it
-//! that grow with the group are cut into blocks of a few places each; a block of blank places is not stored at all. What
-//! is around the vectors is one more block. The head says how all of them go together, and has a sum over them: blocks
-//! that are missing, or of another time than the head, are found out when they are read.
+//! that grow with the group are cut into blocks of a few places each; a block of blank places is not stored at all.
+//! What is around the vectors is one more block. The head says how all of them go together, and has a sum over them:
+//! blocks that are missing, or of another time than the head, are found out when they are read.
 
 mod reader;
 #[cfg(test)]

@@ -308,8 +308,8 @@ struct Seq<'c, 'a> {
     cuts: bool,
     /// How many elements are said to come.
     len: usize,
-    /// Where the next byte goes, in a vector of bytes: most of what OpenMLS stores is such, and serde hands it over byte
-    /// by byte, so there is room for all of them at once.
+    /// Where the next byte goes, in a vector of bytes: most of what OpenMLS stores is such, and serde hands it over
+    /// byte by byte, so there is room for all of them at once.
     byte: Option<usize>,
 }
 

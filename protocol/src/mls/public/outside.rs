@@ -139,8 +139,8 @@ pub(in crate::mls) struct Expected<'a> {
     pub(in crate::mls) key: &'a [u8; 32],
 }
 
-/// Checks a GroupInfo (RFC 9420 §12.4.3): this epoch's context byte for byte, external_pub and nothing else, the commit's
-/// confirmation tag, signed by the committer.
+/// Checks a GroupInfo (RFC 9420 §12.4.3): this epoch's context byte for byte, external_pub and nothing else, the
+/// commit's confirmation tag, signed by the committer.
 pub(in crate::mls) fn check_group_info(
     backend: Backend,
     message: &[u8],

@@ -124,8 +124,8 @@ fn a_leaf_stays_with_its_device() {
     let (mut world, mut devices) = three();
     let backend = devices[1].backend;
     let (mine, theirs) = (devices[1].local.clone(), devices[2].local.record.clone());
-    // Another device's record; an own one that goes back; one more device in the place of this one; a later one that the
-    // account did not sign.
+    // Another device's record; an own one that goes back; one more device in the place of this one; a later one that
+    // the account did not sign.
     let key = DeviceKey::generate(backend, &mut devices[1].entropy);
     let sign = |device, sequence| {
         DeviceRecord::sign(backend, &devices[1].account, device, key.public(), sequence, START)

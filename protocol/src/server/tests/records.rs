@@ -1,5 +1,5 @@
-//! What a server keeps beside the columns of its rows, pinned by bytes: its secrets, its tokens, and the statements that
-//! rows hold as they were signed. The records of groups are pinned in `mls/tests/records.rs`.
+//! What a server keeps beside the columns of its rows, pinned by bytes: its secrets, its tokens, and the statements
+//! that rows hold as they were signed. The records of groups are pinned in `mls/tests/records.rs`.
 
 use serde_json::{Value, json};
 use zeroize::Zeroizing;

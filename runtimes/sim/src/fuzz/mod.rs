@@ -1,8 +1,8 @@
 //! What a fuzzer runs, as plain functions of its bytes: a target each (`fuzz/` at the top of the repository calls them,
 //! and so do ordinary tests). Any bytes are an input; a finding is a panic.
 //!
-//! Most targets read their bytes as a script over what was said in real conversations: which of their frames comes next,
-//! and what becomes of it. So a few bytes reach deep, and whatever a fuzzer finds is a handful of edits. The
+//! Most targets read their bytes as a script over what was said in real conversations: which of their frames comes
+//! next, and what becomes of it. So a few bytes reach deep, and whatever a fuzzer finds is a handful of edits. The
 //! backend is [`insecure::open`](crate::insecure::open).
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a finding is a panic")]

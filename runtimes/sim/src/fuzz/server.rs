@@ -1,4 +1,5 @@
-//! What reaches a live server: requests of every kind, from strangers and members, in and out of order, bent and broken.
+//! What reaches a live server: requests of every kind, from strangers and members, in and out of order, bent and
+//! broken.
 
 use qpc_protocol::io::{ConnId, Input, LinkId, LinkRole, Links};
 use qpc_protocol::wire::frame::encode;

@@ -226,8 +226,8 @@ impl Oracle {
         None
     }
 
-    /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this one
-    /// has written to it since, and nothing else shows what was withheld.
+    /// Whether all that a device has read of a group is another history, as long as this one: nobody who has read this
+    /// one has written to it since, and nothing else shows what was withheld.
     fn is_elsewhere(&self, reader: &Reader, group: &GroupSummary) -> bool {
         let other = self.others.as_ref().filter(|_| reader.forked);
         let other = other.and_then(|logs| logs.channels.get(&group.channel));

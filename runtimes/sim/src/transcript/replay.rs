@@ -21,7 +21,8 @@ use super::{BLESS, Conversation, io};
 use crate::takeover;
 use crate::world::Disk;
 
-/// Replays a transcript on fresh machines that compute with this backend, on a thread of its own: how many steps it had.
+/// Replays a transcript on fresh machines that compute with this backend, on a thread of its own: how many steps it
+/// had.
 ///
 /// # Errors
 /// Where, and by what, the machines differ from it, for people.

@@ -42,8 +42,8 @@ fn regression_08_certificates_are_read_past_the_fixes() {
     past_the_fix("rustls-webpki", [0, 103, 13]);
 }
 
-/// An endless loop at a close in mid-handshake (rustls CVE-2024-32650, fixed in 0.23.5), and a panic on a ClientHello in
-/// fragments (CVE-2024-11738, fixed in 0.23.18).
+/// An endless loop at a close in mid-handshake (rustls CVE-2024-32650, fixed in 0.23.5), and a panic on a ClientHello
+/// in fragments (CVE-2024-11738, fixed in 0.23.18).
 #[test]
 fn regression_07_a_handshake_byte_by_byte_is_done_and_one_cut_off_ends() {
     past_the_fix("rustls", [0, 23, 18]);
