@@ -77,10 +77,15 @@ impl Client {
     pub(super) fn commit_failed(&mut self, ticket: Ticket, failed: Failed) {
         let packages = [ErrorCode::RecordInvalid, ErrorCode::KeyPackageInvalid];
         let packages = matches!(&failed, Failed::Server { code, .. } if packages.contains(code));
-        match self.intents.get(&ticket).map(|intent| &intent.want) {
-            Some(Want::Admit { .. } | Want::Expel { .. }) => self.set_back(ticket),
-            Some(Want::Add { .. }) if packages && self.owes_the_other(ticket) => {
+        let Some(Intent { channel, want, .. }) = self.intents.get(&ticket) else { return };
+        match want {
+            Want::Admit { .. } | Want::Expel { .. } => self.set_back(ticket),
+            Want::Add { .. } if packages && self.owes_the_other(ticket) => {
                 self.owe_the_other(ticket);
+            }
+            Want::Renew => {
+                self.renew_later(*channel);
+                self.drop_intent(ticket);
             }
             _ => self.fail_intent(ticket, failed),
         }

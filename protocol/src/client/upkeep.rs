@@ -69,6 +69,14 @@ impl Client {
         self.gate.stage(directory::put(directory::key(directory::LEAF, &[&id.0]), &leaf));
     }
 
+    /// The server took no new keys. They stay due, and would be refused again at once.
+    pub(super) fn renew_later(&mut self, id: ChannelId) {
+        let at = self.now.mono + UPDATE_SPREAD_MOST;
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.update_at = Some(at);
+        }
+    }
+
     /// A commit of this device is merged.
     pub(super) fn note_own_commit(&mut self, id: ChannelId, change: &Change) {
         if change.rekeyed && !change.evicted {

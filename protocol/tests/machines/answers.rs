@@ -136,30 +136,41 @@ fn a_server_that_contradicts_itself_about_epochs_is_not_asked_without_end() {
     }
 }
 
-/// Whoever is told that not even new keys of its own are a valid commit has another view of the group than the server.
+/// Nothing is wrong with new keys of a device's own leaf: whoever is told that has another view of the group than the
+/// server, and comes back from outside. Whoever is told that it is no member sees that the log does not say so.
 #[test]
-fn a_server_that_takes_no_commit_is_not_asked_without_end_and_come_back_to_from_outside() {
-    let (mut world, channel) = three(47);
-    let mine = Rc::new(RefCell::new(Vec::new()));
-    let asked = mine.clone();
-    world.liar = Some(Box::new(move |device, up, frame| {
-        let commits = matches!(&frame.body, Body::Request(Request::Commit(_)));
-        if device == BOB && up && commits {
-            mine.borrow_mut().push(frame.call);
-        }
-        let denied = device == BOB && !up && mine.borrow().contains(&frame.call);
-        let invalid = Body::Failure(ErrorCode::CommitInvalid.into());
-        vec![Frame { body: if denied { invalid } else { frame.body }, ..frame }]
-    }));
-    // The leaf's keys become due, and no command waits for them.
-    world.pass(UPDATE_AGE + Duration::from_secs(60));
-    let blocked = |event: &Event| matches!(event, Event::FellOut { why: Why::Blocked, .. });
-    assert!(saw(&world, BOB, blocked));
-    assert!(asked.borrow().len() < 100, "asked {} times", asked.borrow().len());
-    honest(&mut world, &[BOB]);
-    world.pass(REJOIN_TIME);
-    assert_eq!(rejoins(&world, BOB), [Why::Blocked]);
-    all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
+fn a_server_that_takes_no_new_keys_is_not_asked_without_end() {
+    for (code, why) in
+        [(ErrorCode::CommitInvalid, Some(Why::Blocked)), (ErrorCode::NotMember, None)]
+    {
+        let (mut world, channel) = three(47);
+        let (asked, mut open) = (Rc::new(Cell::new(0)), BTreeSet::new());
+        let count = asked.clone();
+        world.liar = Some(Box::new(move |device, up, frame| {
+            let commits = matches!(&frame.body,
+                Body::Request(Request::Commit(bundle)) if !is_outside(bundle));
+            let mut body = frame.body;
+            if device == BOB && up && commits {
+                open.insert(frame.call);
+                count.set(count.get() + 1);
+                // Nothing of it reaches the server.
+                body = Body::Request(Request::Ping(bytes::Bytes::new()));
+            } else if device == BOB && !up && open.remove(&frame.call) {
+                body = Body::Failure(code.into());
+            }
+            vec![Frame { body, ..frame }]
+        }));
+        // The leaf's keys become due, and no command waits for them.
+        world.pass(UPDATE_AGE + Duration::from_secs(60));
+        assert!(asked.get() < 100, "{code:?}: asked {} times", asked.get());
+        let fell = |event: &Event| matches!(event, Event::FellOut { .. });
+        assert_eq!(saw(&world, BOB, fell), why.is_some(), "{code:?}: {:?}", world.devices[BOB].log);
+        assert_eq!(saw(&world, BOB, suspected), why.is_none(), "{code:?}");
+        honest(&mut world, &[BOB]);
+        world.pass(REJOIN_TIME);
+        assert_eq!(rejoins(&world, BOB), Vec::from_iter(why));
+        all_say(&mut world, channel, &[ALICE, BOB, CAROL], "after");
+    }
 }
 
 #[test]
